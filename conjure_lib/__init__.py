@@ -1,0 +1,38 @@
+"""Conjuring semantic similarity: the distance between two texts through the images they conjure.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()                                    # the embedded model
+    >>> cj.distance(process, "snow leopard", "bengal tiger")   # Estimate(value, stderr)
+"""
+
+from conjure_lib.process import GenerativeProcess, from_pipeline, load
+from conjure_lib.sde import Mixture, Schedule
+from conjure_lib.similarity import (
+    DistanceMatrix,
+    Estimate,
+    Scorer,
+    Trace,
+    distance,
+    distance_matrix,
+    distances,
+    pair_terms,
+    trace,
+)
+
+__version__ = "0.1.0"
+__all__ = [
+    "DistanceMatrix",
+    "Estimate",
+    "GenerativeProcess",
+    "Mixture",
+    "Schedule",
+    "Scorer",
+    "Trace",
+    "distance",
+    "distance_matrix",
+    "distances",
+    "from_pipeline",
+    "load",
+    "pair_terms",
+    "trace",
+]

@@ -1,0 +1,357 @@
+"""A generative process: a diffusion model, its text encoder, a sampler and a guidance scale.
+
+This is the one place where a checkpoint's ways are known. The rest of the library asks for
+three things: the conditioning of some texts, the noise prediction at (x, t), and trajectories.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conjure_lib.sde import Schedule, clean_from_eps
+
+EMBEDDED = "emoji-diffusion"
+REVISIONS = {"CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b"}
+SAMPLERS = {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
+
+
+@dataclass
+class GenerativeProcess:
+    """One noise-prediction interface over a diffusion model.
+
+    Attributes:
+        predict: ε_θ; takes x (n, *latent_shape), t (n,) and a conditioning (n, …), returns ε like x.
+        encode: texts to their conditioning, shape (n, …).
+        scheduler: the diffusers scheduler of the checkpoint; samplers take their schedule from it.
+        latent_shape: shape of one latent, for Stable Diffusion v1.4 (4, 64, 64).
+        decode: latents (n, *latent_shape) to pictures (n, height, width, 3) in [0, 1].
+        name: what the model is called in records.
+        evaluations: noise predictions made so far, of one prompt at one x each.
+    """
+
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor]
+    encode: Callable[[Sequence[str]], Tensor]
+    scheduler: Any
+    latent_shape: tuple[int, ...]
+    decode: Callable[[Tensor], np.ndarray] | None = None
+    name: str = "process"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    evaluations: int = 0
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of the checkpoint."""
+        return Schedule.of(self.scheduler)
+
+    @torch.no_grad()
+    def eps(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Noise prediction ε(x, t|y) in float32; x (n, …), t (n,), condition (n, …)."""
+        self.evaluations += len(x)
+        return self.predict(x, t, condition).float()
+
+    def sampler(self, name: str, steps: int) -> Any:
+        """A fresh diffusers scheduler for ``name`` with its timesteps set.
+
+        Raises:
+            ValueError: an unknown sampler, or steps outside 1 … the length of the schedule.
+        """
+        if name not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, not {name!r}")
+        if not 1 <= steps <= self.schedule.T:
+            raise ValueError(f"steps must lie between 1 and {self.schedule.T}, not {steps}")
+        import diffusers
+
+        scheduler = getattr(diffusers, SAMPLERS[name]).from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    def noise(self, draws: Sequence[int], seed: int) -> Tensor:
+        """x_T of the given draws, (len(draws), *latent_shape), keyed by (seed, draw) alone."""
+        return torch.stack(
+            [torch.randn(self.latent_shape, generator=generator(seed, d)) for d in draws]
+        ).to(self.device)
+
+    @torch.no_grad()
+    def trajectories(
+        self,
+        condition: Tensor,
+        x_T: Tensor,
+        draws: Sequence[int],
+        *,
+        steps: int,
+        guidance: float = 1.0,
+        sampler: str = "ddim",
+        seed: int = 0,
+        unconditional: Tensor | None = None,
+    ) -> Trajectory:
+        """Reverse-time trajectories of n (prompt, draw) rows, through diffusers' own scheduler.
+
+        Args:
+            condition: (n, …), from :attr:`encode`.
+            x_T: (n, *latent_shape), standard normal.
+            draws: the draw that each row belongs to; a stochastic sampler takes the noise of a
+                step from (seed, draw, step), so that all prompts of a draw share it.
+            guidance: w of classifier-free guidance, s(∅) + w (s(y) - s(∅)); at 1 the
+                unconditional prediction is not computed.
+            unconditional: conditioning of the empty prompt, (1, …); computed where not given.
+        """
+        scheduler = self.sampler(sampler, steps)
+        if guidance != 1 and unconditional is None:
+            unconditional = self.encode([""])
+        x = x_T.to(self.device, torch.float32) * float(scheduler.init_noise_sigma)
+        states, own, guided = [], [], []
+        for step, t in enumerate(scheduler.timesteps):
+            x_in = scheduler.scale_model_input(x, t)
+            t_rows = t.to(self.device).expand(len(x))
+            eps = eps_w = self.eps(x_in, t_rows, condition)
+            if guidance != 1 and unconditional is not None:
+                empty = self.eps(x_in, t_rows, unconditional.expand_as(condition))
+                eps_w = empty + guidance * (eps - empty)
+            states.append(x_in)
+            own.append(eps)
+            guided.append(eps_w)
+            noise = [generator(seed, d, step) for d in draws]
+            x = scheduler.step(eps_w, t, x, generator=noise, return_dict=False)[0]
+        eps_own = torch.stack(own, dim=1)
+        return Trajectory(
+            scheduler.timesteps.clone(),
+            torch.stack(states, dim=1),
+            eps_own,
+            eps_own if guidance == 1 else torch.stack(guided, dim=1),
+            x,
+        )
+
+    def generate(
+        self, prompts: Sequence[str], *, steps: int = 25, guidance: float = 1.0, seed: int = 0
+    ) -> np.ndarray:
+        """One picture a prompt, all from the same x_T: (n, height, width, 3) in [0, 1]."""
+        if self.decode is None:
+            raise ValueError(f"{self.name} has no decoder: it makes no pictures")
+        condition = self.encode(check_prompts(prompts))
+        x_T = self.noise([0], seed).expand(len(prompts), *self.latent_shape)
+        path = self.trajectories(
+            condition, x_T, [0] * len(prompts), steps=steps, guidance=guidance, seed=seed
+        )
+        return self.decode(path.final)
+
+    def clean(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """The denoised view x̂_0 of x (n, …) at timesteps t (n,) under the prediction eps."""
+        return clean_from_eps(x, eps, self.schedule.alpha_bar(t).to(x))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Trajectories of n rows over S steps, noisiest first.
+
+    Attributes:
+        timesteps: (S,), DDPM steps.
+        states: (n, S, *latent_shape), what the network saw.
+        eps: (n, S, *latent_shape), the prediction under each row's own prompt, unguided.
+        guided: the same after guidance; what the sampler followed.
+        final: (n, *latent_shape), the sample.
+    """
+
+    timesteps: Tensor
+    states: Tensor
+    eps: Tensor
+    guided: Tensor
+    final: Tensor
+
+
+def generator(*key: int) -> torch.Generator:
+    """A generator keyed by integers, such as (seed, draw, step): never global, never positional."""
+    words = np.random.SeedSequence([int(k) for k in key]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts as a list, each a string that is not blank.
+
+    Raises:
+        TypeError: a prompt is not a string, or a single string was given for the list.
+        ValueError: a prompt is empty or blank.
+    """
+    if isinstance(prompts, str):
+        raise TypeError(f"expected a list of prompts, not the single string {prompts!r}")
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt {i} must be a string, not {type(prompt).__name__}: {prompt!r}")
+        if not prompt.strip():
+            raise ValueError(f"prompt {i} is {'blank' if prompt else 'empty'}: write some text")
+    return list(prompts)
+
+
+def load(
+    model: str | Path = EMBEDDED,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> GenerativeProcess:
+    """Load a model: the embedded one, a pipeline folder, or a repository of the Hugging Face Hub.
+
+    Args:
+        model: "emoji-diffusion", a folder in diffusers' layout, or for example
+            "CompVis/stable-diffusion-v1-4". Only safetensors are read and no remote code runs.
+        device: "cpu", "cuda", "mps"; the best one that is there by default.
+        dtype: of the network; everything outside it is float32 and sums are float64.
+        revision: a commit of a Hub repository; pinned in ``REVISIONS`` for known ones.
+
+    Raises:
+        FileNotFoundError: there is no such model, or its weights are missing.
+        ValueError: the weights are damaged, or the device is not there.
+    """
+    import diffusers
+
+    target = pick_device(device)
+    folder = _embedded_folder() if str(model) == EMBEDDED else Path(model)
+    options: dict[str, Any] = {"use_safetensors": True}
+    if folder.is_dir():
+        _check_files(folder)
+        options["local_files_only"] = True
+        source, name = str(folder), folder.name
+    elif str(model) == EMBEDDED:
+        raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
+    else:
+        source = name = str(model)
+        options["revision"] = revision or REVISIONS.get(source)
+    try:
+        with _quiet():
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(source, **options)
+            pipeline.to(target, dtype)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"cannot load {source!r}: it is no folder with a diffusers pipeline, and the Hugging "
+            f"Face Hub did not give it. The embedded model is called {EMBEDDED!r}. ({error})"
+        ) from error
+    return from_pipeline(pipeline, name=name)
+
+
+def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
+    """A process over a loaded diffusers pipeline of the Stable Diffusion 1.x kind.
+
+    Raises:
+        ValueError: the pipeline's U-Net predicts something else than noise.
+    """
+    unet, vae, tokenizer = pipeline.unet, pipeline.vae, pipeline.tokenizer
+    kind = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if kind != "epsilon":
+        raise ValueError(f"{name or 'the pipeline'} predicts {kind!r}; only 'epsilon' is adapted")
+    for part in (unet, vae, pipeline.text_encoder):
+        part.requires_grad_(False).eval()
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+
+    def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return unet(x.to(unet.dtype), t, condition.to(unet.dtype), return_dict=False)[0]
+
+    @torch.no_grad()
+    def encode(texts: Sequence[str]) -> Tensor:
+        _warn_if_cut(texts, tokenizer)
+        with _quiet():  # diffusers would say once more what is cut
+            embeds, _ = pipeline.encode_prompt(list(texts), unet.device, 1, False)
+        return embeds  # (n, tokens, width)
+
+    @torch.no_grad()
+    def decode(latents: Tensor) -> np.ndarray:
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        z = latents.to(vae.dtype) / vae.config.scaling_factor + shift
+        pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in z.split(16)])
+        return (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+
+    return GenerativeProcess(
+        predict,
+        encode,
+        copy.deepcopy(pipeline.scheduler),
+        (unet.config.in_channels, height, width),
+        decode,
+        name or type(pipeline).__name__,
+        unet.device,
+    )
+
+
+def pick_device(device: str | None = None) -> torch.device:
+    """``device``, or the best one that is there.
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available()}
+    there["mps"] = torch.backends.mps.is_available()
+    if device is None:
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is not a torch device; try 'cpu'") from error
+    count = torch.cuda.device_count() if target.type == "cuda" else 1
+    if not there.get(target.type, False) or (target.index or 0) >= count:
+        names = ", ".join(d for d, is_there in there.items() if is_there)
+        raise ValueError(f"device {device!r} is not there; this machine has: {names}")
+    return target
+
+
+def _embedded_folder() -> Path:
+    """The embedded model: inside the installed package, or in data/ of a clone."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "emoji_diffusion"
+    return packaged if packaged.is_dir() else here.parent / "data" / EMBEDDED
+
+
+def _check_files(folder: Path) -> None:
+    """Compare a pipeline folder with its SHA256SUMS, where it has one."""
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no model_index.json: it is no diffusers pipeline")
+    sums = folder / "SHA256SUMS"
+    for line in sums.read_text().splitlines() if sums.is_file() else ():
+        expected, name = line.split(maxsplit=1)
+        file = folder / name
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: fetch the model's folder again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise ValueError(f"{file} is damaged (its SHA-256 differs): fetch it again")
+
+
+def _warn_if_cut(texts: Sequence[str], tokenizer: Any) -> None:
+    """Warn for every text that the text encoder cannot read to its end."""
+    room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    for text in texts:
+        with _quiet():  # transformers would warn too, without saying what is lost
+            tokens = tokenizer.tokenize(text)
+        if len(tokens) > room:
+            lost = tokenizer.convert_tokens_to_string(tokens[room:])
+            warnings.warn(
+                f"the text encoder reads {room} tokens and this prompt has {len(tokens)}: the last "
+                f"{len(tokens) - room} are cut ({lost!r}), from {text!r}",
+                stacklevel=4,
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither log lines nor progress bars of diffusers and transformers."""
+    import diffusers
+    import transformers
+
+    loggings = (diffusers.utils.logging, transformers.utils.logging)
+    kept = [logging.get_verbosity() for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging, verbosity in zip(loggings, kept, strict=True):
+            logging.set_verbosity(verbosity)
+            logging.enable_progress_bar()

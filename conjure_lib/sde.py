@@ -1,0 +1,188 @@
+"""The two SDEs: schedule, drift, diffusion, noise prediction and score, closed forms.
+
+Symbols are those of the book. The forward process is the variance-preserving SDE
+``dx = -½ β(t) x dt + √β(t) dw``; its marginal is ``x_t = α_t x_0 + σ_t ε`` with
+``α_t² = ᾱ_t`` and ``σ_t² = 1 - ᾱ_t``. Nothing here knows about networks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+Weighting = Literal["sde", "score", "noise"]
+WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A discrete DDPM schedule, and the continuous SDE that passes through it exactly.
+
+    DDPM step t = 0 … N-1 ends at continuous time τ = t + 1, measured in steps, so that T = N.
+    Between the steps β is constant: ``β(τ) = -log(1 - β_t)`` for τ in [t, t + 1), which makes the
+    marginals of the SDE equal ``alphas_cumprod`` at every step.
+
+    Attributes:
+        alphas_cumprod: ᾱ_t, float64, shape (N,), decreasing in (0, 1).
+    """
+
+    alphas_cumprod: Tensor
+
+    def __post_init__(self) -> None:
+        table = self.alphas_cumprod.detach().to("cpu", torch.float64)
+        if table.ndim != 1 or not bool(((table > 0) & (table < 1)).all()):
+            raise ValueError("alphas_cumprod must be a vector of numbers between 0 and 1")
+        if not bool((table.diff() < 0).all()):
+            raise ValueError("alphas_cumprod must decrease with the timestep")
+        object.__setattr__(self, "alphas_cumprod", table)
+
+    @classmethod
+    def of(cls, scheduler: Any) -> Schedule:
+        """The schedule of a diffusers scheduler, as its checkpoint gives it."""
+        return cls(scheduler.alphas_cumprod)
+
+    @property
+    def T(self) -> int:  # noqa: N802 - the book's symbol
+        """The end of time, in DDPM steps."""
+        return len(self.alphas_cumprod)
+
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        """ᾱ_t of DDPM timesteps t (any shape, integer)."""
+        return self.alphas_cumprod[t.long().cpu()]
+
+    def beta_step(self, t: Tensor) -> Tensor:
+        """β_t = 1 - ᾱ_t / ᾱ_(t-1) of DDPM timesteps t, with ᾱ_(-1) = 1."""
+        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        return 1 - self.alpha_bar(t) / before[t.long().cpu()]
+
+    def weight(self, t: Tensor, weighting: Weighting) -> Tensor:
+        """What multiplies ‖Δε‖² at DDPM timesteps t (float64, shape of t).
+
+        "sde": β_t/(1-ᾱ_t), g² times the squared factor from noise to score; "score":
+        1/(1-ᾱ_t), the same with g = 1; "noise": 1.
+        """
+        if weighting == "sde":
+            return self.beta_step(t) / (1 - self.alpha_bar(t))
+        if weighting == "score":
+            return 1 / (1 - self.alpha_bar(t))
+        if weighting == "noise":
+            return torch.ones(t.shape, dtype=torch.float64)
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+
+    # -- the continuous SDE, τ in [0, T] ---------------------------------------------------
+
+    def beta(self, tau: Tensor) -> Tensor:
+        """β(τ) = g(τ)², per step of time."""
+        log = self._log_alpha_bar_at_steps()
+        k = tau.double().floor().long().clamp(0, self.T - 1)
+        return log[k] - log[k + 1]
+
+    def alpha(self, tau: Tensor) -> Tensor:
+        """α(τ) = exp(-½ ∫₀^τ β)."""
+        log = self._log_alpha_bar_at_steps()
+        k = tau.double().floor().long().clamp(0, self.T - 1)
+        return torch.exp(0.5 * (log[k] - self.beta(tau) * (tau.double() - k)))
+
+    def sigma(self, tau: Tensor) -> Tensor:
+        """σ(τ) = √(1 - α(τ)²)."""
+        return (1 - self.alpha(tau) ** 2).clamp_min(0).sqrt()
+
+    def drift(self, x: Tensor, tau: Tensor) -> Tensor:
+        """f(x, τ) = -½ β(τ) x; x of shape (n, …), τ scalar or (n,)."""
+        return -0.5 * _like(self.beta(tau), x) * x
+
+    def diffusion(self, tau: Tensor) -> Tensor:
+        """g(τ) = √β(τ)."""
+        return self.beta(tau).sqrt()
+
+    def reverse_drift(self, x: Tensor, tau: Tensor, score: Tensor) -> Tensor:
+        """f(x, τ) - g(τ)² s(x, τ): the drift of the reverse-time SDE (Anderson 1982)."""
+        return self.drift(x, tau) - _like(self.beta(tau), x) * score
+
+    def _log_alpha_bar_at_steps(self) -> Tensor:
+        return torch.cat([torch.zeros(1, dtype=torch.float64), self.alphas_cumprod.log()])
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """``values`` (scalar or (n,)) shaped to multiply x (n, …), in the dtype of x."""
+    return values.to(x).reshape(values.shape + (1,) * (x.ndim - values.ndim))
+
+
+def score_from_eps(eps: Tensor, sigma: Tensor) -> Tensor:
+    """s = -ε/σ; eps (n, …), sigma scalar or (n,) (Song et al. 2021)."""
+    return -eps / _like(sigma, eps)
+
+
+def eps_from_score(score: Tensor, sigma: Tensor) -> Tensor:
+    """ε = -σ s, the inverse of :func:`score_from_eps`."""
+    return -score * _like(sigma, score)
+
+
+def clean_from_eps(x: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x̂_0 = (x - σ ε)/α, the denoised view; alpha_bar scalar or (n,) (Tweedie's formula)."""
+    return (x - _like((1 - alpha_bar).sqrt(), x) * eps) / _like(alpha_bar.sqrt(), x)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of K isotropic Gaussians in D dimensions; K = 1 is a single Gaussian.
+
+    Its image under the forward SDE is again a mixture, so every score and density that the
+    theory speaks of has a closed form.
+
+    Attributes:
+        means: (K, D), float64.
+        stds: (K,), float64.
+        weights: (K,), float64, summing to one.
+    """
+
+    means: Tensor
+    stds: Tensor
+    weights: Tensor
+
+    @classmethod
+    def gaussian(cls, mean: Any, std: float) -> Mixture:
+        """N(mean, std² I)."""
+        means = torch.as_tensor(mean, dtype=torch.float64)[None]
+        return cls(means, torch.tensor([std], dtype=torch.float64), torch.ones(1).double())
+
+    def diffuse(self, alpha: Tensor | float, sigma: Tensor | float) -> Mixture:
+        """The law of αx + σε for x of this law: p_t for α, σ at one time."""
+        stds = (alpha**2 * self.stds**2 + sigma**2) ** 0.5
+        return Mixture(alpha * self.means, stds, self.weights)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), shape (n,), for x (n, D)."""
+        return torch.logsumexp(self._log_joint(x), dim=1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """∇ log p(x), shape (n, D), for x (n, D)."""
+        posterior = self._log_joint(x).softmax(dim=1)  # (n, K)
+        pulls = -(x[:, None] - self.means) / self.stds[:, None] ** 2  # (n, K, D)
+        return (posterior[..., None] * pulls).sum(1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n samples, shape (n, D), float64."""
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        eps = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator)
+        return self.means[k] + self.stds[k, None] * eps
+
+    def _log_joint(self, x: Tensor) -> Tensor:
+        d = x.shape[1]
+        square = (x[:, None] - self.means).square().sum(-1) / self.stds**2  # (n, K)
+        normaliser = d * (self.stds.log() + 0.5 * math.log(2 * math.pi))
+        return self.weights.log() - normaliser - 0.5 * square
+
+
+def gaussian_kl(p: Mixture, q: Mixture) -> Tensor:
+    """KL(p‖q) in nats of two single isotropic Gaussians, closed form (scalar, float64)."""
+    if len(p.stds) != 1 or len(q.stds) != 1:
+        raise ValueError("the closed form holds for single Gaussians, not for mixtures")
+    d = p.means.shape[1]
+    ratio = (p.stds[0] / q.stds[0]) ** 2
+    shift = (p.means[0] - q.means[0]).square().sum() / q.stds[0] ** 2
+    return 0.5 * (d * (ratio - 1 - ratio.log()) + shift)

@@ -1,0 +1,393 @@
+"""Algorithm 1: the distance between two prompts, many pairs, matrices, conjured embeddings.
+
+    d(y1, y2) = E_{t, x ~ ½ p_t(·|y1) + ½ p_t(·|y2)} [ g(t)² ‖s(x,t|y1) - s(x,t|y2)‖² ]
+
+(Liu and Soatto 2026). Each draw starts all prompts from one x_T. The trajectory of a prompt and
+its own noise predictions are computed once and serve every pair that the prompt is in; a pair
+then needs each prompt's prediction on the other's trajectory, two a step. Guidance multiplies the
+difference by w exactly, so the unconditional prediction never enters it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from conjure_lib.process import GenerativeProcess, check_prompts
+from conjure_lib.sde import WEIGHTINGS, Schedule, Weighting
+
+Pairing = Literal["same", "crossed"]
+PAIRINGS: tuple[str, ...] = get_args(Pairing)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A Monte Carlo estimate with its standard error.
+
+    Attributes:
+        value: the mean over draws. For weighting "sde" the Jeffreys divergence J of the two path
+            measures in nats, J = T · d; for "score" and "noise" the mean over the visited timesteps
+            of the weighted E‖Δε‖², which has no unit.
+        stderr: standard error over draws; NaN for a single draw. It measures the noise of the
+            draws, not the error of taking few steps.
+        by_draw: (draws,), the value of each draw.
+        by_step: (steps,), what each visited timestep adds to ``value`` (they sum to it).
+        timesteps: (steps,), DDPM timesteps, noisiest first.
+    """
+
+    value: float
+    stderr: float
+    by_draw: np.ndarray = field(repr=False)
+    by_step: np.ndarray = field(repr=False)
+    timesteps: np.ndarray = field(repr=False)
+
+    @classmethod
+    def from_terms(
+        cls, terms: np.ndarray, timesteps: Tensor, schedule: Schedule, weighting: Weighting
+    ) -> Estimate:
+        """From ‖Δε‖² of shape (draws, steps, 2): at x̂_t of y1 and at x̃_t of y2."""
+        weights = schedule.weight(timesteps, weighting).numpy() / len(timesteps)
+        if weighting == "sde":
+            weights = weights * schedule.T
+        per_step = terms.mean(axis=2) * weights  # (draws, steps): the mixture is the mean of halves
+        by_draw = per_step.sum(axis=1)
+        draws = len(by_draw)
+        stderr = float(by_draw.std(ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan
+        return cls(
+            float(by_draw.mean()), stderr, by_draw, per_step.mean(axis=0), timesteps.cpu().numpy()
+        )
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.stderr:.2g}"
+
+
+def pair_terms(
+    process: GenerativeProcess,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    steps: int = 10,
+    draws: int = 5,
+    guidance: float = 1.0,
+    sampler: str = "ddim",
+    pairing: Pairing = "same",
+    seed: int = 0,
+    noise: Tensor | None = None,
+    batch_size: int = 64,
+    progress: bool | None = None,
+) -> tuple[np.ndarray, Tensor]:
+    """The raw material of every estimate: ‖Δε‖² before any weighting.
+
+    Args:
+        process: a loaded model.
+        pairs: P pairs of prompts; repeated prompts and pairs cost nothing.
+        steps: S sampler steps, each of which visits one timestep.
+        draws: k Monte Carlo draws of x_T (and of the sampler's noise).
+        guidance: w; the terms carry its factor w².
+        pairing: "same": both predictions at the same x, as Girsanov's theorem asks; "crossed":
+            ε(x̂_t|y1) - ε(x̃_t|y2), one printed form of the algorithm, kept for comparison.
+        noise: x_T of every draw, (draws, *latent_shape); drawn from ``seed`` where not given.
+        batch_size: rows a network call; changes the speed and not the numbers.
+        progress: a progress bar; by default only where the work is long.
+
+    Returns:
+        Terms (P, draws, S, 2), float64, at the trajectory of the first and of the second prompt
+        of each pair, and the visited timesteps (S,).
+
+    Raises:
+        TypeError, ValueError: a setting or a prompt is not usable; the message says which.
+    """
+    if steps < 1 or draws < 1 or batch_size < 1:
+        raise ValueError(
+            f"steps, draws and batch_size must be at least 1, not {steps}, {draws}, {batch_size}"
+        )
+    if pairing not in PAIRINGS:
+        raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, not {pairing!r}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number, not {guidance}")
+    if noise is not None and tuple(noise.shape) != (draws, *process.latent_shape):
+        raise ValueError(
+            f"noise must have shape {(draws, *process.latent_shape)}, not {tuple(noise.shape)}"
+        )
+    flat = check_prompts([prompt for pair in pairs for prompt in pair])
+    prompts = list(dict.fromkeys(flat))
+    if not prompts:
+        raise ValueError("no pairs were given")
+    index = {prompt: i for i, prompt in enumerate(prompts)}
+    wanted = [(index[a], index[b]) for a, b in pairs]
+    unique = sorted({(min(p), max(p)) for p in wanted if p[0] != p[1]})
+    condition = process.encode(prompts)
+    timesteps = process.sampler(sampler, steps).timesteps
+    found = np.zeros((len(unique), draws, steps, 2))
+    calls = steps * draws * (len(prompts) * (1 + (guidance != 1)) + 2 * len(unique))
+    hide = calls < 2_000 if progress is None else not progress
+    with tqdm(total=calls, desc="noise predictions", unit="eval", disable=hide) as bar:
+        for group in _groups(draws, max(1, batch_size // len(prompts))):
+            paths = _trajectories(
+                process, condition, group, steps, guidance, sampler, seed, noise, batch_size, bar
+            )
+            for d, (x, eps, guided) in zip(group, paths, strict=True):
+                if pairing == "crossed":
+                    first, second = (torch.tensor(side, dtype=torch.long) for side in _sides(unique))
+                    square = _square(guided[first] - guided[second])
+                    found[:, d] = np.stack([square, square], axis=2)
+                else:
+                    found[:, d] = guidance**2 * _cross_evaluate(
+                        process, condition, x, eps, timesteps, unique, batch_size, bar
+                    )
+    position = {pair: i for i, pair in enumerate(unique)}
+    terms = np.zeros((len(wanted), draws, steps, 2))
+    for row, (i, j) in enumerate(wanted):
+        if i != j:  # of a prompt with itself both predictions are one: exactly zero
+            both = found[position[min(i, j), max(i, j)]]
+            terms[row] = both if i < j else both[..., ::-1]
+    return terms, timesteps
+
+
+def distances(
+    process: GenerativeProcess,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    weighting: Weighting = "sde",
+    **settings: Any,
+) -> list[Estimate]:
+    """The distance of each pair; ``settings`` are those of :func:`pair_terms`."""
+    _check_weighting(weighting)
+    terms, timesteps = pair_terms(process, pairs, **settings)
+    return [Estimate.from_terms(t, timesteps, process.schedule, weighting) for t in terms]
+
+
+def distance(
+    process: GenerativeProcess,
+    y1: str,
+    y2: str,
+    *,
+    weighting: Weighting = "sde",
+    **settings: Any,
+) -> Estimate:
+    """d(y1, y2) by Algorithm 1: an :class:`Estimate`, in nats for the default weighting.
+
+    The default weighting "sde" is the one that the theory names: the Jeffreys divergence between
+    the two path measures. "score" and "noise" leave out g² and also the factor from noise to
+    score. ``settings`` (steps, draws, guidance, sampler, pairing, seed, noise, batch_size,
+    progress) are those of :func:`pair_terms`.
+    """
+    return distances(process, [(y1, y2)], weighting=weighting, **settings)[0]
+
+
+@dataclass(frozen=True)
+class DistanceMatrix:
+    """Distances of n prompts: ``value`` and ``stderr`` of shape (n, n), symmetric, zero diagonal."""
+
+    prompts: list[str]
+    value: np.ndarray
+    stderr: np.ndarray
+
+
+def distance_matrix(
+    process: GenerativeProcess, prompts: Sequence[str], **settings: Any
+) -> DistanceMatrix:
+    """All pairwise distances of ``prompts``; ``settings`` are those of :func:`distances`."""
+    prompts = check_prompts(prompts)
+    rows, columns = np.triu_indices(len(prompts), 1)
+    pairs = [(prompts[i], prompts[j]) for i, j in zip(rows, columns, strict=True)]
+    estimates = distances(process, pairs, **settings)
+    value, stderr = (np.zeros((len(prompts),) * 2) for _ in range(2))
+    for matrix, numbers in ((value, [e.value for e in estimates]), (stderr, [e.stderr for e in estimates])):
+        matrix[rows, columns] = matrix[columns, rows] = numbers
+    return DistanceMatrix(prompts, value, stderr)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One draw of Algorithm 1 laid open, for looking at.
+
+    Attributes:
+        prompts: (y1, y2).
+        timesteps: (S,).
+        states: (2, S, *latent_shape); [i] is the trajectory of prompt i.
+        eps: (2, 2, S, *latent_shape); [i, j] is the prediction of prompt j on trajectory i.
+        guidance: what the trajectories were drawn with.
+    """
+
+    prompts: tuple[str, str]
+    timesteps: Tensor
+    states: Tensor
+    eps: Tensor
+    guidance: float
+
+    def terms(self) -> np.ndarray:
+        """‖Δε‖² times w², (1, S, 2): one draw, as :func:`pair_terms` gives it."""
+        square = _square(self.eps[:, 0] - self.eps[:, 1])  # (2, S)
+        return self.guidance**2 * square.T[None]
+
+
+def trace(
+    process: GenerativeProcess,
+    y1: str,
+    y2: str,
+    *,
+    steps: int = 10,
+    guidance: float = 1.0,
+    sampler: str = "ddim",
+    seed: int = 0,
+    draw: int = 0,
+) -> Trace:
+    """Both trajectories of one draw, with both prompts' predictions along each."""
+    condition = process.encode(check_prompts([y1, y2]))
+    x_T = process.noise([draw], seed).expand(2, *process.latent_shape)
+    path = process.trajectories(
+        condition, x_T, [draw] * 2, steps=steps, guidance=guidance, sampler=sampler, seed=seed
+    )
+    t = path.timesteps.to(process.device)
+    other = torch.stack(
+        [process.eps(path.states[i], t, condition[[1 - i]].expand(steps, *condition.shape[1:]))
+         for i in range(2)]
+    )
+    eps = torch.stack(
+        [torch.stack([path.eps[0], other[0]]), torch.stack([other[1], path.eps[1]])]
+    )
+    return Trace((y1, y2), path.timesteps, path.states, eps, guidance)
+
+
+class Scorer:
+    """Similarity of text pairs, larger is closer, in the conventions of sentence-transformers.
+
+    ``predict`` follows CrossEncoder, ``encode`` follows SentenceTransformer.
+    """
+
+    def __init__(
+        self, process: GenerativeProcess, *, weighting: Weighting = "sde", **settings: Any
+    ) -> None:
+        _check_weighting(weighting)
+        self.process, self.weighting, self.settings = process, weighting, settings
+
+    def predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Minus the distance of each pair, (P,)."""
+        estimates = distances(self.process, pairs, weighting=self.weighting, **self.settings)
+        return np.array([-e.value for e in estimates])
+
+    def encode(self, prompts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        """Conjured embeddings (n, width): squared Euclidean distance stands in for the distance.
+
+        x comes from one reference set, the trajectories of the empty prompt, in place of the
+        pair's own mixture: φ(y) = [√w_i ε(x_i, t_i|y)]_i. N prompts need N evaluations an anchor
+        and not N². An approximation; the book measures how close it comes.
+        """
+        options = {"steps": 10, "draws": 5, "guidance": 1.0, "sampler": "ddim", "seed": 0}
+        options |= {k: v for k, v in self.settings.items() if k in options}
+        process, draws = self.process, list(range(int(options.pop("draws"))))
+        scale = abs(float(options.pop("guidance")))
+        condition = process.encode(check_prompts(prompts))
+        empty = process.encode([""])
+        x_T = process.noise(draws, int(options["seed"]))
+        path = process.trajectories(
+            empty.expand(len(draws), *empty.shape[1:]), x_T, draws, **options
+        )
+        x = path.states.flatten(0, 1)  # (anchors, *latent_shape), anchors = draws · steps
+        t = path.timesteps.repeat(len(draws))
+        weights = process.schedule.weight(t, self.weighting) / len(t)
+        if self.weighting == "sde":
+            weights = weights * process.schedule.T
+        rows = [(i, a) for i in range(len(prompts)) for a in range(len(x))]
+        parts = []
+        for chunk in _chunks(rows, batch_size):
+            i, a = (torch.tensor(side) for side in zip(*chunk, strict=True))
+            eps = process.eps(x[a], t[a].to(process.device), condition[i]).flatten(1).cpu()
+            parts.append(scale * weights[a].sqrt().float()[:, None] * eps)
+        return torch.cat(parts).reshape(len(prompts), -1).numpy()
+
+
+# -- the loops ------------------------------------------------------------------------------
+
+
+def _trajectories(
+    process: GenerativeProcess,
+    condition: Tensor,
+    draws: Sequence[int],
+    steps: int,
+    guidance: float,
+    sampler: str,
+    seed: int,
+    noise: Tensor | None,
+    batch_size: int,
+    bar: Any,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each draw: states, own and guided predictions of all prompts, each (U, S, …)."""
+    n = len(condition)
+    x_T = process.noise(draws, seed) if noise is None else noise[list(draws)].to(process.device)
+    unconditional = process.encode([""]) if guidance != 1 else None
+    parts = []
+    for chunk in _chunks([(d, i) for d in range(len(draws)) for i in range(n)], batch_size):
+        d, i = (list(side) for side in zip(*chunk, strict=True))
+        before = process.evaluations
+        path = process.trajectories(
+            condition[i],
+            x_T[d],
+            [draws[k] for k in d],
+            steps=steps,
+            guidance=guidance,
+            sampler=sampler,
+            seed=seed,
+            unconditional=unconditional,
+        )
+        parts.append((path.states, path.eps, path.guided))
+        bar.update(process.evaluations - before)
+    x, eps, guided = (torch.cat(part) for part in zip(*parts, strict=True))
+    return list(zip(x.split(n), eps.split(n), guided.split(n), strict=True))
+
+
+def _cross_evaluate(
+    process: GenerativeProcess,
+    condition: Tensor,
+    x: Tensor,
+    eps: Tensor,
+    timesteps: Tensor,
+    pairs: Sequence[tuple[int, int]],
+    batch_size: int,
+    bar: Any,
+) -> np.ndarray:
+    """‖Δε‖² of each pair (i, j) on the trajectory of i and on that of j: (pairs, S, 2)."""
+    steps = len(timesteps)
+    result = np.zeros((len(pairs), steps, 2))
+    rows = [(p, s, side) for p in range(len(pairs)) for s in range(steps) for side in (0, 1)]
+    for chunk in _chunks(rows, batch_size):
+        at = torch.tensor([pairs[p][side] for p, _, side in chunk])  # whose trajectory
+        other = torch.tensor([pairs[p][1 - side] for p, _, side in chunk])  # whose prediction
+        step = torch.tensor([s for _, s, _ in chunk])
+        t = timesteps[step].to(process.device)
+        difference = eps[at, step] - process.eps(x[at, step], t, condition[other])
+        p, s, side = (np.array(column) for column in zip(*chunk, strict=True))
+        result[p, s, side] = _square(difference[:, None])[:, 0]
+        bar.update(len(chunk))
+    return result
+
+
+def _square(difference: Tensor) -> np.ndarray:
+    """Squared norms over all latent dimensions, float64: (a, b, …) to (a, b)."""
+    return difference.double().flatten(2).square().sum(-1).cpu().numpy()
+
+
+def _sides(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    return [i for i, _ in pairs], [j for _, j in pairs]
+
+
+def _groups(count: int, size: int) -> Iterator[list[int]]:
+    for first in range(0, count, size):
+        yield list(range(first, min(first + size, count)))
+
+
+def _chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
+
+
+def _check_weighting(weighting: str) -> None:
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")

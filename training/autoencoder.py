@@ -1,0 +1,88 @@
+"""The autoencoder: 64×64 pictures to 4×8×8 latents and back, in diffusers' own class.
+
+The layers at full resolution are thin (16 channels), because that is where a convolutional
+autoencoder spends its time at this size; the capacity sits at 16×16 and 8×8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from training.loop import train
+from training.pictures import Emoji, Picture, compose, draw
+
+WIDTHS = (16, 32, 96, 160)
+KL_WEIGHT = 5e-4  # per latent dimension: latents stay near unit scale and smooth
+
+
+def build() -> AutoencoderKL:
+    """A fresh autoencoder, untrained."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+    )
+
+
+def to_tensor(pictures: np.ndarray) -> Tensor:
+    """uint8 (n, 64, 64, 3) to float in [-1, 1], (n, 3, 64, 64)."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def reconstruction_psnr(model: AutoencoderKL, emoji: Sequence[Emoji]) -> float:
+    """Mean PSNR in dB over all emoji, each drawn alone, pixel values in [0, 1]."""
+    rng = np.random.default_rng(12345)
+    values = []
+    with torch.no_grad():
+        for first in range(0, len(emoji), 64):
+            indices = range(first, min(first + 64, len(emoji)))
+            x = to_tensor(np.stack([draw(Picture((k,), "single"), emoji, rng) for k in indices]))
+            y = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+            mse = ((x - y) / 2).square().mean(dim=(1, 2, 3))
+            values.append(-10 * mse.log10())
+    return float(torch.cat(values).mean())
+
+
+def train_autoencoder(
+    emoji: Sequence[Emoji], folder: Path, steps: int, batch: int = 32
+) -> AutoencoderKL:
+    """Train (or resume) on freshly drawn pictures; squared and absolute error plus a small KL."""
+    torch.manual_seed(1)
+    model = build()
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        rng = np.random.default_rng(generator.initial_seed())
+        pictures = compose(batch, len(emoji), rng)
+        shift = int(rng.integers(len(emoji)))
+        pictures = [
+            Picture(tuple((k + shift) % len(emoji) for k in p.parts), p.layout) for p in pictures
+        ]
+        x = to_tensor(np.stack([draw(p, emoji, rng) for p in pictures]))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            posterior = model.encode(x).latent_dist
+            y = model.decode(posterior.sample(generator)).sample
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return F.mse_loss(y.float(), x) + 0.2 * F.l1_loss(y.float(), x) + KL_WEIGHT * kl
+
+    train(
+        model,
+        loss,
+        folder,
+        steps=steps,
+        learning_rate=2e-3,
+        seed=1,
+        ema=0.99,
+        evaluate=lambda step: {"psnr": reconstruction_psnr(model, emoji)},
+    )
+    return model

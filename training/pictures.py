@@ -1,0 +1,195 @@
+"""Emoji bitmaps, the pictures composed from them, and their captions.
+
+The bitmaps come from the font Noto Color Emoji (SIL OFL 1.1), names and keywords from the
+English annotations of the Unicode CLDR (Unicode License v3). A *picture* is one emoji, or a
+scene of two or three, drawn on white; every picture can be described in many ways, and
+:func:`caption` draws one of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SIZE = 64  # pixels on a side
+SKIN_TONES = range(0x1F3FB, 0x1F400)
+REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
+VARIATION_SELECTOR = "\ufe0f"
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One emoji: its text, its CLDR name, its CLDR keywords and its bitmap (RGBA).
+
+    ``near`` holds words of nearly the same meaning as the name (see ``text_encoder.near_words``).
+    """
+
+    text: str
+    name: str
+    keywords: tuple[str, ...]
+    bitmap: Image.Image
+    near: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a picture shows: emoji by their index, and how they are arranged.
+
+    ``layout`` is one of "single", "row", "column", "three" (different emoji) or "many"
+    (``len(parts)`` copies of the same one).
+    """
+
+    parts: tuple[int, ...]
+    layout: str
+
+
+def load_emoji(font_file: Path, annotations_file: Path) -> list[Emoji]:
+    """Every emoji that the font can draw and the annotations name; no skin tones, no flags."""
+    from fontTools.ttLib import TTFont
+
+    font = TTFont(font_file)
+    strike = font["CBDT"].strikeData[0]
+    character_map = font.getBestCmap()
+    ligatures: dict[tuple[str, ...], str] = {}
+    for lookup in font["GSUB"].table.LookupList.Lookup:
+        for table in lookup.SubTable:
+            for first, rules in getattr(table, "ligatures", {}).items():
+                ligatures |= {(first, *rule.Component): rule.LigGlyph for rule in rules}
+
+    annotations = json.loads(Path(annotations_file).read_text(encoding="utf-8"))
+    emoji = []
+    for text, entry in annotations["annotations"]["annotations"].items():
+        points = [ord(c) for c in text if c != VARIATION_SELECTOR]
+        if any(p in SKIN_TONES or p in REGIONAL_INDICATORS for p in points):
+            continue
+        glyphs = tuple(character_map.get(p, "") for p in points)
+        glyph = glyphs[0] if len(glyphs) == 1 else ligatures.get(glyphs)
+        if not glyph or glyph not in strike or "tts" not in entry:
+            continue
+        bitmap = Image.open(io.BytesIO(strike[glyph].imageData)).convert("RGBA")
+        if bitmap.getchannel("A").getextrema()[1] == 0:  # control characters draw nothing
+            continue
+        name = entry["tts"][0].replace(":", "")
+        keywords = tuple(k for k in entry.get("default", ()) if k != name and "|" not in k)
+        emoji.append(Emoji(text, name, keywords, bitmap))
+    return emoji
+
+
+def paste(canvas: Image.Image, bitmap: Image.Image, size: int, centre: tuple[int, int]) -> None:
+    """Draw ``bitmap`` with ``size`` pixels on its longer side around ``centre``."""
+    width, height = bitmap.size
+    scale = size / max(width, height)
+    small = bitmap.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+    corner = (centre[0] - small.width // 2, centre[1] - small.height // 2)
+    canvas.alpha_composite(small, (max(corner[0], 0), max(corner[1], 0)))
+
+
+def draw(picture: Picture, emoji: Sequence[Emoji], rng: np.random.Generator) -> np.ndarray:
+    """One drawing of ``picture``: uint8 (64, 64, 3), with random sizes, shifts and flips."""
+    canvas = Image.new("RGBA", (SIZE, SIZE), "white")
+    centres = {
+        "single": [(32, 32)],
+        "row": [(16, 32), (48, 32)],
+        "column": [(32, 16), (32, 48)],
+        "three": [(16, 16), (48, 16), (32, 48)],
+        "many": [(16, 16), (48, 48), (48, 16), (16, 48)] if len(picture.parts) > 2 else [],
+    }[picture.layout] or [(16, 32), (48, 32)]
+    for part, (x, y) in zip(picture.parts, centres, strict=False):
+        bitmap = emoji[part].bitmap
+        if rng.random() < 0.5:
+            bitmap = ImageOps.mirror(bitmap)
+        if picture.layout == "single":
+            size = int(rng.integers(44, 63))
+            slack = (SIZE - size) // 2
+        else:
+            size, slack = int(rng.integers(27, 33)), 2
+        shift = rng.integers(-slack, slack + 1, 2) if slack else (0, 0)
+        paste(canvas, bitmap, size, (x + int(shift[0]), y + int(shift[1])))
+    return np.asarray(canvas.convert("RGB"))
+
+
+def compose(count: int, n_emoji: int, rng: np.random.Generator) -> list[Picture]:
+    """``count`` pictures: three in five single emoji (each equally often), the rest scenes."""
+    pictures = []
+    for i in range(count):
+        if i % 5 < 3:
+            pictures.append(Picture(((i // 5 * 3 + i % 5) % n_emoji,), "single"))
+            continue
+        layout = str(rng.choice(["row", "column", "three", "many"], p=[0.5, 0.2, 0.2, 0.1]))
+        if layout == "many":
+            parts = (int(rng.integers(n_emoji)),) * int(rng.integers(2, 5))
+        else:
+            size = 3 if layout == "three" else 2
+            parts = tuple(int(k) for k in rng.choice(n_emoji, size, replace=False))
+        pictures.append(Picture(parts, layout))
+    return pictures
+
+
+def article(noun: str) -> str:
+    """``noun`` with its indefinite article."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def describe(emoji: Emoji, rng: np.random.Generator, keyword: float = 0.5) -> str:
+    """One way to say what an emoji shows: its name or, with chance ``keyword``, another word."""
+    if rng.random() < keyword:
+        words = emoji.near if emoji.near and rng.random() < 0.4 else emoji.keywords
+        if words:
+            return words[int(rng.integers(len(words)))]
+    return emoji.name
+
+
+def caption(picture: Picture, emoji: Sequence[Emoji], rng: np.random.Generator) -> str:
+    """One of the many captions of ``picture``, lower case, without punctuation at the end."""
+    parts = [emoji[k] for k in picture.parts]
+    if picture.layout == "single":
+        return _caption_single(parts[0], rng)
+    if picture.layout == "many":
+        number = {2: "two", 3: "three", 4: "four"}[len(parts)]
+        return f"{rng.choice([number, number, 'many', 'some'])} {plural(describe(parts[0], rng))}"
+    words = [describe(part, rng, 0.4) for part in parts]
+    if rng.random() < 0.6:
+        words = [article(word) for word in words]
+    if picture.layout == "three":
+        return f"{words[0]}, {words[1]} and {words[2]}"
+    near = ["and", "and", "with", "next to", "beside", "near", "together with"]
+    if picture.layout == "column":
+        first, second = (0, 1) if rng.random() < 0.5 else (1, 0)
+        above = ["above", "over", "on top of", "on"] if first == 0 else ["below", "under"]
+        return f"{words[first]} {rng.choice([*near, *above * 2])} {words[second]}"
+    if rng.random() < 0.5:  # the order of the words follows the picture half of the time
+        words = words[::-1]
+    return f"{words[0]} {rng.choice(near)} {words[1]}"
+
+
+def plural(noun: str) -> str:
+    """A regular English plural: enough for captions."""
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
+
+
+def _caption_single(emoji: Emoji, rng: np.random.Generator) -> str:
+    kind = rng.random()
+    name = emoji.name
+    if kind < 0.2 or not emoji.keywords:
+        return name
+    if kind < 0.75:
+        words = describe(emoji, rng, 0.65)
+        return article(words) if rng.random() < 0.4 else words
+    count = min(len(emoji.keywords), int(rng.integers(2, 5)))
+    some = [str(k) for k in rng.choice(emoji.keywords, count, replace=False)]
+    if kind < 0.85:
+        return f"{name}, {', '.join(some)}"
+    if kind < 0.93:
+        return " ".join(some)
+    frame = rng.choice(["a picture of", "an image of", "a photo of", "there is", "this is"])
+    return f"{frame} {article(describe(emoji, rng, 0.4))}"
