@@ -1,12 +1,12 @@
 """Conjuring semantic similarity: the distance between two texts through the images they conjure.
 
-    >>> import conjure_lib as cj
-    >>> process = cj.load()                                    # the embedded model
-    >>> cj.distance(process, "snow leopard", "bengal tiger")   # Estimate(value, stderr)
+>>> import conjure_lib as cj
+>>> process = cj.load()                                    # the embedded model
+>>> cj.distance(process, "snow leopard", "bengal tiger")   # Estimate(value, stderr)
 """
 
 from conjure_lib.process import GenerativeProcess, from_pipeline, load
-from conjure_lib.sde import Mixture, Schedule
+from conjure_lib.sde import WEIGHTINGS, Mixture, Schedule
 from conjure_lib.similarity import (
     DistanceMatrix,
     Estimate,
@@ -21,6 +21,7 @@ from conjure_lib.similarity import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "WEIGHTINGS",
     "DistanceMatrix",
     "Estimate",
     "GenerativeProcess",

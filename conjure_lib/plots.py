@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from conjure_lib.process import GenerativeProcess
+from conjure_lib.sde import Weighting
+from conjure_lib.similarity import DistanceMatrix, Estimate, Trace
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 SEQUENTIAL = "mako_r"  # perceptually uniform, comes with seaborn
+OUTLINED = 0.85  # the share of a picture that stays outside the outlines of `pair_figure`
 
 
 def use_style() -> None:
@@ -26,3 +41,140 @@ def use_style() -> None:
         return
     if get_ipython() is not None:
         set_matplotlib_formats("svg")
+
+
+def pair_figure(
+    process: GenerativeProcess, trace: Trace, weighting: Weighting = "sde", columns: int = 10
+) -> Figure:
+    """The reading of one pair: both trajectories, both denoised views of each, where they differ.
+
+    Each half follows the trajectory of one prompt from noise (left) to picture (right). Middle
+    row: what the network saw. Above and below it: the denoised views under the first and under
+    the second prompt, with the regions outlined where their noise predictions differ most (the
+    top 15 % of the picture). Under each half: what each step adds to the distance.
+
+    Args:
+        trace: one draw, from :func:`conjure_lib.trace`.
+        columns: how many steps are shown, evenly spread, where the trace has more.
+    """
+    if process.decode is None:
+        raise ValueError(f"{process.name} has no decoder: there is no picture to show")
+    shown = np.unique(np.linspace(0, len(trace.timesteps) - 1, columns).round().astype(int))
+    estimate = Estimate.from_terms(trace.terms(), trace.timesteps, process.schedule, weighting)
+    halves = _contributions(process, trace, weighting)  # (2, S)
+    figure = plt.figure(figsize=(1.05 * len(shown) + 1.4, 9.2), layout="none")
+    outer = figure.add_gridspec(2, 1, hspace=0.16, left=0.13, right=0.995, top=0.93, bottom=0.055)
+    for half, colour in zip((0, 1), PALETTE, strict=False):
+        grid = outer[half].subgridspec(
+            4, len(shown), height_ratios=[1, 1, 1, 0.7], hspace=0.06, wspace=0.04
+        )
+        rows = _denoised_rows(process, trace, half, shown)
+        heat = _difference_map(trace, half, shown, rows[0].shape[1:3])
+        order = [rows[1], rows[0], rows[2]]
+        speakers = [trace.prompts[0], trace.prompts[half], trace.prompts[1]]
+        roles = ["seen by", "path of", "seen by"]
+        labels = [f"{r}\n“{_short(p)}”" for r, p in zip(roles, speakers, strict=True)]
+        for row, (pictures, label) in enumerate(zip(order, labels, strict=True)):
+            for column, picture in enumerate(pictures):
+                axis = figure.add_subplot(grid[row, column])
+                axis.imshow(picture, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+                sns.despine(ax=axis, left=True, bottom=True)
+                if row != 1:
+                    level = float(np.quantile(heat[column], OUTLINED))
+                    axis.contour(heat[column], levels=[level], colors=[colour], linewidths=1.1)
+                if column == 0:
+                    axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        bars = figure.add_subplot(grid[3, :])
+        _contribution_bars(bars, halves[half], halves.max(), trace.timesteps, colour, weighting)
+    unit = " nats" if weighting == "sde" else ""
+    figure.suptitle(
+        f"“{_short(trace.prompts[0], 48)}” and “{_short(trace.prompts[1], 48)}”: "
+        f"{estimate.value:.3g}{unit} in this draw (weighting “{weighting}”)",
+        fontsize=11,
+    )
+    return figure
+
+
+def _contributions(process: GenerativeProcess, trace: Trace, weighting: Weighting) -> np.ndarray:
+    """What each step of each half adds to the distance of this draw, (2, S)."""
+    terms = trace.terms()
+    return np.stack(
+        [
+            Estimate.from_terms(
+                terms * (np.arange(2) == half), trace.timesteps, process.schedule, weighting
+            ).by_step
+            for half in (0, 1)
+        ]
+    )
+
+
+def _denoised_rows(
+    process: GenerativeProcess, trace: Trace, half: int, shown: np.ndarray
+) -> list[np.ndarray]:
+    """Pictures (columns, height, width, 3): the state, and the denoised views under y1 and y2."""
+    assert process.decode is not None
+    x, t = trace.states[half, shown], trace.timesteps[shown]
+    views = [process.clean(x, t, trace.eps[half, j, shown]) for j in (0, 1)]
+    return [process.decode(latents) for latents in (x, *views)]
+
+
+def _difference_map(
+    trace: Trace, half: int, shown: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """‖Δε‖² at each place, brought to picture size: (columns, height, width)."""
+    square = (trace.eps[half, 0, shown] - trace.eps[half, 1, shown]).square().sum(1, keepdim=True)
+    return F.interpolate(square, size=size, mode="bicubic")[:, 0].cpu().numpy()
+
+
+def _contribution_bars(
+    axis: Any, values: np.ndarray, top: float, timesteps: Tensor, colour: str, weighting: str
+) -> None:
+    axis.bar(range(len(values)), values, color=colour, width=0.72)
+    axis.set(xlim=(-0.5, len(values) - 0.5), ylim=(0, 1.08 * top if top else 1))
+    axis.set_xticks(range(len(values)), [str(int(t)) for t in timesteps], fontsize=7)
+    axis.tick_params(axis="y", labelsize=7)
+    axis.set_ylabel("adds\n(nats)" if weighting == "sde" else "adds", fontsize=8, rotation=0,
+                    ha="right", va="center")  # fmt: skip
+    axis.set_xlabel("timestep t", fontsize=8, labelpad=1)
+
+
+def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Figure:
+    """The distance matrix of some prompts with its dendrogram (average linkage)."""
+    tree = linkage(squareform(matrix.value, checks=False), method="average")
+    size = 2.2 + 0.42 * len(matrix.prompts)
+    grid = sns.clustermap(
+        matrix.value,
+        row_linkage=tree,
+        col_linkage=tree,
+        cmap=SEQUENTIAL,
+        figsize=(size, size * 0.92),
+        xticklabels=matrix.prompts,
+        yticklabels=matrix.prompts,
+        dendrogram_ratio=0.16,
+        cbar_pos=(0.02, 0.85, 0.03, 0.12),
+        cbar_kws={"label": label},
+    )
+    grid.ax_heatmap.tick_params(length=0)
+    return grid.figure
+
+
+def picture_grid(
+    pictures: np.ndarray, titles: Sequence[str], columns: int = 8, size: float = 1.25
+) -> Figure:
+    """Pictures (n, height, width, 3) with their titles, row by row."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size * columns, 1.22 * size * rows), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(title, fontsize=7.5)
+    return figure
+
+
+def _short(text: str, most: int = 22) -> str:
+    """``text`` cut for a label."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"

@@ -31,7 +31,7 @@ class GenerativeProcess:
     """One noise-prediction interface over a diffusion model.
 
     Attributes:
-        predict: ε_θ; takes x (n, *latent_shape), t (n,) and a conditioning (n, …), returns ε like x.
+        predict: ε_θ of x (n, *latent_shape), t (n,) and a conditioning (n, …); shaped like x.
         encode: texts to their conditioning, shape (n, …).
         scheduler: the diffusers scheduler of the checkpoint; samplers take their schedule from it.
         latent_shape: shape of one latent, for Stable Diffusion v1.4 (4, 64, 64).

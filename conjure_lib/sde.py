@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 Weighting = Literal["sde", "score", "noise"]
-WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
 
 @dataclass(frozen=True)

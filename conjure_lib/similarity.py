@@ -134,7 +134,7 @@ def pair_terms(
             )
             for d, (x, eps, guided) in zip(group, paths, strict=True):
                 if pairing == "crossed":
-                    first, second = (torch.tensor(side, dtype=torch.long) for side in _sides(unique))
+                    first, second = torch.tensor(unique, dtype=torch.long).reshape(-1, 2).T
                     square = _square(guided[first] - guided[second])
                     found[:, d] = np.stack([square, square], axis=2)
                 else:
@@ -183,7 +183,7 @@ def distance(
 
 @dataclass(frozen=True)
 class DistanceMatrix:
-    """Distances of n prompts: ``value`` and ``stderr`` of shape (n, n), symmetric, zero diagonal."""
+    """Distances of n prompts: ``value`` and ``stderr`` (n, n), symmetric with zero diagonals."""
 
     prompts: list[str]
     value: np.ndarray
@@ -198,10 +198,10 @@ def distance_matrix(
     rows, columns = np.triu_indices(len(prompts), 1)
     pairs = [(prompts[i], prompts[j]) for i, j in zip(rows, columns, strict=True)]
     estimates = distances(process, pairs, **settings)
-    value, stderr = (np.zeros((len(prompts),) * 2) for _ in range(2))
-    for matrix, numbers in ((value, [e.value for e in estimates]), (stderr, [e.stderr for e in estimates])):
-        matrix[rows, columns] = matrix[columns, rows] = numbers
-    return DistanceMatrix(prompts, value, stderr)
+    both = np.zeros((2, len(prompts), len(prompts)))  # values, standard errors
+    both[:, rows, columns] = [[e.value for e in estimates], [e.stderr for e in estimates]]
+    both += both.transpose(0, 2, 1)
+    return DistanceMatrix(prompts, both[0], both[1])
 
 
 @dataclass(frozen=True)
@@ -247,12 +247,12 @@ def trace(
     )
     t = path.timesteps.to(process.device)
     other = torch.stack(
-        [process.eps(path.states[i], t, condition[[1 - i]].expand(steps, *condition.shape[1:]))
-         for i in range(2)]
+        [
+            process.eps(path.states[i], t, condition[[1 - i]].expand(steps, *condition.shape[1:]))
+            for i in range(2)
+        ]
     )
-    eps = torch.stack(
-        [torch.stack([path.eps[0], other[0]]), torch.stack([other[1], path.eps[1]])]
-    )
+    eps = torch.stack([torch.stack([path.eps[0], other[0]]), torch.stack([other[1], path.eps[1]])])
     return Trace((y1, y2), path.timesteps, path.states, eps, guidance)
 
 
@@ -280,7 +280,13 @@ class Scorer:
         pair's own mixture: φ(y) = [√w_i ε(x_i, t_i|y)]_i. N prompts need N evaluations an anchor
         and not N². An approximation; the book measures how close it comes.
         """
-        options = {"steps": 10, "draws": 5, "guidance": 1.0, "sampler": "ddim", "seed": 0}
+        options: dict[str, Any] = {
+            "steps": 10,
+            "draws": 5,
+            "guidance": 1.0,
+            "sampler": "ddim",
+            "seed": 0,
+        }
         options |= {k: v for k, v in self.settings.items() if k in options}
         process, draws = self.process, list(range(int(options.pop("draws"))))
         scale = abs(float(options.pop("guidance")))
@@ -372,10 +378,6 @@ def _cross_evaluate(
 def _square(difference: Tensor) -> np.ndarray:
     """Squared norms over all latent dimensions, float64: (a, b, …) to (a, b)."""
     return difference.double().flatten(2).square().sum(-1).cpu().numpy()
-
-
-def _sides(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    return [i for i, _ in pairs], [j for _, j in pairs]
 
 
 def _groups(count: int, size: int) -> Iterator[list[int]]:

@@ -62,18 +62,12 @@ def train_autoencoder(
     model = build()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        rng = np.random.default_rng(generator.initial_seed())
-        pictures = compose(batch, len(emoji), rng)
-        shift = int(rng.integers(len(emoji)))
-        pictures = [
-            Picture(tuple((k + shift) % len(emoji) for k in p.parts), p.layout) for p in pictures
-        ]
-        x = to_tensor(np.stack([draw(p, emoji, rng) for p in pictures]))
+        x = _drawings(emoji, batch, generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample(generator)).sample
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        return F.mse_loss(y.float(), x) + 0.2 * F.l1_loss(y.float(), x) + KL_WEIGHT * kl
+        return _difference(y, x) + KL_WEIGHT * kl
 
     train(
         model,
@@ -86,3 +80,47 @@ def train_autoencoder(
         evaluate=lambda step: {"psnr": reconstruction_psnr(model, emoji)},
     )
     return model
+
+
+def train_decoder(
+    model: AutoencoderKL, emoji: Sequence[Emoji], folder: Path, steps: int, batch: int = 32
+) -> None:
+    """Train the decoder alone, in place: latents stay what the U-Net has learned, pictures gain."""
+    model.requires_grad_(False)
+    for part in (model.decoder, model.post_quant_conv):
+        part.requires_grad_(True)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        x = _drawings(emoji, batch, generator)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad():
+                z = model.encode(x).latent_dist.sample(generator)
+            y = model.decode(z).sample
+        return _difference(y, x)
+
+    train(
+        model,
+        loss,
+        folder,
+        steps=steps,
+        learning_rate=1e-3,
+        seed=8,
+        ema=0.99,
+        evaluate=lambda step: {"psnr": reconstruction_psnr(model, emoji)},
+    )
+
+
+def _drawings(emoji: Sequence[Emoji], batch: int, generator: torch.Generator) -> Tensor:
+    """``batch`` fresh pictures, (batch, 3, 64, 64)."""
+    rng = np.random.default_rng(generator.initial_seed())
+    pictures = compose(batch, len(emoji), rng)
+    shift = int(rng.integers(len(emoji)))  # `compose` begins with the first emoji
+    pictures = [
+        Picture(tuple((k + shift) % len(emoji) for k in p.parts), p.layout) for p in pictures
+    ]
+    return to_tensor(np.stack([draw(p, emoji, rng) for p in pictures]))
+
+
+def _difference(y: Tensor, x: Tensor) -> Tensor:
+    """Squared and a little absolute error: the second keeps edges sharp."""
+    return F.mse_loss(y.float(), x) + 0.2 * F.l1_loss(y.float(), x)

@@ -59,6 +59,7 @@ def train(
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=folder.name, mininterval=5)
     smoothed, began = None, time.time()
     model.train()
+    warmup = max(1, min(warmup, steps // 10))
     for step in bar:
         progress = (step - warmup) / max(1, steps - warmup)
         scale = min(1.0, (step + 1) / warmup) * (

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SIZE = 64  # pixels on a side
+CELL = 96  # pixels of a bitmap in the sample sheet
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
 VARIATION_SELECTOR = "\ufe0f"
@@ -81,6 +82,44 @@ def load_emoji(font_file: Path, annotations_file: Path) -> list[Emoji]:
     return emoji
 
 
+SAMPLE = (
+    "red heart", "grinning face", "crying face", "angry face", "smiling face with sunglasses",
+    "thumbs up", "eyes", "brain", "woman", "man", "baby", "prince", "mage", "woman dancing", "cat", "dog",
+    "horse", "tiger", "leopard", "elephant", "mouse", "bird", "fish", "butterfly", "snake", "rose",
+    "sunflower", "evergreen tree", "cactus", "grapes", "banana", "red apple", "strawberry", "carrot",
+    "bread", "pizza", "hamburger", "ice cream", "hot beverage", "house", "castle", "church", "tent",
+    "volcano", "beach with umbrella", "sunrise", "rainbow", "sun", "crescent moon", "star",
+    "snowflake", "fire", "automobile", "bus", "bicycle", "airplane", "sailboat", "rocket",
+    "soccer ball", "guitar", "trumpet", "open book", "key", "headstone",
+)  # fmt: skip
+"""Names of the sixty-four emoji that come with the repository."""
+
+
+def save_sample(emoji: Sequence[Emoji], folder: Path) -> None:
+    """Keep the emoji of ``SAMPLE`` as one sheet (8×8 bitmaps) and their words as JSON."""
+    by_name = {e.name: e for e in emoji}
+    chosen = [by_name[name] for name in SAMPLE]
+    sheet = Image.new("RGBA", (8 * CELL, 8 * CELL))
+    for i, one in enumerate(chosen):
+        bitmap = ImageOps.contain(one.bitmap, (CELL, CELL), Image.Resampling.LANCZOS)
+        sheet.paste(bitmap, (i % 8 * CELL, i // 8 * CELL))
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet.save(folder / "sheet.png", optimize=True)
+    words = [{"text": e.text, "name": e.name, "keywords": e.keywords} for e in chosen]
+    (folder / "words.json").write_text(json.dumps(words, ensure_ascii=False, indent=0) + "\n")
+
+
+def load_sample(folder: Path) -> list[Emoji]:
+    """The emoji that :func:`save_sample` has kept: enough to run the recipe at a small scale."""
+    sheet = Image.open(folder / "sheet.png").convert("RGBA")
+    words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+    cells = [(i % 8 * CELL, i // 8 * CELL) for i in range(len(words))]
+    return [
+        Emoji(w["text"], w["name"], tuple(w["keywords"]), sheet.crop((x, y, x + CELL, y + CELL)))
+        for w, (x, y) in zip(words, cells, strict=True)
+    ]
+
+
 def paste(canvas: Image.Image, bitmap: Image.Image, size: int, centre: tuple[int, int]) -> None:
     """Draw ``bitmap`` with ``size`` pixels on its longer side around ``centre``."""
     width, height = bitmap.size
@@ -111,7 +150,7 @@ def draw(picture: Picture, emoji: Sequence[Emoji], rng: np.random.Generator) -> 
             size, slack = int(rng.integers(27, 33)), 2
         shift = rng.integers(-slack, slack + 1, 2) if slack else (0, 0)
         paste(canvas, bitmap, size, (x + int(shift[0]), y + int(shift[1])))
-    return np.asarray(canvas.convert("RGB"))
+    return np.array(canvas.convert("RGB"))
 
 
 def compose(count: int, n_emoji: int, rng: np.random.Generator) -> list[Picture]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from conjure_lib import load
+from conjure_lib.plots import picture_grid, use_style
 from training.unet import build_scheduler
 
 CONTACT_SHEET = (
@@ -22,7 +26,7 @@ CONTACT_SHEET = (
 def assemble(
     autoencoder: AutoencoderKL,
     text_encoder: CLIPTextModel,
-    tokenizer,  # type: ignore[no-untyped-def]
+    tokenizer: Any,
     unet: UNet2DConditionModel,
     scaling_factor: float,
     folder: Path,
@@ -41,5 +45,30 @@ def assemble(
     )
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     files = sorted(f for f in folder.glob("*/*") if f.suffix in (".safetensors", ".json"))
-    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder)}" for f in files]
+    lines = [
+        f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder)}" for f in files
+    ]
     (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+def write_log(work: Path, folder: Path, table_variance: float) -> None:
+    """``training_log.json``: the loss curves and measurements of every stage."""
+    stages = {}
+    for file in sorted(work.glob("*/log.jsonl")):
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        stages[file.parent.name] = {
+            record["step"]: record for record in records
+        }  # resumed steps once
+    log = {
+        "token_table_variance_kept": table_variance,
+        "stages": {name: list(by_step.values()) for name, by_step in stages.items()},
+    }
+    (folder / "training_log.json").write_text(json.dumps(log, indent=0) + "\n")
+
+
+def contact_sheet(folder: Path, file: Path, *, guidance: float = 3.0, seed: int = 0) -> None:
+    """Pictures of the prompts of ``CONTACT_SHEET`` by the finished pipeline, as one PNG."""
+    process = load(folder)
+    use_style()
+    pictures = process.generate(CONTACT_SHEET, steps=50, guidance=guidance, seed=seed)
+    picture_grid(pictures, CONTACT_SHEET, columns=6).savefig(file, dpi=130)

@@ -14,8 +14,9 @@ All of it is frozen afterwards: the U-Net learns to read it, as in Stable Diffus
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,7 +75,9 @@ def teach(teacher: Path, ids: Sequence[list[int]], pad: int, batch: int = 256) -
     for first in tqdm(range(0, len(ids), batch), desc="teacher", mininterval=5):
         rows = order[first : first + batch]
         tokens = pad_ids([ids[i] for i in rows], max(len(ids[i]) for i in rows), pad)
-        mask = torch.tensor([[1] * len(ids[i]) + [0] * (tokens.shape[1] - len(ids[i])) for i in rows])
+        mask = torch.tensor(
+            [[1] * len(ids[i]) + [0] * (tokens.shape[1] - len(ids[i])) for i in rows]
+        )
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -95,9 +98,8 @@ def principal_components(vectors: Tensor, width: int) -> tuple[Tensor, Tensor, f
     return mean, basis[:, -width:].flip(1).float(), kept
 
 
-def wordnet_texts(folder: Path) -> list[str]:
-    """Lemmas, definitions and examples from the data files of WordNet 3.0."""
-    texts: list[str] = []
+def _wordnet_entries(folder: Path) -> Iterator[tuple[list[str], str]]:
+    """(lemmas, gloss) of every synset in the data files of WordNet 3.0."""
     for part in ("noun", "verb", "adj", "adv"):
         for line in (folder / f"data.{part}").read_text(encoding="utf-8").splitlines():
             if line.startswith("  "):  # the licence at the head of each file
@@ -105,23 +107,43 @@ def wordnet_texts(folder: Path) -> list[str]:
             data, _, gloss = line.partition(" | ")
             fields = data.split()
             lemmas = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-            texts += [re.sub(r"\(.*\)$", "", lemma).replace("_", " ") for lemma in lemmas]
-            definition, *examples = gloss.split('"')
-            texts += [definition.strip(" ;:")] + [e for e in examples if len(e.strip(" ;,")) > 3]
+            yield [re.sub(r"\(.*\)$", "", lemma).replace("_", " ") for lemma in lemmas], gloss
+
+
+def wordnet_lemmas(folder: Path) -> list[str]:
+    """Every lemma of WordNet of one or two words, each once, no names of people and places."""
+    lemmas = (lemma for entry, _ in _wordnet_entries(folder) for lemma in entry)
+    return [w for w in dict.fromkeys(lemmas) if w.islower() and w.count(" ") < 2 and len(w) > 2]
+
+
+def wordnet_texts(folder: Path) -> list[str]:
+    """Lemmas, definitions and examples of WordNet, each once."""
+    texts: list[str] = []
+    for lemmas, gloss in _wordnet_entries(folder):
+        definition, *examples = gloss.split('"')
+        texts += (
+            lemmas + [definition.strip(" ;:")] + [e for e in examples if len(e.strip(" ;,")) > 3]
+        )
     return [t for t in dict.fromkeys(texts) if t.strip()]
+
+
+def sample_texts(texts: Sequence[str], count: int = 140_000, seed: int = 7) -> list[str]:
+    """``count`` of the texts, chosen once."""
+    rng = np.random.default_rng(seed)
+    return [texts[i] for i in rng.choice(len(texts), min(len(texts), count), replace=False)]
 
 
 def train_text_encoder(
     teacher: Path, texts: Iterable[str], folder: Path, steps: int, batch: int = 128
 ) -> tuple[CLIPTextModel, object, float]:
-    """Distil (or resume); returns the model, its tokenizer and the variance that the table keeps."""
+    """Distil (or resume); returns model, tokenizer and the variance that the table keeps."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(teacher)
     pad, cls, sep = tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id
     torch.manual_seed(2)
     model = build(len(tokenizer), sep, cls, pad)
     cache = folder / "targets.safetensors"
-    texts = list(texts)
+    texts = list(dict.fromkeys(texts))
     ids = tokenizer(texts, truncation=True, max_length=LENGTH)["input_ids"]
     if not cache.exists():
         alone = teach(teacher, [[cls, k, sep] for k in range(len(tokenizer))], pad)
@@ -167,26 +189,30 @@ def train_text_encoder(
 
 
 def near_words(
-    teacher: Path, emoji: Sequence[Emoji], words: Sequence[str], least: float = 0.6, most: int = 12
+    teacher: Path,
+    emoji: Sequence[Emoji],
+    words: Sequence[str],
+    cache: Path,
+    least: float = 0.6,
+    most: int = 12,
 ) -> list[Emoji]:
     """Emoji with the ``words`` that the teacher puts next to their names (cosine >= ``least``).
 
     They widen the vocabulary of the captions from four thousand words to some twenty thousand.
     """
-    tokenizer = build_tokenizer(teacher)
-    pad = tokenizer.pad_token_id
-    names = teach(teacher, tokenizer([e.name for e in emoji])["input_ids"], pad)
-    vectors = teach(teacher, tokenizer(list(words), truncation=True)["input_ids"], pad)
-    result = []
-    for one, cosine in zip(emoji, names @ vectors.T, strict=True):
-        best = cosine.topk(most)
-        near = [
-            words[int(i)]
-            for value, i in zip(best.values, best.indices, strict=True)
-            if value >= least and words[int(i)].lower() != one.name.lower()
-        ]
-        result.append(replace(one, near=tuple(near)))
-    return result
+    if not cache.exists():
+        tokenizer = build_tokenizer(teacher)
+        pad = tokenizer.pad_token_id
+        names = teach(teacher, tokenizer([e.name for e in emoji])["input_ids"], pad)
+        vectors = teach(teacher, tokenizer(list(words), truncation=True)["input_ids"], pad)
+        near = {}
+        for one, cosine in zip(emoji, names @ vectors.T, strict=True):
+            best = cosine.topk(most)
+            close = [words[int(i)] for i in best.indices[best.values >= least]]
+            near[one.name] = [word for word in close if word != one.name.lower()]
+        cache.write_text(json.dumps(near, indent=0), encoding="utf-8")
+    found = json.loads(cache.read_text(encoding="utf-8"))
+    return [replace(one, near=tuple(found[one.name])) for one in emoji]
 
 
 def caption_texts(emoji: Sequence[Emoji], count: int, seed: int = 3) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def train_unet(
     pictures: Sequence[Picture],
     latents: Tensor,
     text_encoder: CLIPTextModel,
-    tokenizer,  # type: ignore[no-untyped-def]
+    tokenizer: Any,
     folder: Path,
     steps: int,
     batch: int = 64,
@@ -102,7 +103,11 @@ def train_unet(
 
     def embed(texts: Sequence[str]) -> Tensor:
         tokens = tokenizer(
-            list(texts), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+            list(texts),
+            padding="max_length",
+            max_length=LENGTH,
+            truncation=True,
+            return_tensors="pt",
         )
         with torch.no_grad():
             return text_encoder(input_ids=tokens.input_ids).last_hidden_state  # (n, 32, 192)

@@ -1,0 +1,54 @@
+# Two commands do everything; both set up .venv first.
+#
+#   make book    execute the chapters and build the book into _build/html
+#   make test    run the whole test suite
+#
+# and the steps that they are made of:
+#
+#   make setup   the environment alone
+#   make lint    ruff and mypy
+#   make execute the chapters alone, into _build/executed/PROFILE
+#   make html    the book from chapters that are executed already
+#   make clean   remove what was built, keep the environment
+#
+# PROFILE=ci|book|gpu picks the parameters of the chapters (notebooks/profiles), and
+# PYTHON=python3.12 the interpreter that .venv is made with.
+
+PYTHON ?= python3
+PROFILE ?= book
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup book test lint execute html clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --requirement requirements.txt --editable .
+	@touch $@
+
+book: execute
+	$(BIN)/python book/build_book.py --profile $(PROFILE)
+
+execute: $(READY)
+	$(BIN)/python book/execute.py --profile $(PROFILE)
+
+html: $(READY)
+	$(BIN)/python book/build_book.py --profile $(PROFILE)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf _build build

@@ -1,0 +1,171 @@
+"""Build the Jupyter Book from the executed chapters.
+
+    python book/build_book.py --profile book
+
+The sources are put together in _build/book-src, laid out as in the repository, so that relative
+links hold in both places; the pages land in _build/html. Warnings are errors, and so is anything
+in a page that a reader without a network would miss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import yaml
+from execute import ROOT, ChapterError, chapters
+
+COLAB = "https://colab.research.google.com"
+LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "prefetch"}
+# url(...) and @import of style sheets, wherever they stand
+STYLE_ADDRESS = re.compile(r"""(?:url\(|@import)\s*["']?\s*((?:https?:)?//[^"')\s;]+)""", re.I)
+
+
+def repository_url() -> str | None:
+    """The public https address of the repository, without credentials; None where there is none.
+
+    From CONJURE_REPOSITORY, or else from the git remote called origin. The theme knows the page
+    layouts of GitHub and GitLab; other hosts are left out.
+    """
+    address = os.environ.get("CONJURE_REPOSITORY")
+    if address is None:
+        command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+        address = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    pattern = r"https://(?:[^/@\s]+@)?([\w.-]*git(?:hub|lab)[\w.-]*/[\w.-]+/[\w.-]+?)(?:\.git)?/?"
+    match = re.fullmatch(pattern, address.strip())
+    return f"https://{match[1]}" if match else None
+
+
+def effective_config(config: Mapping[str, Any], repository: str | None) -> dict[str, Any]:
+    """``config`` with the buttons that need an address, where there is one."""
+    buttons = ("use_repository_button", "use_issues_button", "use_edit_page_button")
+    html = {**config.get("html", {}), **dict.fromkeys(buttons, repository is not None)}
+    launch = {"colab_url": COLAB if (repository or "").startswith("https://github.com/") else ""}
+    place = {"url": repository or "", "branch": "main"}
+    return {**config, "html": html, "launch_buttons": launch, "repository": place}
+
+
+def cost_table(records: Mapping[str, Mapping[str, Any]], profile: str) -> str:
+    """A Markdown table of what each chapter cost; ``records`` by notebook stem."""
+    lines = ["| chapter | seconds | peak memory, MiB |", "|---|---:|---:|"]
+    lines += [
+        f"| [](../notebooks/{stem}.ipynb) | {record['seconds']:.0f} | {record['peak_mib']:.0f} |"
+        for stem, record in records.items()
+    ]
+    total = sum(record["seconds"] for record in records.values())
+    setups = {
+        f"Python {r['python']}, torch {r['torch']}, diffusers {r['diffusers']} and transformers "
+        f"{r['transformers']}, {r['cores']} cores"
+        for r in records.values()
+    }
+    lines += [f"| together | {total:.0f} | |", "", f"Profile `{profile}`; {'; '.join(setups)}."]
+    return "\n".join(lines) + "\n"
+
+
+def put_together(root: Path, executed: Path, source: Path, repository: str | None) -> None:
+    """Fill the folder ``source`` with everything that the book is built from.
+
+    Raises:
+        ChapterError: a chapter has not been executed under this profile.
+    """
+    shutil.rmtree(source, ignore_errors=True)
+    ignore = shutil.ignore_patterns("*.py", "__pycache__")
+    shutil.copytree(root / "book", source / "book", ignore=ignore)
+    (source / "notebooks").mkdir()
+    records = {}
+    for notebook in chapters(root / "notebooks"):
+        record = executed / f"{notebook.stem}.json"
+        if not record.is_file():
+            raise ChapterError(f"{notebook.name} is not executed yet: make book does it")
+        records[notebook.stem] = json.loads(record.read_text())
+        shutil.copy(executed / notebook.name, source / "notebooks")
+    (source / "book" / "cost_table.txt").write_text(cost_table(records, executed.name))
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    effective = yaml.safe_dump(effective_config(config, repository), allow_unicode=True)
+    (source / "_config.yml").write_text(effective, encoding="utf-8")
+    shutil.copy(root / "_toc.yml", source)
+
+
+def build(source: Path, output: Path) -> Path:
+    """Build ``source`` anew into ``output``/_build/html, which is returned.
+
+    Raises:
+        ChapterError: Sphinx warned or failed; its own words are on standard error.
+    """
+    html = output / "_build" / "html"
+    shutil.rmtree(html, ignore_errors=True)
+    shutil.rmtree(output / "_build" / ".doctrees", ignore_errors=True)
+    tool = str(Path(sys.executable).with_name("jupyter-book"))
+    options = ["--path-output", str(output), "--warningiserror", "--keep-going", "--quiet"]
+    if subprocess.run([tool, "build", str(source), *options], check=False).returncode:
+        raise ChapterError("the book was not built: a warning is an error here, see above")
+    return html
+
+
+class _Loaded(HTMLParser):
+    """Collects the addresses that a browser fetches by itself when it shows a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.in_style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.in_style = tag == "style"
+        if tag == "link" and not LOADED_LINKS & set(values.get("rel", "").lower().split()):
+            values.pop("href", None)  # such as rel="canonical", which nothing fetches
+        names = ["src", "srcset", "poster", "data"] + ["href"] * (tag in ("link", "image", "use"))
+        for name in names:
+            self.found += [
+                part.split()[0] for part in values.get(name, "").split(",") if part.strip()
+            ]
+        self.found += STYLE_ADDRESS.findall(values.get("style", ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.in_style:
+            self.found += STYLE_ADDRESS.findall(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_style = False
+
+
+def outside_resources(html: Path) -> Iterator[tuple[Path, str]]:
+    """Every script, style sheet, font, picture or frame that a built page takes from elsewhere."""
+    for page in sorted(html.rglob("*.html")):
+        parser = _Loaded()
+        parser.feed(page.read_text(encoding="utf-8"))
+        for address in parser.found:
+            if re.match(r"(https?:)?//", address):
+                yield page.relative_to(html), address
+    for sheet in sorted(html.rglob("*.css")):
+        for address in STYLE_ADDRESS.findall(sheet.read_text(encoding="utf-8")):
+            yield sheet.relative_to(html), address
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Build the book from the executed chapters.")
+    parser.add_argument("--profile", default="book", help="which executed chapters to take")
+    profile = parser.parse_args(arguments).profile
+    source = ROOT / "_build" / "book-src"
+    try:
+        put_together(ROOT, ROOT / "_build" / "executed" / profile, source, repository_url())
+        html = build(source, ROOT)
+        if outside := [f"{page} loads {address}" for page, address in outside_resources(html)]:
+            raise ChapterError("the book needs a network:\n" + "\n".join(outside))
+    except ChapterError as error:
+        sys.exit(f"\nFAILED: {error}")
+    print(f"The book is built. Open {os.path.relpath(html / 'index.html')} in a browser.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Run, or resume, the whole recipe: ``python -m training``. Hours on two CPU cores."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from training.autoencoder import train_autoencoder, train_decoder
+from training.pictures import load_emoji, save_sample
+from training.pipeline import assemble, contact_sheet, write_log
+from training.sources import ANNOTATIONS, FONT, TEACHER, WORDNET, fetch
+from training.text_encoder import (
+    caption_texts,
+    near_words,
+    sample_texts,
+    train_text_encoder,
+    wordnet_lemmas,
+    wordnet_texts,
+)
+from training.unet import encode_pictures, picture_set, train_unet
+
+
+def main() -> None:
+    """Every stage keeps its checkpoints in ``--work`` and starts from them when run again."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("_training"), help="checkpoints, caches")
+    parser.add_argument("--out", type=Path, default=Path("data/emoji-diffusion"))
+    parser.add_argument("--autoencoder-steps", type=int, default=2200)
+    parser.add_argument("--decoder-steps", type=int, default=1500)
+    parser.add_argument("--text-encoder-steps", type=int, default=3500)
+    parser.add_argument("--unet-steps", type=int, default=9000)
+    parser.add_argument("--pictures", type=int, default=24_000)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    work, sources = options.work, options.work / "sources"
+
+    fetch(sources)
+    emoji = load_emoji(sources / FONT, sources / ANNOTATIONS)
+    logging.info("%d emoji", len(emoji))
+    save_sample(emoji, options.out.parent / "emoji-sample")
+    autoencoder = train_autoencoder(emoji, work / "autoencoder", options.autoencoder_steps)
+
+    texts = sample_texts(wordnet_texts(sources / WORDNET)) + caption_texts(emoji, 30_000)
+    text_encoder, tokenizer, kept = train_text_encoder(
+        sources / TEACHER, texts, work / "text_encoder", options.text_encoder_steps
+    )
+    logging.info("the token table keeps %.3f of the teacher's variance", kept)
+
+    lemmas = wordnet_lemmas(sources / WORDNET)
+    emoji = near_words(sources / TEACHER, emoji, lemmas, work / "near_words.json")
+    pictures = picture_set(options.pictures, len(emoji))
+    latents = encode_pictures(autoencoder, emoji, pictures, work / "latents.safetensors")
+    scaling = 1 / float(latents.std())
+    unet = train_unet(
+        emoji,
+        pictures,
+        latents * scaling,
+        text_encoder,
+        tokenizer,
+        work / "unet",
+        options.unet_steps,
+    )
+    train_decoder(autoencoder, emoji, work / "decoder", options.decoder_steps)
+    assemble(autoencoder, text_encoder, tokenizer, unet, scaling, options.out)
+    write_log(work, options.out, kept)
+    contact_sheet(options.out, options.out / "contact_sheet.png")
+
+
+if __name__ == "__main__":
+    main()

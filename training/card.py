@@ -1,0 +1,146 @@
+"""The model card: measure the finished model and write ``README.md`` beside its weights.
+
+Run after training as ``python -m training.card``; it needs ``CONJURE_DATA`` for the benchmarks.
+Nothing in the card is typed by hand that a run can measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+import transformers
+from diffusers import DiffusionPipeline
+
+from conjure_lib import WEIGHTINGS, Estimate, GenerativeProcess, from_pipeline, load, pair_terms
+from conjure_lib.benchmarks import agreement, load_pairs
+from training import unet as unet_recipe
+from training.autoencoder import reconstruction_psnr
+from training.pictures import load_emoji
+from training.sources import ANNOTATIONS, FONT
+
+BENCHMARKS = ("rg65", "simlex999")
+SETTINGS: dict[str, Any] = {"steps": 10, "draws": 5, "guidance": 1.0, "sampler": "ddim", "seed": 0}
+
+
+def conjured(process: GenerativeProcess, label: str) -> list[dict[str, Any]]:
+    """Agreement of minus the distance with people, under every weighting."""
+    rows = []
+    for name in BENCHMARKS:
+        table = load_pairs(name)
+        pairs = list(zip(table["text1"], table["text2"], strict=True))
+        terms, timesteps = pair_terms(process, pairs, **SETTINGS)
+        for weighting in WEIGHTINGS:
+            schedule = process.schedule
+            values = [-Estimate.from_terms(t, timesteps, schedule, weighting).value for t in terms]
+            method = f"{label}, weighting {weighting}"
+            rows += [{"benchmark": name, "method": method, **r} for r in agreement(table, values)]
+    return rows
+
+
+def text_encoder_alone(pipeline: DiffusionPipeline) -> list[dict[str, Any]]:
+    """Agreement of the cosine of the pooled text embeddings: no picture is conjured."""
+
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        tokens = pipeline.tokenizer(
+            list(texts), padding="max_length", truncation=True, return_tensors="pt"
+        )
+        return pipeline.text_encoder(tokens.input_ids).pooler_output
+
+    rows = []
+    for name in BENCHMARKS:
+        table = load_pairs(name)
+        cosine = F.cosine_similarity(embed(table["text1"]), embed(table["text2"])).tolist()
+        method = "cosine of the text encoder alone"
+        rows += [{"benchmark": name, "method": method, **r} for r in agreement(table, cosine)]
+    return rows
+
+
+def measure(folder: Path, sources: Path) -> dict[str, Any]:
+    """Everything that the card quotes, with what it was measured on."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.to(torch.float32)
+    emoji = load_emoji(sources / FONT, sources / ANNOTATIONS)
+    parts = {name: getattr(pipeline, name) for name in ("text_encoder", "unet", "vae")}
+    rows = conjured(load(folder), "conjured distance") + text_encoder_alone(pipeline)
+    psnr = reconstruction_psnr(pipeline.vae, emoji)
+    torch.manual_seed(5)
+    pipeline.unet = unet_recipe.build()
+    rows += conjured(from_pipeline(pipeline), "control: U-Net untrained")
+    git = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False)
+    return {
+        "emoji": len(emoji),
+        "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()},
+        "megabytes": sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6,
+        "reconstruction_psnr_db": psnr,
+        "agreement": rows,
+        "settings": SETTINGS,
+        "provenance": {
+            "date": datetime.now(UTC).date().isoformat(),
+            "commit": commit.stdout.strip(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def agreement_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Methods by benchmarks, Spearman × 100 with its 95 % interval, as Markdown."""
+    names = {"rg65": "RG-65", "simlex999": "SimLex-999"}
+    parts = {"": "", "N": " nouns", "V": " verbs", "A": " adjectives"}
+    table = pd.DataFrame(rows)
+    table["column"] = table["benchmark"].map(names) + table["group"].map(parts)
+    table["cell"] = [
+        f"{100 * r.rho:.1f} [{100 * r.low:.0f}, {100 * r.high:.0f}]" for r in table.itertuples()
+    ]
+    wide = table.pivot(index="method", columns="column", values="cell")
+    wide = wide.loc[table["method"].unique(), table["column"].unique()]
+    lines = ["| | " + " | ".join(wide.columns) + " |", "|---" * (len(wide.columns) + 1) + "|"]
+    lines += [f"| {method} | " + " | ".join(cells) + " |" for method, cells in wide.iterrows()]
+    return "\n".join(lines)
+
+
+def write_card(folder: Path) -> None:
+    """Fill ``training/card_template.md`` with the measurements and write it as ``README.md``."""
+    measured = json.loads((folder / "evaluation.json").read_text())
+    log = json.loads((folder / "training_log.json").read_text())
+    last = {stage: records[-1] for stage, records in log["stages"].items()}
+    template = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
+    text = template.format(
+        agreement=agreement_table(measured["agreement"]),
+        millions={k: v / 1e6 for k, v in measured["parameters"].items()},
+        variance=100 * log["token_table_variance_kept"],
+        last=last,
+        **measured,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Measure (unless ``--text-only``) and write the card."""
+    parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("data/emoji-diffusion"))
+    parser.add_argument("--sources", type=Path, default=Path("_training/sources"))
+    parser.add_argument("--text-only", action="store_true", help="measure nothing anew")
+    options = parser.parse_args()
+    if not options.text_only:
+        measured = measure(options.folder, options.sources)
+        (options.folder / "evaluation.json").write_text(json.dumps(measured, indent=1) + "\n")
+    write_card(options.folder)
+
+
+if __name__ == "__main__":
+    main()
