@@ -9,6 +9,7 @@
 #   make lint    ruff and mypy
 #   make execute the chapters alone, into _build/executed/PROFILE
 #   make html    the book from chapters that are executed already
+#   make train   make, or go on making, the embedded model (hours)
 #   make clean   remove what was built, keep the environment
 #
 # PROFILE=ci|book|gpu picks the parameters of the chapters (notebooks/profiles), and
@@ -19,7 +20,7 @@ PROFILE ?= book
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup book test lint execute html clean
+.PHONY: help setup book test lint execute html train clean
 .DEFAULT_GOAL := help
 
 help:
@@ -49,6 +50,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+train: $(READY)
+	$(BIN)/python -m training
 
 clean:
 	rm -rf _build build

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 from execute import ROOT, ChapterError, chapters
 
+PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
 COLAB = "https://colab.research.google.com"
 LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "prefetch"}
 # url(...) and @import of style sheets, wherever they stand
@@ -71,15 +72,23 @@ def cost_table(records: Mapping[str, Mapping[str, Any]], profile: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def put_together(root: Path, executed: Path, source: Path, repository: str | None) -> None:
-    """Fill the folder ``source`` with everything that the book is built from.
+def copy_pages(root: Path, source: Path) -> None:
+    """The prose, its pictures, and what of data/ pages may include."""
+    ignore = shutil.ignore_patterns("*.py", "__pycache__")
+    shutil.copytree(root / "book", source / "book", ignore=ignore)
+    for file in (root / "data").rglob("*"):
+        if file.suffix in PAGE_PARTS:
+            copy = source / file.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+
+
+def copy_chapters(root: Path, executed: Path, source: Path) -> dict[str, dict[str, Any]]:
+    """The executed chapters; returns the records of what they cost, by notebook stem.
 
     Raises:
         ChapterError: a chapter has not been executed under this profile.
     """
-    shutil.rmtree(source, ignore_errors=True)
-    ignore = shutil.ignore_patterns("*.py", "__pycache__")
-    shutil.copytree(root / "book", source / "book", ignore=ignore)
     (source / "notebooks").mkdir()
     records = {}
     for notebook in chapters(root / "notebooks"):
@@ -88,6 +97,14 @@ def put_together(root: Path, executed: Path, source: Path, repository: str | Non
             raise ChapterError(f"{notebook.name} is not executed yet: make book does it")
         records[notebook.stem] = json.loads(record.read_text())
         shutil.copy(executed / notebook.name, source / "notebooks")
+    return records
+
+
+def put_together(root: Path, executed: Path, source: Path, repository: str | None) -> None:
+    """Fill the folder ``source`` with everything that the book is built from."""
+    shutil.rmtree(source, ignore_errors=True)
+    copy_pages(root, source)
+    records = copy_chapters(root, executed, source)
     (source / "book" / "cost_table.txt").write_text(cost_table(records, executed.name))
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     effective = yaml.safe_dump(effective_config(config, repository), allow_unicode=True)

@@ -159,6 +159,7 @@ def run(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> dict[str
             str(output),
             dict(parameters),
             kernel_name="python3",
+            language="python",
             cwd=str(notebook.parent),
             progress_bar={"desc": notebook.stem, "leave": False, "disable": None},
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),

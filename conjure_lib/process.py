@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from conjure_lib.sde import Schedule, clean_from_eps
 
@@ -94,6 +96,7 @@ class GenerativeProcess:
         sampler: str = "ddim",
         seed: int = 0,
         unconditional: Tensor | None = None,
+        progress: bool = False,
     ) -> Trajectory:
         """Reverse-time trajectories of n (prompt, draw) rows, through diffusers' own scheduler.
 
@@ -105,13 +108,15 @@ class GenerativeProcess:
             guidance: w of classifier-free guidance, s(∅) + w (s(y) - s(∅)); at 1 the
                 unconditional prediction is not computed.
             unconditional: conditioning of the empty prompt, (1, …); computed where not given.
+            progress: a progress bar, where the work takes more than two seconds.
         """
         scheduler = self.sampler(sampler, steps)
         if guidance != 1 and unconditional is None:
             unconditional = self.encode([""])
         x = x_T.to(self.device, torch.float32) * float(scheduler.init_noise_sigma)
         states, own, guided = [], [], []
-        for step, t in enumerate(scheduler.timesteps):
+        bar = tqdm(scheduler.timesteps, desc="denoising", delay=2, disable=not progress)
+        for step, t in enumerate(bar):
             x_in = scheduler.scale_model_input(x, t)
             t_rows = t.to(self.device).expand(len(x))
             eps = eps_w = self.eps(x_in, t_rows, condition)
@@ -141,7 +146,13 @@ class GenerativeProcess:
         condition = self.encode(check_prompts(prompts))
         x_T = self.noise([0], seed).expand(len(prompts), *self.latent_shape)
         path = self.trajectories(
-            condition, x_T, [0] * len(prompts), steps=steps, guidance=guidance, seed=seed
+            condition,
+            x_T,
+            [0] * len(prompts),
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            progress=True,
         )
         return self.decode(path.final)
 
@@ -170,7 +181,13 @@ class Trajectory:
 
 
 def generator(*key: int) -> torch.Generator:
-    """A generator keyed by integers, such as (seed, draw, step): never global, never positional."""
+    """A generator keyed by integers, such as (seed, draw, step): never global, never positional.
+
+    Raises:
+        ValueError: a negative seed.
+    """
+    if min(key) < 0:
+        raise ValueError(f"the seed must not be negative, and is {key[0]}")
     words = np.random.SeedSequence([int(k) for k in key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
@@ -230,10 +247,14 @@ def load(
         with _quiet():
             pipeline = diffusers.DiffusionPipeline.from_pretrained(source, **options)
             pipeline.to(target, dtype)
+    except SafetensorError as error:
+        raise ValueError(f"weights of {source!r} are damaged, fetch them again: {error}") from error
     except OSError as error:
+        if folder.is_dir():
+            raise FileNotFoundError(f"{source!r} is not a whole pipeline: {error}") from error
         raise FileNotFoundError(
             f"cannot load {source!r}: it is no folder with a diffusers pipeline, and the Hugging "
-            f"Face Hub did not give it. The embedded model is called {EMBEDDED!r}. ({error})"
+            f"Face Hub did not give it. The embedded model is called {EMBEDDED!r}."
         ) from error
     return from_pipeline(pipeline, name=name)
 
@@ -260,8 +281,11 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
     def encode(texts: Sequence[str]) -> Tensor:
         _warn_if_cut(texts, tokenizer)
         with _quiet():  # diffusers would say once more what is cut
-            embeds, _ = pipeline.encode_prompt(list(texts), unet.device, 1, False)
-        return embeds  # (n, tokens, width)
+            parts = [
+                pipeline.encode_prompt(list(texts[i : i + 64]), unet.device, 1, False)[0]
+                for i in range(0, len(texts), 64)
+            ]
+        return torch.cat(parts)  # (n, tokens, width)
 
     @torch.no_grad()
     def decode(latents: Tensor) -> np.ndarray:

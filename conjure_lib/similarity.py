@@ -94,7 +94,7 @@ def pair_terms(
             ε(x̂_t|y1) - ε(x̃_t|y2), one printed form of the algorithm, kept for comparison.
         noise: x_T of every draw, (draws, *latent_shape); drawn from ``seed`` where not given.
         batch_size: rows a network call; changes the speed and not the numbers.
-        progress: a progress bar; by default only where the work is long.
+        progress: a progress bar; by default where the work takes more than two seconds.
 
     Returns:
         Terms (P, draws, S, 2), float64, at the trajectory of the first and of the second prompt
@@ -125,9 +125,11 @@ def pair_terms(
     condition = process.encode(prompts)
     timesteps = process.sampler(sampler, steps).timesteps
     found = np.zeros((len(unique), draws, steps, 2))
-    calls = steps * draws * (len(prompts) * (1 + (guidance != 1)) + 2 * len(unique))
-    hide = calls < 2_000 if progress is None else not progress
-    with tqdm(total=calls, desc="noise predictions", unit="eval", disable=hide) as bar:
+    a_step = len(prompts) * (1 + (guidance != 1)) + 2 * len(unique) * (pairing == "same")
+    options = {"disable": progress is False, "delay": 0 if progress else 2}
+    with tqdm(
+        total=steps * draws * a_step, desc="noise predictions", unit="eval", **options
+    ) as bar:
         for group in _groups(draws, max(1, batch_size // len(prompts))):
             paths = _trajectories(
                 process, condition, group, steps, guidance, sampler, seed, noise, batch_size, bar
@@ -303,7 +305,8 @@ class Scorer:
             weights = weights * process.schedule.T
         rows = [(i, a) for i in range(len(prompts)) for a in range(len(x))]
         parts = []
-        for chunk in _chunks(rows, batch_size):
+        chunks = list(_chunks(rows, batch_size))
+        for chunk in tqdm(chunks, desc="conjured embeddings", unit="batch", delay=2):
             i, a = (torch.tensor(side) for side in zip(*chunk, strict=True))
             eps = process.eps(x[a], t[a].to(process.device), condition[i]).flatten(1).cpu()
             parts.append(scale * weights[a].sqrt().float()[:, None] * eps)

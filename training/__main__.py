@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=2200)
     parser.add_argument("--decoder-steps", type=int, default=1500)
     parser.add_argument("--text-encoder-steps", type=int, default=3500)
-    parser.add_argument("--unet-steps", type=int, default=9000)
+    parser.add_argument("--unet-steps", type=int, default=7600)
     parser.add_argument("--pictures", type=int, default=24_000)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

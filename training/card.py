@@ -30,7 +30,7 @@ from training.pictures import load_emoji
 from training.sources import ANNOTATIONS, FONT
 
 BENCHMARKS = ("rg65", "simlex999")
-SETTINGS: dict[str, Any] = {"steps": 10, "draws": 5, "guidance": 1.0, "sampler": "ddim", "seed": 0}
+SETTINGS: dict[str, Any] = {"steps": 10, "draws": 3, "guidance": 1.0, "sampler": "ddim", "seed": 0}
 
 
 def conjured(process: GenerativeProcess, label: str) -> list[dict[str, Any]]:

@@ -162,6 +162,8 @@ def train_text_encoder(
     cached = load_file(cache)
     model.get_input_embeddings().weight.data.copy_(cached["table"])
     targets = cached["targets"]
+    if len(targets) != len(ids):
+        raise ValueError(f"{cache} was made for other texts: delete it, and {folder} with it")
     held_out = range(0, len(ids), 500)  # never trained on
 
     def error(rows: Sequence[int]) -> Tensor:

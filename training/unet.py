@@ -70,7 +70,10 @@ def encode_pictures(
 ) -> Tensor:
     """Latents (n, 4, 8, 8) of ``pictures``, drawn once each; kept in ``cache``."""
     if cache.exists():
-        return load_file(cache)["latents"].float()
+        latents = load_file(cache)["latents"].float()
+        if len(latents) != len(pictures):
+            raise ValueError(f"{cache} was made for other pictures: delete it")
+        return latents
     rng = np.random.default_rng(seed)
     chunks = []
     for first in tqdm(range(0, len(pictures), 64), desc="latents", mininterval=5):

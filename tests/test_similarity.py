@@ -1,0 +1,448 @@
+"""Algorithm 1: against closed forms, and the properties that any reading of it must have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from torch import Tensor
+
+import conjure_lib as cj
+
+SETTINGS = {"steps": 3, "draws": 2}
+FOUR = [("a cat", "a dog"), ("pizza", "a cat"), ("a dog", "pizza"), ("graveyard", "a cat")]
+
+# -- the identity: with exact scores, J is the Jeffreys divergence of the two data laws ----------
+#
+# A process whose noise predictions are those of known laws, in two dimensions, runs through the
+# same code as any network. Three things keep what is not Monte Carlo error near 0.3 % and below:
+# a schedule that is Stable Diffusion's in shape with ten times the steps, so that 1 - exp(-β) in
+# the weight is β; 100 visited timesteps in the middle of their strides (the midpoint rule); and
+# the sampler's larger variance, exact for data of unit variance, which these laws are near to.
+
+LENGTH, STEPS, DRAWS = 10_000, 100, 4096
+Law = tuple[list[list[float]], list[float], list[float]]  # means, stds, weights
+LAWS: dict[str, dict[str, Law]] = {
+    "gaussians": {
+        "y1": ([[0.5, 0.0]], [1.0], [1.0]),
+        "y2": ([[-0.5, 0.5]], [0.6], [1.0]),
+    },
+    "mixtures": {
+        "y1": ([[-1.0, -0.4], [0.8, 0.4]], [0.7, 0.7], [0.5, 0.5]),
+        "y2": ([[-0.5, 0.6], [1.2, -0.4]], [0.7, 0.8], [0.3, 0.7]),
+    },
+}
+
+
+def law_process(laws: dict[str, Law]) -> cj.GenerativeProcess:
+    """The exact noise predictions of mixtures of isotropic Gaussians, written out."""
+    scheduler = DDPMScheduler(
+        num_train_timesteps=LENGTH,
+        beta_start=0.00085 * 1000 / LENGTH,
+        beta_end=0.012 * 1000 / LENGTH,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        variance_type="fixed_large",
+        timestep_spacing="leading",
+        steps_offset=LENGTH // STEPS // 2,
+    )
+    means, stds, weights = (torch.tensor(part).double() for part in zip(*laws.values(), strict=True))
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        return torch.tensor([list(laws).index(text) for text in texts])
+
+    def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        alpha_bar = scheduler.alphas_cumprod.double()[t, None]  # (n, 1)
+        variance = alpha_bar * stds[y] ** 2 + 1 - alpha_bar  # (n, K)
+        away = x[:, None] - alpha_bar[..., None].sqrt() * means[y]  # (n, K, 2)
+        joint = weights[y].log() - variance.log() - away.square().sum(-1) / variance / 2
+        pull = (joint.softmax(1) / variance)[..., None] * away
+        return (1 - alpha_bar).sqrt() * pull.sum(1)
+
+    return cj.GenerativeProcess(predict, encode, scheduler, (2,))
+
+
+def log_density(law: Law, alpha_bar: float, x: NDArray) -> NDArray:
+    """log p_t(x) for x (n, 2), in numpy."""
+    means, stds, weights = (np.array(part) for part in law)
+    variance = alpha_bar * stds**2 + 1 - alpha_bar
+    square = ((x[:, None] - math.sqrt(alpha_bar) * means) ** 2).sum(-1)
+    return logsumexp(np.log(weights / (2 * np.pi * variance)) - square / (2 * variance), axis=1)
+
+
+def kl(p: Law, q: Law, alpha_bar: float = 1.0) -> float:
+    """KL(p_t‖q_t) in nats, by quadrature on a grid."""
+    axis = np.linspace(-8, 8, 161)
+    x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    log_p, log_q = log_density(p, alpha_bar, x), log_density(q, alpha_bar, x)
+    return float((np.exp(log_p) * (log_p - log_q)).sum() * 0.1**2)
+
+
+def gaussian_kl(p: Law, q: Law, alpha_bar: float = 1.0) -> float:
+    """The same for single Gaussians, closed form."""
+    ((m1,), (c1,), _), ((m2,), (c2,), _) = p, q
+    v1, v2 = (alpha_bar * c**2 + 1 - alpha_bar for c in (c1, c2))
+    shift = alpha_bar * ((m1[0] - m2[0]) ** 2 + (m1[1] - m2[1]) ** 2)
+    return v1 / v2 - 1 - math.log(v1 / v2) + shift / (2 * v2)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_distance_is_the_jeffreys_divergence_of_the_laws(name: str) -> None:
+    process = law_process(LAWS[name])
+    terms, timesteps = cj.pair_terms(
+        process,
+        [("y1", "y2")],
+        steps=STEPS,
+        draws=DRAWS,
+        sampler="ddpm",
+        batch_size=2 * DRAWS,
+        progress=False,
+    )
+    assert timesteps.tolist() == list(range(9950, 0, -100))
+    exact = gaussian_kl if name == "gaussians" else kl
+    y1, y2 = LAWS[name].values()
+    end = float(process.scheduler.alphas_cumprod[-1])
+    forward, backward = (exact(p, q) - exact(p, q, end) for p, q in ((y1, y2), (y2, y1)))
+    halves = {"both": ([1, 1], forward + backward), "y1": ([1, 0], forward), "y2": ([0, 1], backward)}
+    for half, (keep, truth) in halves.items():  # ½∫g² E_p ‖Δs‖² is KL(p‖q), each on its own path
+        estimate = cj.Estimate.from_terms(terms[0] * keep, timesteps, process.schedule, "sde")
+        assert 0 < estimate.stderr < 0.015 * truth, half
+        assert abs(estimate.value - truth) < 3 * estimate.stderr, half
+        assert half != "both" or abs(estimate.value - truth) < 0.02 * truth
+
+
+def test_distance_of_equally_wide_gaussians_has_no_noise_at_all() -> None:
+    """Δs does not depend on x then: J = ∫β α²‖Δm‖²/(α²c²+σ²)² dt, and every draw is the same."""
+    c = 0.8
+    process = law_process({"y1": ([[1.0, 0.0]], [c], [1.0]), "y2": ([[-1.0, 0.5]], [c], [1.0])})
+    estimate = cj.distance(process, "y1", "y2", steps=STEPS, draws=3)
+    alpha_bar = process.scheduler.alphas_cumprod.double()
+    kl_twice = [4.25 * a / (a * c**2 + 1 - a) for a in (1.0, float(alpha_bar[-1]))]
+    assert estimate.value == pytest.approx(kl_twice[0] - kl_twice[1], rel=2e-3)  # discretisation
+    at, betas = alpha_bar[50::100], process.scheduler.betas.double()[50::100]
+    riemann = LENGTH * (betas * 4.25 * at / (at * c**2 + 1 - at) ** 2).mean()
+    assert estimate.value == pytest.approx(float(riemann), rel=2e-4)  # β from ᾱ in float32
+    assert estimate.stderr < 1e-5 * estimate.value
+
+
+def test_of_the_weightings_only_sde_knows_the_divergence() -> None:
+    """The three weightings of one set of terms, written out from diffusers' tables."""
+    process = law_process(LAWS["gaussians"])
+    settings = {"steps": 5, "draws": 2}
+    terms, t = cj.pair_terms(process, [("y1", "y2")], **settings)
+    betas, alpha_bar = (
+        table.double()[t].numpy()
+        for table in (process.scheduler.betas, process.scheduler.alphas_cumprod)
+    )
+    weights = {"sde": LENGTH * betas / (1 - alpha_bar), "score": 1 / (1 - alpha_bar), "noise": 1.0}
+    for weighting, weight in weights.items():
+        estimate = cj.distance(process, "y1", "y2", weighting=weighting, **settings)
+        expected = (terms[0].mean(axis=2) * weight).mean()
+        assert estimate.value == pytest.approx(expected, rel=1e-3)
+
+
+# -- properties ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairing", ["same", "crossed"])
+def test_a_prompt_is_at_distance_zero_from_itself(
+    process: cj.GenerativeProcess, pairing: str
+) -> None:
+    estimate = cj.distance(process, "a cat", "a cat", pairing=pairing, **SETTINGS)
+    assert estimate.value == 0 and estimate.stderr == 0 and not estimate.by_step.any()
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance": 3.0}, {"sampler": "ddpm"}])
+def test_distance_is_symmetric_and_positive(
+    process: cj.GenerativeProcess, settings: dict[str, object]
+) -> None:
+    there, back = (
+        cj.distance(process, *pair, **SETTINGS, **settings)
+        for pair in (("a cat", "pizza"), ("pizza", "a cat"))
+    )
+    assert there.value > 0
+    assert there.value == pytest.approx(back.value, rel=1e-6)
+    np.testing.assert_allclose(there.by_draw, back.by_draw, rtol=1e-6)
+
+
+def test_swapping_a_pair_swaps_its_halves(process: cj.GenerativeProcess) -> None:
+    terms, _ = cj.pair_terms(process, [("a cat", "pizza"), ("pizza", "a cat")], **SETTINGS)
+    np.testing.assert_array_equal(terms[0], terms[1][..., ::-1])
+    assert np.abs(terms[0][..., 0] / terms[0][..., 1] - 1).max() > 1e-3  # they are two numbers
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance": 2.0, "sampler": "ddpm"}])
+def test_batch_size_changes_nothing(
+    process: cj.GenerativeProcess, settings: dict[str, object]
+) -> None:
+    one, seven, many = (
+        [e.value for e in cj.distances(process, FOUR, batch_size=b, **SETTINGS, **settings)]
+        for b in (1, 7, 64)
+    )
+    np.testing.assert_allclose(seven, one, rtol=1e-4)
+    np.testing.assert_allclose(many, one, rtol=1e-4)
+
+
+def test_neither_order_nor_company_changes_a_pair(process: cj.GenerativeProcess) -> None:
+    together = cj.distances(process, FOUR, **SETTINGS)
+    turned = cj.distances(process, FOUR[::-1], **SETTINGS)[::-1]
+    alone = [cj.distance(process, *pair, **SETTINGS) for pair in FOUR]
+    for others in (turned, alone):
+        np.testing.assert_allclose(
+            [e.by_draw for e in others], [e.by_draw for e in together], rtol=1e-4
+        )
+    assert len({round(e.value) for e in together}) == len(FOUR)  # not all the same number
+
+
+def test_seed_is_all_that_chance_depends_on(process: cj.GenerativeProcess) -> None:
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    first = cj.distance(process, "a cat", "pizza", seed=7, sampler="ddpm", **SETTINGS)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(2)
+    again = cj.distance(process, "a cat", "pizza", seed=7, sampler="ddpm", **SETTINGS)
+    other = cj.distance(process, "a cat", "pizza", seed=8, sampler="ddpm", **SETTINGS)
+    assert first.value == again.value
+    assert abs(first.value / other.value - 1) > 1e-3
+
+
+def test_more_draws_begin_with_the_same_draws(process: cj.GenerativeProcess) -> None:
+    two, three = (cj.distance(process, "a cat", "pizza", steps=2, draws=k).by_draw for k in (2, 3))
+    np.testing.assert_allclose(three[:2], two, rtol=1e-5)
+    assert abs(two[0] / two[1] - 1) > 1e-3 and abs(three[1] / three[2] - 1) > 1e-3
+
+
+def test_explicit_noise_takes_the_place_of_the_seeds(process: cj.GenerativeProcess) -> None:
+    noise = process.noise([0, 1], seed=7)
+    drawn = cj.distance(process, "a cat", "pizza", seed=7, **SETTINGS)
+    given = cj.distance(process, "a cat", "pizza", seed=0, noise=noise, **SETTINGS)
+    turned = cj.distance(process, "a cat", "pizza", noise=noise.flip(0), **SETTINGS)
+    assert drawn.value == given.value
+    np.testing.assert_allclose(turned.by_draw, given.by_draw[::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [-1.0, 0.5, 3.0])
+def test_guidance_scales_the_term_by_its_square(
+    process: cj.GenerativeProcess, guidance: float
+) -> None:
+    """At the same x, that is: with one step both see x_T. With more, x itself moves."""
+    pair = [("a cat", "pizza")]
+    plain, guided = (cj.pair_terms(process, pair, steps=1, guidance=w)[0] for w in (1.0, guidance))
+    np.testing.assert_allclose(guided, guidance**2 * plain, rtol=1e-12)
+    plain, guided = (cj.pair_terms(process, pair, steps=2, guidance=w)[0] for w in (1.0, guidance))
+    np.testing.assert_allclose(guided[:, :, 0], guidance**2 * plain[:, :, 0], rtol=1e-12)
+    assert np.abs(guided[:, :, 1] / (guidance**2 * plain[:, :, 1]) - 1).max() > 1e-3
+
+
+def test_one_step_leaves_both_halves_equal(process: cj.GenerativeProcess) -> None:
+    """x_T is shared by the prompts of a draw, so there ‖Δε‖² is the same from either side."""
+    terms, _ = cj.pair_terms(process, [("a cat", "pizza")], steps=1, draws=3)
+    np.testing.assert_allclose(terms[..., 0], terms[..., 1], rtol=1e-4)
+
+
+# -- the cost model --------------------------------------------------------------------------
+
+COSTS = {
+    "one pair": ([("a", "b")], 2, 1),
+    "a pair twice, and turned round": ([("a", "b"), ("a", "b"), ("b", "a")], 2, 1),
+    "a prompt with itself": ([("a", "a")], 1, 0),
+    "a triangle": ([("a", "b"), ("b", "c"), ("c", "a"), ("a", "a")], 3, 3),
+}
+
+
+@pytest.mark.parametrize("case", COSTS)
+@pytest.mark.parametrize("pairing", ["same", "crossed"])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_evaluations_are_those_of_the_cost_model(case: str, pairing: str, guidance: float) -> None:
+    """(1 or 2) · T · k · U on the way, 2 · T · k · P for the pairs, counted in the network."""
+    pairs, prompts, unique_pairs = COSTS[case]
+    rows = 0
+
+    def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(x)
+        return y[:, None] * x
+
+    process = law_process(LAWS["gaussians"])
+    process.predict = predict
+    process.encode = lambda texts: torch.tensor([len(text) + ord(text[:1] or "_") for text in texts])
+    cj.pair_terms(process, pairs, steps=5, draws=3, guidance=guidance, pairing=pairing)
+    along = 5 * 3 * prompts * (1 if guidance == 1 else 2)
+    across = 2 * 5 * 3 * unique_pairs if pairing == "same" else 0
+    assert rows == along + across
+    assert process.evaluations == rows
+
+
+def test_the_progress_bar_reaches_its_end(
+    process: cj.GenerativeProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for pairing, total in (("same", "72/72"), ("crossed", "36/36")):
+        cj.pair_terms(
+            process, FOUR[:3], guidance=2.0, pairing=pairing, progress=True, **SETTINGS
+        )
+        assert total in capsys.readouterr().err
+    cj.pair_terms(process, FOUR[:1], progress=False, **SETTINGS)
+    assert capsys.readouterr().err == ""
+
+
+# -- the estimate ----------------------------------------------------------------------------
+
+
+def test_estimate_is_a_mean_with_its_standard_error(process: cj.GenerativeProcess) -> None:
+    estimate = cj.distance(process, "a cat", "pizza", steps=4, draws=3)
+    assert estimate.by_draw.shape == (3,) and estimate.by_step.shape == (4,)
+    assert estimate.value == pytest.approx(sum(estimate.by_draw) / 3, rel=1e-12)
+    spread = math.sqrt(sum((v - estimate.value) ** 2 for v in estimate.by_draw) / 2)
+    assert estimate.stderr == pytest.approx(spread / math.sqrt(3), rel=1e-12)
+    assert estimate.by_step.sum() == pytest.approx(estimate.value, rel=1e-12)
+    assert list(estimate.timesteps) == [751, 501, 251, 1]
+    assert str(estimate) == f"{estimate.value:.4g} ± {estimate.stderr:.2g}"
+
+
+def test_one_draw_has_no_standard_error(process: cj.GenerativeProcess) -> None:
+    estimate = cj.distance(process, "a cat", "pizza", steps=2, draws=1)
+    assert math.isnan(estimate.stderr) and estimate.value > 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance": 2.0}, {"sampler": "ddpm"}])
+def test_trace_lays_open_the_same_draw(
+    process: cj.GenerativeProcess, settings: dict[str, object]
+) -> None:
+    terms, timesteps = cj.pair_terms(process, [("a cat", "pizza")], **SETTINGS, seed=3, **settings)
+    for draw in (0, 1):
+        laid_open = cj.trace(process, "a cat", "pizza", steps=3, seed=3, draw=draw, **settings)
+        np.testing.assert_allclose(laid_open.terms(), terms[:, draw], rtol=1e-4)
+        assert torch.equal(laid_open.timesteps, timesteps)
+        assert laid_open.states.shape == (2, 3, 4, 8, 8)
+    condition = process.encode(["a cat", "pizza"])
+    for i, j in np.ndindex(2, 2):  # whose path, whose prediction
+        again = process.eps(laid_open.states[i], timesteps, condition[[j]].expand(3, -1, -1))
+        torch.testing.assert_close(laid_open.eps[i, j], again, rtol=1e-4, atol=1e-4)
+
+
+# -- many prompts ----------------------------------------------------------------------------
+
+
+def test_distance_matrix_holds_the_distances(process: cj.GenerativeProcess) -> None:
+    prompts = ["a cat", "a dog", "pizza"]
+    matrix = cj.distance_matrix(process, prompts, weighting="score", **SETTINGS)
+    assert matrix.prompts == prompts
+    for i, j in np.ndindex(3, 3):
+        estimate = cj.distance(process, prompts[i], prompts[j], weighting="score", **SETTINGS)
+        assert matrix.value[i, j] == pytest.approx(estimate.value, rel=1e-4)
+        assert matrix.stderr[i, j] == pytest.approx(estimate.stderr, rel=1e-2)
+    np.testing.assert_array_equal(matrix.value, matrix.value.T)
+    np.testing.assert_array_equal(matrix.stderr, matrix.stderr.T)
+
+
+def test_scorer_predicts_minus_the_distance(process: cj.GenerativeProcess) -> None:
+    settings = {**SETTINGS, "weighting": "noise", "guidance": 2.0, "seed": 1}
+    scores = cj.Scorer(process, **settings).predict(FOUR[:2])
+    assert scores.shape == (2,)
+    np.testing.assert_array_equal(
+        scores, [-e.value for e in cj.distances(process, FOUR[:2], **settings)]
+    )
+
+
+@pytest.mark.parametrize("weighting", ["sde", "score", "noise"])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_embeddings_are_distances_at_common_anchors(
+    process: cj.GenerativeProcess, weighting: str, guidance: float
+) -> None:
+    """‖φ(y1) - φ(y2)‖² = mean over anchors of weight · w² ‖Δε‖², one anchor at a time."""
+    prompts = ["a cat", "pizza", "a dog"]
+    scorer = cj.Scorer(process, weighting=weighting, guidance=guidance, seed=1, **SETTINGS)
+    vectors = scorer.encode(prompts)
+    assert vectors.shape == (3, 2 * 3 * 4 * 8 * 8)
+    np.testing.assert_allclose(scorer.encode(prompts, batch_size=5), vectors, rtol=0, atol=1e-3)
+    condition, empty = process.encode(prompts), process.encode([""])
+    expected, scheduler = np.zeros((3, 3)), process.scheduler
+    for draw in range(2):
+        path = process.trajectories(empty, process.noise([draw], 1), [draw], steps=3, seed=1)
+        for step, t in enumerate(path.timesteps):
+            eps = torch.cat([process.eps(path.states[:, step], t[None], c[None]) for c in condition])
+            square = (eps[:, None] - eps[None]).double().square().sum((2, 3, 4)).numpy()
+            beta, alpha_bar = (float(s[t]) for s in (scheduler.betas, scheduler.alphas_cumprod))
+            weight = {"sde": 1000 * beta / (1 - alpha_bar), "score": 1 / (1 - alpha_bar)}
+            expected += weight.get(weighting, 1.0) * guidance**2 * square / 6
+    found = ((vectors[:, None] - vectors[None]).astype(float) ** 2).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+# -- errors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pair", "error", "message"),
+    [
+        (("", "a cat"), ValueError, "prompt 0 is empty"),
+        (("a cat", " \n"), ValueError, "prompt 1 is blank"),
+        ((None, "a cat"), TypeError, "prompt 0 must be a string, not NoneType"),
+        (("a cat", 3), TypeError, "prompt 1 must be a string, not int: 3"),
+    ],
+)
+def test_bad_prompts_are_named(
+    process: cj.GenerativeProcess, pair: tuple, error: type[Exception], message: str
+) -> None:
+    for call in (
+        lambda: cj.distance(process, *pair, **SETTINGS),
+        lambda: cj.distance_matrix(process, pair, **SETTINGS),
+        lambda: cj.trace(process, *pair),
+        lambda: cj.Scorer(process).predict([pair]),
+        lambda: cj.Scorer(process).encode(pair),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_a_string_is_no_list(process: cj.GenerativeProcess) -> None:
+    for call in (cj.Scorer(process).encode, lambda text: cj.distance_matrix(process, text)):
+        with pytest.raises(TypeError, match="single string 'a cat'"):
+            call("a cat")
+    with pytest.raises(ValueError, match="no pairs"):
+        cj.pair_terms(process, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps.* at least 1, not 0"),
+        ({"steps": -3}, "steps.* at least 1, not -3"),
+        ({"steps": 1001}, "steps must lie between 1 and 1000, not 1001"),
+        ({"draws": 0}, "draws.* at least 1, not 3, 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"weighting": "girsanov"}, "weighting must be one of sde, score, noise, not 'girsanov'"),
+        ({"pairing": "both"}, "pairing must be one of same, crossed, not 'both'"),
+        ({"sampler": "euler"}, "sampler must be one of ddim, ddpm, not 'euler'"),
+        ({"guidance": math.nan}, "guidance must be a finite number, not nan"),
+        ({"noise": torch.zeros(2, 4, 8, 7)}, r"noise must have shape \(2, 4, 8, 8\), not \(2, 4"),
+        ({"noise": torch.zeros(1, 4, 8, 8)}, r"noise must have shape \(2, 4, 8, 8\), not \(1, 4"),
+    ],
+)
+def test_bad_settings_are_named(
+    process: cj.GenerativeProcess, settings: dict[str, object], message: str
+) -> None:
+    before = process.evaluations
+    with pytest.raises(ValueError, match=message):
+        cj.distance(process, "a cat", "pizza", **SETTINGS | settings)
+    assert process.evaluations == before  # found before any work
+
+
+@pytest.mark.parametrize("settings", [{"weighting": "girsanov"}, {"draws": 0}, {"stepz": 3}])
+def test_scorer_refuses_bad_settings(
+    process: cj.GenerativeProcess, settings: dict[str, object]
+) -> None:
+    for method, texts in (("encode", ["a cat"]), ("predict", [("a cat", "pizza")])):
+        with pytest.raises((ValueError, TypeError), match="weighting|draws|stepz"):
+            getattr(cj.Scorer(process, **settings), method)(texts)
+
+
+def test_settings_that_do_not_exist_are_refused(process: cj.GenerativeProcess) -> None:
+    with pytest.raises(TypeError, match="stepz"):
+        cj.distance(process, "a cat", "pizza", stepz=3)
