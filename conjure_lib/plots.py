@@ -143,18 +143,19 @@ def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Fig
     """The distance matrix of some prompts with its dendrogram (average linkage)."""
     tree = linkage(squareform(matrix.value, checks=False), method="average")
     size = 2.2 + 0.42 * len(matrix.prompts)
-    grid = sns.clustermap(
-        matrix.value,
-        row_linkage=tree,
-        col_linkage=tree,
-        cmap=SEQUENTIAL,
-        figsize=(size, size * 0.92),
-        xticklabels=matrix.prompts,
-        yticklabels=matrix.prompts,
-        dendrogram_ratio=0.16,
-        cbar_pos=(0.02, 0.85, 0.03, 0.12),
-        cbar_kws={"label": label},
-    )
+    with mpl.rc_context({"figure.constrained_layout.use": False}):  # clustermap lays out itself
+        grid = sns.clustermap(
+            matrix.value,
+            row_linkage=tree,
+            col_linkage=tree,
+            cmap=SEQUENTIAL,
+            figsize=(size, size * 0.92),
+            xticklabels=matrix.prompts,
+            yticklabels=matrix.prompts,
+            dendrogram_ratio=0.16,
+            cbar_pos=(0.02, 0.85, 0.03, 0.12),
+            cbar_kws={"label": label},
+        )
     grid.ax_heatmap.tick_params(length=0)
     return grid.figure
 

@@ -115,8 +115,8 @@ class GenerativeProcess:
             unconditional = self.encode([""])
         x = x_T.to(self.device, torch.float32) * float(scheduler.init_noise_sigma)
         states, own, guided = [], [], []
-        bar = tqdm(scheduler.timesteps, desc="denoising", delay=2, disable=not progress)
-        for step, t in enumerate(bar):
+        times = scheduler.timesteps
+        for step, t in enumerate(tqdm(times, desc="denoising", delay=2) if progress else times):
             x_in = scheduler.scale_model_input(x, t)
             t_rows = t.to(self.device).expand(len(x))
             eps = eps_w = self.eps(x_in, t_rows, condition)

@@ -126,7 +126,9 @@ def pair_terms(
     timesteps = process.sampler(sampler, steps).timesteps
     found = np.zeros((len(unique), draws, steps, 2))
     a_step = len(prompts) * (1 + (guidance != 1)) + 2 * len(unique) * (pairing == "same")
-    options = {"disable": progress is False, "delay": 0 if progress else 2}
+    options: dict[str, Any] = {"delay": 0 if progress else 2}
+    if progress is False:  # otherwise TQDM_DISABLE decides
+        options["disable"] = True
     with tqdm(
         total=steps * draws * a_step, desc="noise predictions", unit="eval", **options
     ) as bar:

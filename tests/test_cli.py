@@ -25,15 +25,16 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command in this interpreter: exit code, standard output, standard error."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets its own
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        try:
-            code = main(list(arguments))
-        except SystemExit as stop:  # argparse
-            code = int(stop.code or 0)
+        with warnings.catch_warnings():  # as in a shell: shown, and not errors as in tests
+            warnings.simplefilter("default")
+            try:
+                code = main(list(arguments))
+            except SystemExit as stop:  # argparse
+                code = int(stop.code or 0)
         return code, *capsys.readouterr()
 
     return call
@@ -110,9 +111,7 @@ def test_a_long_prompt_is_warned_about_and_compared(run: Run) -> None:
         ((*PAIR, "--figure", "no/such/folder/a.png"), "no/such/folder/a.png"),
     ],
 )
-def test_what_is_not_usable_is_one_line(
-    run: Run, arguments: tuple[str, ...], message: str
-) -> None:
+def test_what_is_not_usable_is_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
     code, out, err = run("compare", *SMALL, *arguments)
     assert code == 2 and out == ""
     assert len(err.splitlines()) == 1 and message in err

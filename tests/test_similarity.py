@@ -52,7 +52,9 @@ def law_process(laws: dict[str, Law]) -> cj.GenerativeProcess:
         timestep_spacing="leading",
         steps_offset=LENGTH // STEPS // 2,
     )
-    means, stds, weights = (torch.tensor(part).double() for part in zip(*laws.values(), strict=True))
+    means, stds, weights = (
+        torch.tensor(part).double() for part in zip(*laws.values(), strict=True)
+    )
 
     def encode(texts: Sequence[str]) -> Tensor:
         return torch.tensor([list(laws).index(text) for text in texts])
@@ -109,7 +111,11 @@ def test_distance_is_the_jeffreys_divergence_of_the_laws(name: str) -> None:
     y1, y2 = LAWS[name].values()
     end = float(process.scheduler.alphas_cumprod[-1])
     forward, backward = (exact(p, q) - exact(p, q, end) for p, q in ((y1, y2), (y2, y1)))
-    halves = {"both": ([1, 1], forward + backward), "y1": ([1, 0], forward), "y2": ([0, 1], backward)}
+    halves = {
+        "both": ([1, 1], forward + backward),
+        "y1": ([1, 0], forward),
+        "y2": ([0, 1], backward),
+    }
     for half, (keep, truth) in halves.items():  # ½∫g² E_p ‖Δs‖² is KL(p‖q), each on its own path
         estimate = cj.Estimate.from_terms(terms[0] * keep, timesteps, process.schedule, "sde")
         assert 0 < estimate.stderr < 0.015 * truth, half
@@ -271,7 +277,9 @@ def test_evaluations_are_those_of_the_cost_model(case: str, pairing: str, guidan
 
     process = law_process(LAWS["gaussians"])
     process.predict = predict
-    process.encode = lambda texts: torch.tensor([len(text) + ord(text[:1] or "_") for text in texts])
+    process.encode = lambda texts: torch.tensor(
+        [len(text) + ord(text[:1] or "_") for text in texts]
+    )
     cj.pair_terms(process, pairs, steps=5, draws=3, guidance=guidance, pairing=pairing)
     along = 5 * 3 * prompts * (1 if guidance == 1 else 2)
     across = 2 * 5 * 3 * unique_pairs if pairing == "same" else 0
@@ -283,9 +291,7 @@ def test_the_progress_bar_reaches_its_end(
     process: cj.GenerativeProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for pairing, total in (("same", "72/72"), ("crossed", "36/36")):
-        cj.pair_terms(
-            process, FOUR[:3], guidance=2.0, pairing=pairing, progress=True, **SETTINGS
-        )
+        cj.pair_terms(process, FOUR[:3], guidance=2.0, pairing=pairing, progress=True, **SETTINGS)
         assert total in capsys.readouterr().err
     cj.pair_terms(process, FOUR[:1], progress=False, **SETTINGS)
     assert capsys.readouterr().err == ""
@@ -366,7 +372,9 @@ def test_embeddings_are_distances_at_common_anchors(
     for draw in range(2):
         path = process.trajectories(empty, process.noise([draw], 1), [draw], steps=3, seed=1)
         for step, t in enumerate(path.timesteps):
-            eps = torch.cat([process.eps(path.states[:, step], t[None], c[None]) for c in condition])
+            eps = torch.cat(
+                [process.eps(path.states[:, step], t[None], c[None]) for c in condition]
+            )
             square = (eps[:, None] - eps[None]).double().square().sum((2, 3, 4)).numpy()
             beta, alpha_bar = (float(s[t]) for s in (scheduler.betas, scheduler.alphas_cumprod))
             weight = {"sde": 1000 * beta / (1 - alpha_bar), "score": 1 / (1 - alpha_bar)}
@@ -399,6 +407,14 @@ def test_bad_prompts_are_named(
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+def test_pairs_may_come_from_an_iterator(process: cj.GenerativeProcess) -> None:
+    columns = (["a cat", "pizza"], ["a dog", "a cat"])
+    terms, _ = cj.pair_terms(process, zip(*columns, strict=True), steps=1, draws=1)
+    listed, _ = cj.pair_terms(process, list(zip(*columns, strict=True)), steps=1, draws=1)
+    assert len(terms) == 2
+    np.testing.assert_array_equal(terms, listed)
 
 
 def test_a_string_is_no_list(process: cj.GenerativeProcess) -> None:
@@ -439,7 +455,7 @@ def test_scorer_refuses_bad_settings(
     process: cj.GenerativeProcess, settings: dict[str, object]
 ) -> None:
     for method, texts in (("encode", ["a cat"]), ("predict", [("a cat", "pizza")])):
-        with pytest.raises((ValueError, TypeError), match="weighting|draws|stepz"):
+        with pytest.raises((ValueError, TypeError), match=r"weighting|draws|stepz"):
             getattr(cj.Scorer(process, **settings), method)(texts)
 
 

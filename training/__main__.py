@@ -27,9 +27,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("_training"), help="checkpoints, caches")
     parser.add_argument("--out", type=Path, default=Path("data/emoji-diffusion"))
     parser.add_argument("--autoencoder-steps", type=int, default=2200)
-    parser.add_argument("--decoder-steps", type=int, default=1500)
+    parser.add_argument("--decoder-steps", type=int, default=1200)
     parser.add_argument("--text-encoder-steps", type=int, default=3500)
     parser.add_argument("--unet-steps", type=int, default=7600)
+    parser.add_argument("--more-steps", type=int, default=1500, help="of the U-Net, at 4e-4")
     parser.add_argument("--pictures", type=int, default=24_000)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -52,15 +53,9 @@ def main() -> None:
     pictures = picture_set(options.pictures, len(emoji))
     latents = encode_pictures(autoencoder, emoji, pictures, work / "latents.safetensors")
     scaling = 1 / float(latents.std())
-    unet = train_unet(
-        emoji,
-        pictures,
-        latents * scaling,
-        text_encoder,
-        tokenizer,
-        work / "unet",
-        options.unet_steps,
-    )
+    seen = (emoji, pictures, latents * scaling, text_encoder, tokenizer)
+    unet = train_unet(*seen, work / "unet", options.unet_steps)
+    unet = train_unet(*seen, work / "unet_more", options.more_steps, learning_rate=4e-4, start=unet)
     train_decoder(autoencoder, emoji, work / "decoder", options.decoder_steps)
     assemble(autoencoder, text_encoder, tokenizer, unet, scaling, options.out)
     write_log(work, options.out, kept)

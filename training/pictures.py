@@ -84,13 +84,13 @@ def load_emoji(font_file: Path, annotations_file: Path) -> list[Emoji]:
 
 SAMPLE = (
     "red heart", "grinning face", "crying face", "angry face", "smiling face with sunglasses",
-    "thumbs up", "eyes", "brain", "woman", "man", "baby", "prince", "mage", "woman dancing", "cat", "dog",
-    "horse", "tiger", "leopard", "elephant", "mouse", "bird", "fish", "butterfly", "snake", "rose",
-    "sunflower", "evergreen tree", "cactus", "grapes", "banana", "red apple", "strawberry", "carrot",
-    "bread", "pizza", "hamburger", "ice cream", "hot beverage", "house", "castle", "church", "tent",
-    "volcano", "beach with umbrella", "sunrise", "rainbow", "sun", "crescent moon", "star",
-    "snowflake", "fire", "automobile", "bus", "bicycle", "airplane", "sailboat", "rocket",
-    "soccer ball", "guitar", "trumpet", "open book", "key", "headstone",
+    "thumbs up", "eyes", "brain", "woman", "man", "baby", "prince", "mage", "woman dancing",
+    "cat", "dog", "horse", "tiger", "leopard", "elephant", "mouse", "bird", "fish", "butterfly",
+    "snake", "rose", "sunflower", "evergreen tree", "cactus", "grapes", "banana", "red apple",
+    "strawberry", "carrot", "bread", "pizza", "hamburger", "ice cream", "hot beverage", "house",
+    "castle", "church", "tent", "volcano", "beach with umbrella", "sunrise", "rainbow", "sun",
+    "crescent moon", "star", "snowflake", "fire", "automobile", "bus", "bicycle", "airplane",
+    "sailboat", "rocket", "soccer ball", "guitar", "trumpet", "open book", "key", "headstone",
 )  # fmt: skip
 """Names of the sixty-four emoji that come with the repository."""
 
@@ -178,7 +178,7 @@ def article(noun: str) -> str:
 def describe(emoji: Emoji, rng: np.random.Generator, keyword: float = 0.5) -> str:
     """One way to say what an emoji shows: its name or, with chance ``keyword``, another word."""
     if rng.random() < keyword:
-        words = emoji.near if emoji.near and rng.random() < 0.4 else emoji.keywords
+        words = emoji.near if emoji.near and rng.random() < 0.6 else emoji.keywords
         if words:
             return words[int(rng.integers(len(words)))]
     return emoji.name

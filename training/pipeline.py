@@ -44,7 +44,7 @@ def assemble(
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    files = sorted(f for f in folder.glob("*/*") if f.suffix in (".safetensors", ".json"))
+    files = sorted([folder / "model_index.json", *folder.glob("*/*")])
     lines = [
         f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder)}" for f in files
     ]

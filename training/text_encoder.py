@@ -191,30 +191,32 @@ def train_text_encoder(
 
 
 def near_words(
-    teacher: Path,
-    emoji: Sequence[Emoji],
-    words: Sequence[str],
-    cache: Path,
-    least: float = 0.6,
-    most: int = 12,
+    teacher: Path, emoji: Sequence[Emoji], words: Sequence[str], cache: Path, least: float = 0.35
 ) -> list[Emoji]:
-    """Emoji with the ``words`` that the teacher puts next to their names (cosine >= ``least``).
+    """Emoji with the ``words`` whose picture they are: those that the teacher puts next to them.
 
-    They widen the vocabulary of the captions from four thousand words to some twenty thousand.
+    Each word that is a single token goes to the two emoji whose names have the largest cosine with
+    it, where that is at least ``least``; and each emoji gets the twelve words nearest to its name,
+    of any length, where their cosine is at least 0.6. So most common words have a picture, and
+    words of near meaning have near pictures.
     """
     if not cache.exists():
         tokenizer = build_tokenizer(teacher)
         pad = tokenizer.pad_token_id
+        ids = tokenizer(list(words), truncation=True)["input_ids"]
         names = teach(teacher, tokenizer([e.name for e in emoji])["input_ids"], pad)
-        vectors = teach(teacher, tokenizer(list(words), truncation=True)["input_ids"], pad)
-        near = {}
-        for one, cosine in zip(emoji, names @ vectors.T, strict=True):
-            best = cosine.topk(most)
-            close = [words[int(i)] for i in best.indices[best.values >= least]]
-            near[one.name] = [word for word in close if word != one.name.lower()]
-        cache.write_text(json.dumps(near, indent=0), encoding="utf-8")
+        cosine = names @ teach(teacher, ids, pad).T  # (emoji, words)
+        near: list[list[str]] = []
+        for row in cosine:
+            best = row.topk(12)
+            near.append([words[int(i)] for i in best.indices[best.values >= 0.6]])
+        for k in (k for k, row in enumerate(ids) if len(row) == 3):
+            best = cosine[:, k].topk(2)
+            for i in best.indices[best.values >= least].tolist():
+                near[i].append(words[k])
+        cache.write_text(json.dumps([list(dict.fromkeys(n)) for n in near]), encoding="utf-8")
     found = json.loads(cache.read_text(encoding="utf-8"))
-    return [replace(one, near=tuple(found[one.name])) for one in emoji]
+    return [replace(one, near=tuple(n)) for one, n in zip(emoji, found, strict=True)]
 
 
 def caption_texts(emoji: Sequence[Emoji], count: int, seed: int = 3) -> list[str]:

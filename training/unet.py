@@ -94,14 +94,16 @@ def train_unet(
     steps: int,
     batch: int = 64,
     learning_rate: float = 1e-3,
+    start: UNet2DConditionModel | None = None,
 ) -> UNet2DConditionModel:
     """Train (or resume): mean squared error of the predicted noise, uniform in the timestep.
 
     Args:
+        start: a trained U-Net to go on from; a fresh one by default.
         latents: (n, 4, 8, 8), already multiplied by the scaling factor (unit variance).
     """
     torch.manual_seed(5)
-    model = build()
+    model = (start or build()).requires_grad_(True)
     scheduler = build_scheduler()
 
     def embed(texts: Sequence[str]) -> Tensor:
