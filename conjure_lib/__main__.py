@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compare(options: argparse.Namespace) -> None:
     """The distance of two prompts: printed, as JSON, as a figure."""
+    if options.figure:  # before any work is done
+        options.figure.parent.mkdir(parents=True, exist_ok=True)
     process = _load(options)
     settings = _settings(options)
     began = time.perf_counter()
