@@ -119,8 +119,9 @@ def write_card(folder: Path) -> None:
     log = json.loads((folder / "training_log.json").read_text())
     last = {stage: records[-1] for stage, records in log["stages"].items()}
     template = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
+    rows = measured.pop("agreement")
     text = template.format(
-        agreement=agreement_table(measured["agreement"]),
+        agreement=agreement_table(rows),
         millions={k: v / 1e6 for k, v in measured["parameters"].items()},
         variance=100 * log["token_table_variance_kept"],
         last=last,
