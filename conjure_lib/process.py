@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from conjure_lib.sde import Schedule, clean_from_eps
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from conjure_lib.process import GenerativeProcess, check_prompts
 from conjure_lib.sde import WEIGHTINGS, Schedule, Weighting
