@@ -76,6 +76,9 @@ class GenerativeProcess:
 
         scheduler = getattr(diffusers, SAMPLERS[name]).from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
+        if int(scheduler.timesteps.max()) >= self.schedule.T:  # the offset leads past the end
+            scheduler.register_to_config(steps_offset=0)
+            scheduler.set_timesteps(steps)
         return scheduler
 
     def noise(self, draws: Sequence[int], seed: int) -> Tensor:
@@ -188,7 +191,9 @@ def generator(*key: int) -> torch.Generator:
     """
     if min(key) < 0:
         raise ValueError(f"the seed must not be negative, and is {key[0]}")
-    words = np.random.SeedSequence([int(k) for k in key]).generate_state(2, np.uint32)
+    first, rest = [int(k) for k in key[:2]], [int(k) for k in key[2:]]
+    # a spawn key, since a longer entropy that ends in zeros would seed like a shorter one
+    words = np.random.SeedSequence(first, spawn_key=rest).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
@@ -249,7 +254,7 @@ def load(
             pipeline.to(target, dtype)
     except SafetensorError as error:
         raise ValueError(f"weights of {source!r} are damaged, fetch them again: {error}") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if folder.is_dir():
             raise FileNotFoundError(f"{source!r} is not a whole pipeline: {error}") from error
         raise FileNotFoundError(

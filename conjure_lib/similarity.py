@@ -10,6 +10,7 @@ difference by w exactly, so the unconditional prediction never enters it.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -103,10 +104,8 @@ def pair_terms(
     Raises:
         TypeError, ValueError: a setting or a prompt is not usable; the message says which.
     """
-    if steps < 1 or draws < 1 or batch_size < 1:
-        raise ValueError(
-            f"steps, draws and batch_size must be at least 1, not {steps}, {draws}, {batch_size}"
-        )
+    _check_counts(steps, draws, batch_size)
+    pairs = list(pairs)
     if pairing not in PAIRINGS:
         raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, not {pairing!r}")
     if not math.isfinite(guidance):
@@ -270,6 +269,8 @@ class Scorer:
         self, process: GenerativeProcess, *, weighting: Weighting = "sde", **settings: Any
     ) -> None:
         _check_weighting(weighting)
+        if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
+            raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
         self.process, self.weighting, self.settings = process, weighting, settings
 
     def predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -292,7 +293,8 @@ class Scorer:
             "seed": 0,
         }
         options |= {k: v for k, v in self.settings.items() if k in options}
-        process, draws = self.process, list(range(int(options.pop("draws"))))
+        _check_counts(options["steps"], options["draws"], batch_size)
+        process, draws = self.process, list(range(options.pop("draws")))
         scale = abs(float(options.pop("guidance")))
         condition = process.encode(check_prompts(prompts))
         empty = process.encode([""])
@@ -393,6 +395,13 @@ def _groups(count: int, size: int) -> Iterator[list[int]]:
 def _chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for first in range(0, len(rows), size):
         yield rows[first : first + size]
+
+
+def _check_counts(steps: int, draws: int, batch_size: int) -> None:
+    if steps < 1 or draws < 1 or batch_size < 1:
+        raise ValueError(
+            f"steps, draws and batch_size must be at least 1, not {steps}, {draws}, {batch_size}"
+        )
 
 
 def _check_weighting(weighting: str) -> None:

@@ -108,7 +108,6 @@ def test_a_long_prompt_is_warned_about_and_compared(run: Run) -> None:
         ((*PAIR, "--model", "emoji-difusion"), "emoji-difusion"),
         ((*PAIR, "--model", "/no/such/folder"), "/no/such/folder"),
         ((*PAIR, "--device", "quantum"), "quantum"),
-        ((*PAIR, "--figure", "no/such/folder/a.png"), "no/such/folder/a.png"),
     ],
 )
 def test_what_is_not_usable_is_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
