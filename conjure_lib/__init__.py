@@ -6,11 +6,11 @@
 """
 
 from conjure_lib.process import GenerativeProcess, from_pipeline, load
+from conjure_lib.scorer import Scorer
 from conjure_lib.sde import WEIGHTINGS, Mixture, Schedule
 from conjure_lib.similarity import (
     DistanceMatrix,
     Estimate,
-    Scorer,
     Trace,
     distance,
     distance_matrix,

@@ -1,4 +1,4 @@
-"""The command line: ``python -m conjure_lib compare`` and ``evaluate``."""
+"""The command line: ``python -m conjure_lib compare``, ``score`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError) as error:
         print(f"conjure_lib: {error}", file=sys.stderr)
         return 2
     return 0
@@ -52,25 +53,85 @@ def compare(options: argparse.Namespace) -> None:
     print(json.dumps(record) if options.json else _sentence(record))
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    """Spearman's ρ of minus the distance against people, under each weighting."""
-    from conjure_lib.benchmarks import agreement, load_pairs
+def score(options: argparse.Namespace) -> None:
+    """Score the pairs of a file into a run folder; ``distances.parquet`` and ``.csv`` in it."""
+    from conjure_lib.benchmarks import read_pairs
 
-    tables = {name: load_pairs(name) for name in options.benchmarks}  # before any work is done
+    table = read_pairs(options.pairs)  # before any work is done
+    run = _run(_load(options), table, options.out, options)
+    distances = run.distances(options.weighting)
+    if "score" in run.pairs:
+        distances["score"] = run.pairs["score"]
+    distances.to_parquet(options.out / "distances.parquet", index=False)
+    distances.to_csv(options.out / "distances.csv", index=False)
+    _save(options.out / "record.json", run.record | {"weighting": options.weighting})
+    print(f"{len(distances)} distances (weighting {options.weighting}) in {options.out}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
+    from conjure_lib.benchmarks import agreement, load_pairs, paired_bootstrap, read_pairs
+    from conjure_lib.runs import open_run
+
+    tables = {}
+    for name in options.benchmarks:  # all of them, before any work is done
+        is_file = Path(name).suffix in (".csv", ".parquet")
+        tables[Path(name).stem] = read_pairs(name) if is_file else load_pairs(name)
+        if "score" not in tables[Path(name).stem]:
+            raise ValueError(f"{name} has no column score: there is nothing to agree with")
+    other = open_run(options.against) if options.against else None
     process = _load(options)
-    settings = _settings(options)
-    rows = []
+    results = []
     for name, table in tables.items():
-        pairs = list(zip(table["text1"], table["text2"], strict=True))
-        terms, timesteps = pair_terms(process, pairs, **settings)
+        folder = options.out / _folder_name(name, process, options)
+        run = _run(process, table, folder, options)
+        human, rows = run.pairs["score"].to_numpy(float), []
         for weighting in WEIGHTINGS:
-            estimates = [
-                Estimate.from_terms(t, timesteps, process.schedule, weighting) for t in terms
-            ]
-            found = agreement(table, [-e.value for e in estimates], seed=options.seed)
-            rows += [{"benchmark": name, "weighting": weighting, **row} for row in found]
-    record = {"model": process.name, **settings, "agreement": rows}
-    print(json.dumps(record) if options.json else _agreement_table(record))
+            mine = -run.distances(weighting)["distance"].to_numpy()
+            rows += [{"weighting": weighting, **row} for row in agreement(run.pairs, mine)]
+            if other is not None:
+                if other.pairs["id"].tolist() != run.pairs["id"].tolist():
+                    raise ValueError(f"{options.against} holds other pairs than {name}")
+                theirs = -other.distances(weighting)["distance"].to_numpy()
+                difference = paired_bootstrap(mine, theirs, human)
+                rows.append({"weighting": weighting, "against": True, **asdict(difference)})
+        results.append({"benchmark": name, "record": run.record, "agreement": rows})
+        _save(folder / "evaluation.json", results[-1])
+    print(json.dumps(results) if options.json else "\n\n".join(map(_agreement_table, results)))
+
+
+def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse.Namespace) -> Any:
+    """The run of ``table`` in ``folder``, thinned where the options ask for it."""
+    from conjure_lib import runs
+
+    note = {}
+    count = options.limit or len(table)
+    if options.sample is not None:
+        if not 0 < options.sample <= 1:
+            raise ValueError(f"--sample must be a fraction above 0 and up to 1: {options.sample}")
+        count = min(count, max(1, round(options.sample * len(table))))
+    if count < len(table):
+        note = {"pairs_of": len(table), "limit": options.limit, "sample": options.sample}
+        table = runs.stratified(table, count, seed=options.seed)
+    settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
+    return runs.score(process, table, folder, note=note, report=_tell, **settings)
+
+
+def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namespace) -> str:
+    """One folder for each benchmark and setting, so that a second start finds the first."""
+    parts = [name, process.name.replace("/", "--"), f"{options.sampler}{options.steps}"]
+    parts += [f"w{options.guidance:g}", f"seed{options.seed}"]
+    parts += [f"limit{options.limit}"] if options.limit else []
+    parts += [f"sample{options.sample:g}"] if options.sample else []
+    return "-".join(parts)
+
+
+def _save(file: Path, record: Any) -> None:
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def _load(options: argparse.Namespace) -> GenerativeProcess:
@@ -109,17 +170,29 @@ def _sentence(record: dict[str, Any]) -> str:
     )
 
 
-def _agreement_table(record: dict[str, Any]) -> str:
-    settings = ", ".join(f"{k} {v}" for k, v in record.items() if k != "agreement")
-    lines = [settings, f"{'Spearman × 100':20s} {'weighting':10s}  ρ [95 % interval]"]
-    for row in record["agreement"]:
-        name = f"{row['benchmark']} {row['group']}".strip()
-        interval = f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-        lines.append(
-            f"{name:20s} {row['weighting']:10s} {100 * row['rho']:5.1f} {interval:14s} "
-            f"{row['pairs']} pairs"
-        )
+def _agreement_table(result: dict[str, Any]) -> str:
+    record, settings = result["record"], result["record"]["settings"]
+    lines = [
+        f"{result['benchmark']} with {settings['model']}: {record['draws']} draws of "
+        f"{settings['steps']} steps ({settings['sampler']}, guidance {settings['guidance']:g}, "
+        f"seed {settings['seed']}), {record['unet_evaluations']:,} noise predictions in "
+        f"{record['seconds']:,.0f} s",
+        f"{'× 100, 95 % interval':28s} {'weighting':9s} {'Spearman':>20s} {'Pearson':>20s}  pairs",
+    ]
+    for row in result["agreement"]:
+        if row.get("against"):
+            name, found = "  Spearman less the other's", [_interval(row, "value", "")]
+        else:
+            name = f"  {row['group']}" if row["group"] else "all"
+            found = [_interval(row, kind, f"{kind}_") for kind in ("spearman", "pearson")]
+        numbers = " ".join(f"{text:>20s}" for text in found)
+        lines.append(f"{name:28s} {row['weighting']:9s} {numbers}  {row['pairs']}")
     return "\n".join(lines)
+
+
+def _interval(row: dict[str, Any], value: str, prefix: str) -> str:
+    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    return f"{100 * row[value]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _print_warning(message: Any, *_: Any) -> None:
@@ -135,15 +208,28 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--figure", type=Path, metavar="PNG", help="draw both trajectories")
     one.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
     one.set_defaults(run=compare)
-    many = commands.add_parser("evaluate", help="agreement with human judgements")
-    many.add_argument("benchmarks", nargs="+")
+    some = commands.add_parser("score", help="the distances of a file of pairs, resumable")
+    some.add_argument("pairs", type=Path, help="CSV or Parquet: text1, text2 (and id, score)")
+    some.add_argument("--out", type=Path, required=True, help="folder of the run")
+    some.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
+    some.set_defaults(run=score)
+    many = commands.add_parser("evaluate", help="agreement with human judgements, resumable")
+    many.add_argument("benchmarks", nargs="+", help="names such as rg65 stsb, or files of pairs")
+    many.add_argument("--out", type=Path, default=Path("conjure-runs"), help="folder of the runs")
+    many.add_argument("--against", type=Path, metavar="RUN", help="compare with another run")
+    many.add_argument("--json", action="store_true", help="one JSON object for machines")
     many.set_defaults(run=evaluate)
-    for command in (one, many):
-        command.add_argument("--json", action="store_true", help="one JSON object for machines")
+    for command in (some, many):
+        command.add_argument("--limit", type=int, help="at most so many pairs, stratified")
+        command.add_argument("--sample", type=float, help="this fraction of them, stratified")
+        command.add_argument("--batch-size", type=int, default=64)
+        command.add_argument("--block", type=int, default=128, help="pairs a shard")
+    one.add_argument("--json", action="store_true", help="one JSON object for machines")
+    for command, draws in ((one, 5), (some, 3), (many, 3)):
         command.add_argument("--model", default=EMBEDDED, help="name, folder or Hub repository")
         command.add_argument("--device", help="cpu, cuda or mps; the best one by default")
         command.add_argument("--steps", type=int, default=10)
-        command.add_argument("--draws", type=int, default=5)
+        command.add_argument("--draws", type=int, default=draws)
         command.add_argument("--guidance", type=float, default=1.0)
         command.add_argument("--sampler", choices=SAMPLERS, default="ddim")
         command.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,8 @@
-"""The figures of the book, in one style: vector output, colour-blind-safe palettes."""
+"""The figures of the book, in one style: vector lines, sharp pictures, safe colours."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,11 @@ OUTLINED = 0.85  # the share of a picture that stays outside the outlines of `pa
 
 
 def use_style() -> None:
-    """The book's style for every figure that follows; vector figures in notebooks."""
+    """The book's style for every figure that follows.
+
+    In notebooks a figure that holds pictures comes as PNG at twice the resolution, and any other
+    as SVG; ``%config InlineBackend.figure_formats = ["png"]`` overrides that.
+    """
     sns.set_theme(context="notebook", style="ticks", palette=PALETTE)
     mpl.rcParams |= {
         "figure.constrained_layout.use": True,
@@ -36,11 +41,36 @@ def use_style() -> None:
     }
     try:
         from IPython import get_ipython
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:
         return
-    if get_ipython() is not None:
-        set_matplotlib_formats("svg")
+    if (shell := get_ipython()) is not None:
+        _choose_formats(shell)
+
+
+def _choose_formats(shell: Any) -> None:
+    """Let what a figure holds decide how the notebook ``shell`` shows it."""
+    import matplotlib_inline.backend_inline  # noqa: F401 - sets formats when it is first imported
+    from IPython.core.pylabtools import print_figure, retina_figure
+    from matplotlib_inline.config import InlineBackend
+
+    def png(figure: Figure) -> Any:
+        if not _holds_pictures(figure):
+            return None
+        data, size = retina_figure(figure, base64=True)
+        return data, {"width": size["width"]}  # a height would squeeze it on a narrow page
+
+    def svg(figure: Figure) -> Any:
+        return None if _holds_pictures(figure) else print_figure(figure, "svg")
+
+    # The setting itself too: %config does nothing where it finds the value that it is to set.
+    InlineBackend.instance().figure_formats = {"svg"}
+    shell.display_formatter.formatters["image/png"].for_type(Figure, png)
+    shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, svg)
+
+
+def _holds_pictures(figure: Figure) -> bool:
+    """Whether an axis of ``figure`` shows pixels, which an SVG would only wrap."""
+    return any(axis.get_images() for axis in figure.axes)
 
 
 def pair_figure(
@@ -163,14 +193,15 @@ def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Fig
 def picture_grid(
     pictures: np.ndarray, titles: Sequence[str], columns: int = 8, size: float = 1.25
 ) -> Figure:
-    """Pictures (n, height, width, 3) with their titles, row by row."""
+    """Pictures (n, height, width, 3) with their titles, row by row; long titles are wrapped."""
     rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns, 1.22 * size * rows), squeeze=False
-    )
+    wrapped = [textwrap.fill(title, max(8, int(16 * size))) for title in titles]
+    lines = 1 + max((title.count("\n") for title in wrapped), default=0)
+    height = (1.09 * size + 0.13 * lines + 0.03) * rows
+    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, height), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
+    for axis, picture, title in zip(axes.flat, pictures, wrapped, strict=False):
         axis.imshow(picture, interpolation="nearest")
         axis.set_title(title, fontsize=7.5)
     return figure

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,10 @@ class GenerativeProcess:
         scheduler: the diffusers scheduler of the checkpoint; samplers take their schedule from it.
         latent_shape: shape of one latent, for Stable Diffusion v1.4 (4, 64, 64).
         decode: latents (n, *latent_shape) to pictures (n, height, width, 3) in [0, 1].
+        lengths: texts to their number of tokens up to the end-of-text token, (n,).
         name: what the model is called in records.
+        revision: the commit of the Hub repository that it was loaded from, where it was.
+        modules: the networks that ``predict``, ``encode`` and ``decode`` run, by name.
         evaluations: noise predictions made so far, of one prompt at one x each.
     """
 
@@ -47,14 +50,32 @@ class GenerativeProcess:
     scheduler: Any
     latent_shape: tuple[int, ...]
     decode: Callable[[Tensor], np.ndarray] | None = None
+    lengths: Callable[[Sequence[str]], Tensor] | None = None
     name: str = "process"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    revision: str | None = None
+    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict, repr=False)
     evaluations: int = 0
 
     @property
     def schedule(self) -> Schedule:
         """The schedule of the checkpoint."""
         return Schedule.of(self.scheduler)
+
+    @property
+    def dtype(self) -> str:
+        """What the network computes in, such as "float32"; everything outside it is float32."""
+        network = self.modules.get("unet")
+        return str(getattr(network, "dtype", torch.float32)).removeprefix("torch.")
+
+    def weights_hash(self) -> str:
+        """SHA-256 over every weight of the networks, as loaded: what a record names them by."""
+        digest = hashlib.sha256()
+        for part, module in sorted(self.modules.items()):
+            for key, weight in sorted(module.state_dict().items()):
+                digest.update(f"{part}/{key}/{weight.dtype}/{tuple(weight.shape)}".encode())
+                digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def eps(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
@@ -66,7 +87,8 @@ class GenerativeProcess:
         """A fresh diffusers scheduler for ``name`` with its timesteps set.
 
         Raises:
-            ValueError: an unknown sampler, or steps outside 1 … the length of the schedule.
+            ValueError: an unknown sampler, steps outside 1 … the length of the schedule, or so
+                many that the checkpoint's spacing leaves out its noisiest end.
         """
         if name not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, not {name!r}")
@@ -79,6 +101,13 @@ class GenerativeProcess:
         if int(scheduler.timesteps.max()) >= self.schedule.T:  # the offset leads past the end
             scheduler.register_to_config(steps_offset=0)
             scheduler.set_timesteps(steps)
+        times = scheduler.timesteps
+        reach = int(times.max()) + int((times.max() - times.min()) / max(1, steps - 1))
+        if steps > 1 and reach < 0.95 * self.schedule.T:  # "leading" spacing rounds its stride down
+            raise ValueError(
+                f"{steps} steps reach only timestep {int(times.max())} of {self.schedule.T}, where "
+                "x is not yet noise: take a number of steps that divides the schedule"
+            )
         return scheduler
 
     def noise(self, draws: Sequence[int], seed: int) -> Tensor:
@@ -261,7 +290,9 @@ def load(
             f"cannot load {source!r}: it is no folder with a diffusers pipeline, and the Hugging "
             f"Face Hub did not give it. The embedded model is called {EMBEDDED!r}."
         ) from error
-    return from_pipeline(pipeline, name=name)
+    process = from_pipeline(pipeline, name=name)
+    process.revision = options.get("revision")
+    return process
 
 
 def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
@@ -299,14 +330,20 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in z.split(16)])
         return (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
+    def lengths(texts: Sequence[str]) -> Tensor:
+        tokens = tokenizer(list(texts), truncation=True, max_length=tokenizer.model_max_length)
+        return torch.tensor([len(ids) for ids in tokens["input_ids"]])
+
     return GenerativeProcess(
         predict,
         encode,
         copy.deepcopy(pipeline.scheduler),
         (unet.config.in_channels, height, width),
         decode,
+        lengths,
         name or type(pipeline).__name__,
         unet.device,
+        modules={"unet": unet, "vae": vae, "text_encoder": pipeline.text_encoder},
     )
 
 

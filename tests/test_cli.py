@@ -10,10 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
 from conjure_lib.__main__ import main
+from conjure_lib.runs import open_run
 
 PAIR = ("snow leopard", "bengal tiger")
 SMALL = ("--steps", "2", "--draws", "2", "--device", "cpu")
@@ -82,10 +86,11 @@ def test_one_draw_is_still_json(run: Run) -> None:
 
 
 def test_figure_is_drawn(run: Run, tmp_path: Path) -> None:
-    code, out, err = run("compare", *PAIR, *SMALL, "--json", "--figure", str(tmp_path / "a.png"))
+    file = tmp_path / "new" / "a.png"
+    code, out, err = run("compare", *PAIR, *SMALL, "--json", "--figure", str(file))
     assert code == 0, err
     assert json.loads(out)["unet_evaluations"] == 16  # the figure's own are not the distance's
-    picture = plt.imread(tmp_path / "a.png")
+    picture = plt.imread(file)
     assert min(picture.shape[:2]) > 200 and picture[..., :3].std() > 0.05
 
 
@@ -122,6 +127,88 @@ def test_what_is_not_usable_is_one_line(run: Run, arguments: tuple[str, ...], me
 def test_unknown_choices_are_named(run: Run, arguments: tuple[str, str]) -> None:
     code, _, err = run("compare", *PAIR, *arguments)
     assert code == 2 and arguments[1] in err and arguments[0] in err
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    rows = [("cat", "dog", 3.0), ("cat", "pizza", 0.0), ("sun", "moon", 2.0), ("car", "bus", 2.5)]
+    table = pd.DataFrame(rows, columns=["text1", "text2", "score"])
+    table["subset"] = list("aabb")
+    table.to_csv(tmp_path / "pairs.csv", index=False)
+    return tmp_path / "pairs.csv"
+
+
+def test_score_writes_the_distances(
+    run: Run, pairs: Path, tmp_path: Path, process: cj.GenerativeProcess
+) -> None:
+    out = tmp_path / "run"
+    code, said, err = run("score", str(pairs), "--out", str(out), *SMALL, "--weighting", "noise")
+    assert code == 0, err
+    assert "4 distances (weighting noise)" in said and "noise predictions, about" in err
+    table = pd.read_csv(out / "distances.csv")
+    assert list(table) == ["id", "text1", "text2", "distance", "stderr", "score"]
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "distances.parquet"), table)
+    texts = list(zip(table["text1"], table["text2"], strict=True))
+    reference = cj.distances(process, texts, steps=2, draws=2, weighting="noise")
+    np.testing.assert_allclose(table["distance"], [e.value for e in reference], rtol=1e-5)
+    record = json.loads((out / "record.json").read_text())
+    assert record["settings"]["weights"] == process.weights_hash()
+    assert {"sampler", "steps", "guidance", "seed", "dtype"} <= record["settings"].keys()
+    assert record["unet_evaluations"] == 2 * 2 * (7 + 2 * 4)
+    code, said, err = run("score", str(pairs), "--out", str(out), *SMALL, "--seed", "4")
+    assert code == 2 and "seed 0, and this one has 4" in err
+
+
+def test_evaluate_prints_and_stores_the_agreement(run: Run, pairs: Path, tmp_path: Path) -> None:
+    options = (*SMALL, "--out", str(tmp_path / "runs"))
+    code, said, err = run("evaluate", str(pairs), *options)
+    assert code == 0, err
+    folder = next((tmp_path / "runs").iterdir())
+    rows = json.loads((folder / "evaluation.json").read_text())["agreement"]
+    distances = open_run(folder).distances("noise")["distance"]
+    whole = next(r for r in rows if r["weighting"] == "noise" and not r["group"])
+    human = pd.read_csv(pairs)["score"]
+    assert whole["spearman"] == pytest.approx(spearmanr(-distances, human).statistic)
+    assert whole["pearson"] == pytest.approx(pearsonr(-distances, human).statistic)
+    assert f"{100 * whole['spearman']:.1f} [" in said and "noise" in said
+    code, said, err = run("evaluate", str(pairs), *options, "--json", "--against", str(folder))
+    assert code == 0, err
+    differences = [r for r in json.loads(said)[0]["agreement"] if r.get("against")]
+    assert [r["value"] for r in differences] == [0, 0, 0]  # a run against itself
+
+
+def test_samples_are_stratified_and_recorded(run: Run, pairs: Path, tmp_path: Path) -> None:
+    options = (*SMALL, "--out", str(tmp_path / "run"), "--limit", "2")
+    code, _, err = run("score", str(pairs), *options)
+    assert code == 0, err
+    table = open_run(tmp_path / "run").pairs
+    assert sorted(table["subset"]) == ["a", "b"]
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["note"] == {"pairs_of": 4, "limit": 2, "sample": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "rg66"), "rg66"),
+        (("score", "nowhere.csv", "--out", "run"), "nowhere.csv"),
+        (("evaluate", "PAIRS", "--sample", "2"), "--sample"),
+        (("evaluate", "PAIRS", "--limit", "-1"), "at least 1"),
+        (("evaluate", "PAIRS", "--against", "nowhere"), "nowhere holds no run"),
+    ],
+)
+def test_runs_that_are_not_usable_are_one_line(
+    run: Run,
+    pairs: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(pairs.parent)
+    filled = [str(pairs) if a == "PAIRS" else a for a in arguments]
+    code, out, err = run(*filled, *SMALL)
+    assert code == 2 and out == ""
+    assert len(err.splitlines()) == 1 and message in err
 
 
 def test_the_module_runs_from_a_shell() -> None:

@@ -107,7 +107,13 @@ def test_the_default_sampler_takes_no_noise_and_the_other_its_draws(
     torch.testing.assert_close(ddim, final("ddim", 1))
 
 
-@pytest.mark.parametrize("steps", [1, 3, 10, 999, 1000])
+@pytest.mark.parametrize("steps", [300, 600])
+def test_steps_that_leave_out_the_noisy_end(process: cj.GenerativeProcess, steps: int) -> None:
+    with pytest.raises(ValueError, match=rf"{steps} steps reach only timestep \d+ of 1000"):
+        process.sampler("ddim", steps)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 30, 500, 999, 1000])
 def test_visited_timesteps_stay_on_the_schedule(process: cj.GenerativeProcess, steps: int) -> None:
     timesteps = process.sampler("ddim", steps).timesteps
     assert len(timesteps) == steps

@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--text-encoder-steps", type=int, default=3500)
     parser.add_argument("--unet-steps", type=int, default=7600)
     parser.add_argument("--more-steps", type=int, default=1500, help="of the U-Net, at 4e-4")
+    parser.add_argument("--last-steps", type=int, default=9500, help="with min-SNR weights")
     parser.add_argument("--pictures", type=int, default=24_000)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -56,6 +57,14 @@ def main() -> None:
     seen = (emoji, pictures, latents * scaling, text_encoder, tokenizer)
     unet = train_unet(*seen, work / "unet", options.unet_steps)
     unet = train_unet(*seen, work / "unet_more", options.more_steps, learning_rate=4e-4, start=unet)
+    unet = train_unet(
+        *seen,
+        work / "unet_snr",
+        options.last_steps,
+        learning_rate=7e-4,
+        start=unet,
+        min_snr=True,
+    )
     train_decoder(autoencoder, emoji, work / "decoder", options.decoder_steps)
     assemble(autoencoder, text_encoder, tokenizer, unet, scaling, options.out)
     write_log(work, options.out, kept)

@@ -104,7 +104,8 @@ def agreement_table(rows: Sequence[dict[str, Any]]) -> str:
     table = pd.DataFrame(rows)
     table["column"] = (table["benchmark"].map(names) + " " + table["group"]).str.strip()
     table["cell"] = [
-        f"{100 * r.rho:.1f} [{100 * r.low:.0f}, {100 * r.high:.0f}]" for r in table.itertuples()
+        f"{100 * r.spearman:.1f} [{100 * r.spearman_low:.0f}, {100 * r.spearman_high:.0f}]"
+        for r in table.itertuples()
     ]
     wide = table.pivot(index="method", columns="column", values="cell")
     wide = wide.loc[table["method"].unique(), table["column"].unique()]

@@ -1,0 +1,398 @@
+"""What the distance is compared with: cheaper readings of the same model, and other models.
+
+Every function gives the similarity of P pairs of prompts, (P,) in float64, larger is closer, and
+raises a TypeError or ValueError that names the setting or prompt which is not usable. What belongs
+to a prompt is computed once for it, however many pairs it is in.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
+from tqdm import tqdm
+
+from conjure_lib.process import GenerativeProcess, _quiet, check_prompts, generator, pick_device
+from conjure_lib.similarity import chunks
+
+Pairs = Sequence[tuple[str, str]]
+Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
+Output = Callable[[Sequence[str], int], Tensor]  # n prompts and a draw to (n, …), on the CPU
+WORD_PIECES = 256  # what all-MiniLM-L6-v2 reads of a text
+
+
+def initial_timestep(
+    process: GenerativeProcess,
+    pairs: Pairs,
+    *,
+    steps: int = 10,
+    draws: int = 5,
+    seed: int = 0,
+    guidance: float = 1.0,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Minus the mean over draws of ‖ε(x_T, T|y1) - ε(x_T, T|y2)‖²: Algorithm 1's first term alone.
+
+    T is the noisiest timestep that a sampler of ``steps`` visits: 901 of 1000 for ten steps of
+    Stable Diffusion v1.4 and of the embedded model. One evaluation a unique prompt and draw;
+    ``guidance`` w only multiplies by w², and a single timestep needs no weighting.
+
+    Source: "initial timestep prediction" in Liu and Soatto (2026), known to us by name only. The
+    difference of the two predictions at the initial timestep, at x_T, is our reading.
+    """
+    _check(guidance, steps=steps, draws=draws, batch_size=batch_size)
+    first = process.sampler("ddim", steps).timesteps[0].to(process.device)
+
+    def output(prompts: Sequence[str], draw: int) -> Tensor:
+        x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)
+        return process.eps(x_T, first.expand(len(prompts)), process.encode(prompts)).cpu()
+
+    return guidance**2 * _minus_squares(pairs, output, draws, batch_size, "initial timestep")
+
+
+def direct_output(
+    process: GenerativeProcess,
+    pairs: Pairs,
+    *,
+    space: Literal["latents", "pixels"] = "latents",
+    draws: int = 5,
+    batch_size: int = 64,
+    **sampling: Any,
+) -> np.ndarray:
+    """Minus the mean over draws of ‖o(y1) - o(y2)‖², o(y) being what y makes of the same x_T.
+
+    o is the final latent or, for "pixels", the picture decoded from it, values in [0, 1];
+    ``sampling`` are steps=10, guidance=1.0, seed=0 and sampler="ddim". One trajectory a unique
+    prompt and draw. An output is held from the first pair that needs it to the last, of one draw
+    at a time: little more than a batch for sentence pairs, all n for all pairs of n prompts.
+
+    Source: "direct output comparison" in Liu and Soatto (2026), known to us by name only. The
+    squared distance between the final outputs is our reading.
+    """
+    _check(**sampling, draws=draws, batch_size=batch_size)
+    _one_of("space", space, "latents", "pixels")
+    features = None if space == "latents" else np.asarray
+    output: Output = partial(_final, process, features, **sampling)
+    return _minus_squares(pairs, output, draws, batch_size, "direct output")
+
+
+def text_encoder_cosine(
+    process: GenerativeProcess, pairs: Pairs, *, pooling: Literal["last", "mean"] = "last"
+) -> np.ndarray:
+    """Cosine of the model's own text encoder: what the images have to add to.
+
+    "last" takes the hidden state of the end-of-text token, as CLIP does (Radford et al. 2021) but
+    before CLIP's projection, which a diffusion model lacks: in a causal encoder it is the first to
+    have read the whole text, and padding follows it. "mean" takes the mean from the first token of
+    the text to that one; the begin-of-text token is blind to the text, hence the same for all.
+    """
+    _one_of("pooling", pooling, "last", "mean")
+    if process.lengths is None:
+        raise ValueError(f"{process.name} gives no lengths: it does not say where its texts end")
+    prompts, index = _unique(pairs)
+    pooled = []
+    for texts in chunks(prompts, 64):
+        hidden = process.encode(texts).cpu().double()  # (n, tokens, width)
+        at, end = torch.arange(hidden.shape[1]), process.lengths(texts).cpu()[:, None] - 1
+        taken = at == end if pooling == "last" else (at > 0) & (at <= end)  # (n, tokens)
+        pooled.append(torch.einsum("nt,ntw->nw", taken.double(), hidden))
+    return _cosine(torch.cat(pooled), index)  # to which a sum is as good as a mean
+
+
+def image_gaussian(
+    process: GenerativeProcess,
+    pairs: Pairs,
+    *,
+    features: Literal["latents"] | Features = "latents",
+    divergence: Literal["frechet", "jeffreys"] = "frechet",
+    images: int = 16,
+    components: int = 8,
+    batch_size: int = 64,
+    **sampling: Any,
+) -> np.ndarray:
+    """Minus a divergence between Gaussians fitted to the generated images of either prompt.
+
+    Each of U unique prompts makes ``images`` samples, from the same x_T as every other, with the
+    ``sampling`` of :func:`direct_output`. Their features, flattened latents or what a function such
+    as :func:`clip_features` gives of the pictures, are projected on the ``components`` principal
+    components of all samples (a value depends on the other pairs too; memory is U · images · width)
+    and covariances are shrunk (Ledoit and Wolf 2004). "frechet": the squared distance of Dowson and
+    Landau (1982), FID's; "jeffreys": KL(1‖2) + KL(2‖1) in nats.
+    """
+    _check(**sampling, images=images, components=components, batch_size=batch_size)
+    _one_of("divergence", divergence, "frechet", "jeffreys")
+    if isinstance(features, str):
+        _one_of("features", features, "latents")
+    prompts, index = _unique(pairs)
+    measure = None if isinstance(features, str) else features
+    output: Output = partial(_final, process, measure, **sampling)
+    bar = tqdm(range(images), desc="images", unit="draw", delay=2)
+    drawn = [torch.cat([output(c, d).flatten(1) for c in chunks(prompts, batch_size)]) for d in bar]
+    samples = torch.stack(drawn, dim=1).double().numpy()  # (U, images, width)
+    means, covariances = _gaussians(_principal(samples, components))
+    compare = _frechet if divergence == "frechet" else _jeffreys
+    return -compare(means, covariances, *index)
+
+
+def clip_features(
+    name: str | Path = "openai/clip-vit-large-patch14", *, revision: str | None = None
+) -> Features:
+    """A function of pictures (n, height, width, 3) in [0, 1] to their features (n, d).
+
+    CLIP's image embeddings (Radford et al. 2021) or, for "facebook/dinov2-base", the class tokens
+    of DINOv2 (Oquab et al. 2023), behind the checkpoint's own preparation of pictures.
+    """
+    processor, model = _pretrained(name, "AutoImageProcessor", revision)
+
+    @torch.no_grad()
+    def features(pictures: np.ndarray) -> np.ndarray:
+        images = list((pictures * 255).round().astype(np.uint8))
+        pixels = processor(images=images, return_tensors="pt")["pixel_values"].to(model.device)
+        found = getattr(model, "get_image_features", model)(pixel_values=pixels)
+        return getattr(found, "pooler_output", found).cpu().numpy()  # before version 5: a tensor
+
+    return features
+
+
+def _principal(samples: np.ndarray, components: int) -> np.ndarray:
+    """Samples (U, n, width) in the coordinates of the first k components of all, (U, n, k)."""
+    rows = samples.reshape(-1, samples.shape[2])
+    if components > min(rows.shape):
+        raise ValueError(f"components must be at most {min(rows.shape)} here, not {components}")
+    centred = rows - rows.mean(axis=0)
+    basis = np.linalg.svd(centred, full_matrices=False)[2][:components]
+    return (centred @ basis.T).reshape(*samples.shape[:2], components)
+
+
+def _gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (U, k) and covariances (U, k, k) of samples (U, n, k), after Ledoit and Wolf (2004).
+
+    (1 - λ) S + λ μ I with μ = tr S / k and λ = E‖S - Σ‖² / E‖S - μ I‖², estimated from the samples.
+    """
+    n, k = samples.shape[1:]
+    means = samples.mean(axis=1)
+    x = samples - means[:, None]
+    s = np.einsum("uni,unj->uij", x, x) / n
+    target = np.trace(s, axis1=1, axis2=2)[:, None, None] / k * np.eye(k)
+    away = ((s - target) ** 2).sum((1, 2))
+    error = (((x**2).sum(2) ** 2).mean(1) - (s**2).sum((1, 2))) / n
+    shrinkage = np.divide(error, away, out=np.ones_like(away), where=away > 0).clip(0, 1)
+    return means, s + shrinkage[:, None, None] * (target - s)
+
+
+def _frechet(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """‖m_i - m_j‖² + tr(s_i + s_j - 2 (s_i s_j)^½), (P,); means (U, k), covariances (U, k, k)."""
+    values, vectors = np.linalg.eigh(s)
+    root = (vectors * np.sqrt(values.clip(0))[:, None]) @ vectors.transpose(0, 2, 1)
+    cross = np.sqrt(np.linalg.eigvalsh(root[i] @ s[j] @ root[i]).clip(0)).sum(1)
+    trace = np.trace(s, axis1=1, axis2=2)
+    return (((m[i] - m[j]) ** 2).sum(1) + trace[i] + trace[j] - 2 * cross).clip(0)
+
+
+def _jeffreys(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """KL(i‖j) + KL(j‖i) in nats, (P,); means (U, k), covariances (U, k, k)."""
+    if (np.linalg.eigvalsh(s)[:, 0] <= 0).any():
+        raise ValueError("the images of a prompt do not vary: no density, take 'frechet'")
+    p, q = (MultivariateNormal(torch.tensor(m[k]), torch.tensor(s[k])) for k in (i, j))
+    return (kl_divergence(p, q) + kl_divergence(q, p)).numpy()
+
+
+def sentence_cosine(
+    folder_or_name: str | Path,
+    pairs: Pairs,
+    *,
+    pooling: Literal["mean", "cls"] = "mean",
+    revision: str | None = None,
+) -> np.ndarray:
+    """Cosine of the sentence embeddings of an encoder, from a folder or a Hub repository.
+
+    "mean": last hidden states averaged over what is not padding (Reimers and Gurevych 2019), for
+    "sentence-transformers/all-MiniLM-L6-v2". "cls": the first, before BERT's pooler, for SimCSE
+    (Gao et al. 2021), "princeton-nlp/unsup-simcse-bert-base-uncased". Texts are cut at 256 word
+    pieces, as all-MiniLM-L6-v2 cuts them.
+    """
+    _one_of("pooling", pooling, "mean", "cls")
+    prompts, index = _unique(pairs)
+    tokenizer, model = _pretrained(folder_or_name, "AutoTokenizer", revision)
+    room = min(WORD_PIECES, tokenizer.model_max_length, model.config.max_position_embeddings)
+    options = {"padding": True, "truncation": True, "max_length": room, "return_tensors": "pt"}
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # for little padding
+    vectors = torch.empty(len(prompts), model.config.hidden_size, dtype=torch.float64)
+    for rows in tqdm(list(chunks(by_length, 64)), desc="embeddings", unit="batch", delay=2):
+        tokens = tokenizer([prompts[i] for i in rows], **options).to(model.device)
+        with torch.no_grad():
+            hidden = model(**tokens).last_hidden_state.cpu().double()  # (n, tokens, width)
+        summed = torch.einsum("nt,ntw->nw", tokens["attention_mask"].cpu().double(), hidden)
+        vectors[rows] = hidden[:, 0] if pooling == "cls" else summed
+    return _cosine(vectors, index)
+
+
+@torch.no_grad()
+def language_trajectories(
+    model: Any,
+    tokenizer: Any,
+    pairs: Pairs,
+    *,
+    continuations: int = 20,
+    tokens: int = 20,
+    seed: int = 0,
+) -> np.ndarray:
+    """Minus the L1 distance between two texts' likelihoods of how either goes on.
+
+    Liu et al., "Meaning representations from trajectories in autoregressive models" (ICLR 2024):
+    each text is continued ``continuations`` times at temperature 1, by ``tokens`` tokens or to the
+    end of text; all continuations of a pair have a mean token log-likelihood under either text,
+    and the absolute differences are summed. As in the authors' code, a text without final
+    punctuation gets a full stop. Our reading: sampling is from all tokens (their ``generate`` keeps
+    its default, the 50 likeliest), and continuation c of every text takes the random numbers of
+    (seed, c), so that like texts go on alike.
+
+    Args:
+        model: a causal language model of transformers, such as GPT-2, with its ``tokenizer``.
+    """
+    _check(continuations=continuations, tokens=tokens)
+    prompts, index = _unique(pairs)
+    texts = [t if t[-1] in string.punctuation else f"{t}." for t in map(str.rstrip, prompts)]
+    heads = [torch.tensor(tokenizer(t)["input_ids"], device=model.device)[None] for t in texts]
+    room = getattr(model.config, "max_position_embeddings", math.inf)
+    for prompt, head in zip(prompts, heads, strict=True):
+        if head.shape[1] + tokens > room:
+            raise ValueError(f"{prompt!r} and {tokens} more tokens exceed the model's {room}")
+    keys = [generator(seed, c) for c in range(continuations)]
+    chance = torch.stack([torch.rand(tokens, dtype=torch.float64, generator=k) for k in keys])
+    paths, own = [], []
+    for head in tqdm(heads, desc="continuations", unit="text", delay=2):
+        paths.append(_go_on(model, head, chance, tokenizer.eos_token_id))
+        own.append(_mean_log_likelihood(model, head, *paths[-1]))
+    unique = sorted({(min(p), max(p)) for p in index.T.tolist() if p[0] != p[1]})
+    found = {}
+    for i, j in tqdm(unique, desc="likelihoods", unit="pair", delay=2):
+        first = own[i] - _mean_log_likelihood(model, heads[j], *paths[i])
+        second = own[j] - _mean_log_likelihood(model, heads[i], *paths[j])
+        found[i, j] = float(first.abs().sum() + second.abs().sum())
+    return np.array([-found.get((min(p), max(p)), 0.0) for p in index.T.tolist()])
+
+
+def _go_on(model: Any, head: Tensor, chance: Tensor, end: int | None) -> tuple[Tensor, Tensor]:
+    """Continuations of head (1, L) by chance (n, T) in [0, 1): tokens and which count, (n, T)."""
+    rows, past, drawn = head.expand(len(chance), -1), None, []
+    for u in chance.T:
+        answer = model(rows, past_key_values=past, use_cache=True)
+        past = answer.past_key_values
+        cdf = answer.logits[:, -1].cpu().double().softmax(-1).cumsum(-1)  # (n, vocabulary)
+        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)
+        rows = token.clamp(max=cdf.shape[1] - 1).to(head.device)
+        drawn.append(rows)
+    found = torch.cat(drawn, dim=1)
+    ended = torch.zeros_like(found) if end is None else (found == end).long()
+    return found, ended.cumsum(1) - ended == 0  # up to the first end of text, and with it
+
+
+def _mean_log_likelihood(model: Any, head: Tensor, tokens: Tensor, counts: Tensor) -> Tensor:
+    """Mean log-likelihood (n,) of the tokens (n, T) that count, after head (1, L)."""
+    rows = torch.cat([head.expand(len(tokens), -1), tokens], dim=1)
+    logits = model(rows).logits[:, head.shape[1] - 1 : -1].float()  # (n, T, vocabulary)
+    each = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].cpu().double()
+    return (each * counts.cpu()).sum(1) / counts.cpu().sum(1)
+
+
+# -- what several share ----------------------------------------------------------------------
+
+
+def _final(
+    process: GenerativeProcess,
+    features: Features | None,
+    prompts: Sequence[str],
+    draw: int,
+    *,
+    steps: int = 10,
+    seed: int = 0,
+    **sampling: Any,
+) -> Tensor:
+    """The final latents of prompts from the x_T of a draw, or ``features`` of their pictures."""
+    if features is not None and process.decode is None:
+        raise ValueError(f"{process.name} has no decoder: it makes no pictures")
+    x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)
+    draws, condition = [draw] * len(prompts), process.encode(prompts)
+    path = process.trajectories(condition, x_T, draws, steps=steps, seed=seed, **sampling)
+    if features is None or process.decode is None:
+        return path.final.cpu()
+    return torch.as_tensor(features(process.decode(path.final)))
+
+
+def _minus_squares(
+    pairs: Pairs, output: Output, draws: int, batch_size: int, label: str
+) -> np.ndarray:
+    """Minus the mean over draws of the squared distance between a pair's outputs, (P,)."""
+    prompts, index = _unique(pairs)
+    ready, last = index.max(axis=0), np.zeros(len(prompts), int)  # by position among the prompts
+    for side in index:
+        np.maximum.at(last, side, ready)
+    total, held = np.zeros(len(ready)), dict[int, Tensor]()
+    work = [(d, start) for d in range(draws) for start in range(0, len(prompts), batch_size)]
+    for draw, start in tqdm(work, desc=label, unit="batch", delay=2):
+        stop = min(start + batch_size, len(prompts))
+        rows = output(prompts[start:stop], draw)
+        held |= {i: rows[i - start].clone() for i in range(start, stop)}  # no view of the batch
+        for p in np.flatnonzero((ready >= start) & (ready < stop)):
+            first, second = (held[int(i)].double() for i in index[:, p])
+            total[p] -= float((first - second).square().sum())
+        held = {i: row for i, row in held.items() if last[i] >= stop}
+    return total / draws
+
+
+def _pretrained(source: str | Path, reader: str, revision: str | None) -> tuple[Any, Any]:
+    """A transformers model on the best device, and its tokenizer or image processor before it."""
+    import transformers
+
+    options: dict[str, Any] = {"revision": revision, "local_files_only": Path(source).is_dir()}
+    options["trust_remote_code"] = False
+    try:
+        with _quiet():
+            read = getattr(transformers, reader).from_pretrained(str(source), **options)
+            model = transformers.AutoModel.from_pretrained(
+                str(source), use_safetensors=True, **options
+            )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{str(source)!r} is neither a folder nor a Hub repository that can be had, with a "
+            f"transformers model in safetensors: {error}"
+        ) from error
+    return read, model.float().eval().to(pick_device())
+
+
+def _unique(pairs: Pairs) -> tuple[list[str], np.ndarray]:
+    """The U unique prompts in order of appearance, and each pair's two among them, (2, P)."""
+    flat = check_prompts([prompt for first, second in pairs for prompt in (first, second)])
+    if not flat:
+        raise ValueError("no pairs were given")
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(flat))}
+    return list(place), np.array([place[prompt] for prompt in flat]).reshape(-1, 2).T
+
+
+def _cosine(vectors: Tensor, index: np.ndarray) -> np.ndarray:
+    """Cosine of the rows of vectors (U, width) that each column of index (2, P) names, (P,)."""
+    unit = F.normalize(vectors, dim=1).numpy()
+    return np.einsum("pw,pw->p", unit[index[0]], unit[index[1]])
+
+
+def _check(guidance: float = 1.0, seed: int = 0, sampler: str = "ddim", **counts: int) -> None:
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number, not {guidance}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")
+
+
+def _one_of(name: str, value: str, *known: str) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")

@@ -1,0 +1,468 @@
+"""Scoring pair sets of any size: in shards, resumable after any interruption.
+
+A run is a folder: ``run.json`` (settings, provenance), ``pairs.parquet`` and ``shards/``. A shard
+holds ‖Δε‖² of one block of pairs for one draw, before any weighting, so that more draws can be
+added later, and every weighting, number of draws or choice of timesteps is read off one run. Noise
+is keyed by (seed, draw): which shard a pair lies in changes no number.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from conjure_lib.process import GenerativeProcess
+from conjure_lib.sde import WEIGHTINGS
+from conjure_lib.similarity import check_settings, check_weighting, pair_terms
+
+Result = TypeVar("Result")
+BLOCK = 128  # pairs a shard
+SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, or what is finished of one.
+
+    Attributes:
+        pairs: columns id, text1, text2 and what the input had besides; P rows.
+        terms: ‖Δε‖² (P, draws, S, 2), float32; only draws of which every pair is there.
+        timesteps: (S,), noisiest first.
+        weights: weighting to (S,), what each term counts in the mean.
+        record: settings and provenance.
+    """
+
+    pairs: pd.DataFrame
+    terms: np.ndarray
+    timesteps: np.ndarray
+    weights: dict[str, np.ndarray]
+    record: dict[str, Any]
+
+    def by_draw(self, weighting: str = "sde", at: Sequence[int] | None = None) -> np.ndarray:
+        """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index."""
+        check_weighting(weighting)
+        steps = list(range(len(self.timesteps))) if at is None else list(at)
+        means = self.terms[:, :, steps].mean(axis=3, dtype=np.float64)  # of the two trajectories
+        return (means * self.weights[weighting][steps]).mean(axis=2)
+
+    def distances(
+        self, weighting: str = "sde", *, draws: int | None = None, at: Sequence[int] | None = None
+    ) -> pd.DataFrame:
+        """Columns id, text1, text2, distance, stderr (NaN of a single draw)."""
+        values = self.by_draw(weighting, at)[:, :draws]
+        error = np.full(len(values), np.nan)
+        if values.shape[1] > 1:
+            error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
+        table = self.pairs[["id", "text1", "text2"]].copy()
+        return table.assign(distance=values.mean(axis=1), stderr=error)
+
+
+def score(
+    process: GenerativeProcess,
+    pairs: pd.DataFrame,
+    folder: str | Path,
+    *,
+    draws: int = 3,
+    steps: int = 10,
+    guidance: float = 1.0,
+    sampler: str = "ddim",
+    pairing: str = "same",
+    seed: int = 0,
+    batch_size: int = 64,
+    block: int = BLOCK,
+    note: dict[str, Any] | None = None,
+    report: Callable[[str], None] = print,
+) -> Run:
+    """Score ``pairs`` into ``folder``, or go on where an earlier start of the same was cut off.
+
+    Args:
+        pairs: columns id (unique), text1, text2; others are kept.
+        draws: a run with fewer draws is added to, one with more stays as it is.
+        batch_size: rows a network call; halved as often as memory runs out.
+        block: pairs a shard, which is what an interruption can lose at most; a run that exists
+            keeps its own.
+        note: kept in the record, for instance how the pairs were sampled.
+        report: is told the cost before the work starts.
+
+    Raises:
+        ValueError: ``folder`` holds a run of other settings, or a setting is not usable.
+        OSError: a shard could not be written; the finished ones are kept.
+    """
+    folder = Path(folder)
+    _check(pairs, draws, batch_size, block)
+    check_settings(pairing, guidance)
+    settings = {
+        "model": process.name,
+        "revision": process.revision,
+        "weights": process.weights_hash(),
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": sampler,
+        "pairing": pairing,
+        "seed": seed,
+        "dtype": process.dtype,
+        "pairs": _digest(pairs),
+    }
+    record = _start(process, pairs, folder, settings, block, note)
+    blocks = [pairs.iloc[i : i + record["block"]] for i in range(0, len(pairs), record["block"])]
+    done = _finished(folder, record, blocks)
+    missing = [(d, b) for d in range(draws) for b in range(len(blocks)) if (d, b) not in done]
+    if missing:
+        text = str(pairs["text1"].iloc[0])
+        rate, batch_size = _fitting(lambda size: _rate(process, text, size), batch_size)
+        report(_cost(process, [blocks[b] for _, b in missing], settings, rate))
+    bar = tqdm(total=len(pairs) * draws, unit="pair", desc=folder.name, mininterval=1)
+    bar.update(len(pairs) * draws - sum(len(blocks[b]) for _, b in missing))
+    with bar:
+        for d, b in missing:
+            began, before = time.perf_counter(), process.evaluations
+            make = partial(_terms, process, blocks[b], d, settings)
+            terms, batch_size = _fitting(make, batch_size)
+            spent = {
+                "evaluations": process.evaluations - before,
+                "seconds": time.perf_counter() - began,
+                "device": str(process.device),
+            }
+            _write_shard(folder, record, d, b, blocks[b], terms, spent)
+            bar.update(len(blocks[b]))
+    return open_run(folder)
+
+
+def open_run(folder: str | Path) -> Run:
+    """What is finished in ``folder``; damaged and foreign shards are set aside and named.
+
+    Raises:
+        FileNotFoundError: there is no run, or no draw of it is finished.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no run: it has no run.json")
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    pairs = pd.read_parquet(folder / "pairs.parquet")
+    size = record["block"]
+    blocks = [pairs.iloc[i : i + size] for i in range(0, len(pairs), size)]
+    done = _finished(folder, record, blocks)
+    whole = [
+        d for d in sorted({d for d, _ in done}) if all((d, b) in done for b in range(len(blocks)))
+    ]
+    if not whole:
+        raise FileNotFoundError(f"no draw of the run in {folder} is finished: start it again")
+    steps = len(record["timesteps"])
+    terms = np.empty((len(pairs), len(whole), steps, 2), np.float32)
+    for k, d in enumerate(whole):
+        terms[:, k] = np.concatenate([done[d, b][0] for b in range(len(blocks))])
+    spent = [done[d, b][1] for d in whole for b in range(len(blocks))]
+    record |= {
+        "draws": len(whole),
+        "unet_evaluations": sum(s["evaluations"] for s in spent),
+        "seconds": round(sum(s["seconds"] for s in spent), 1),
+        "devices": sorted({s["device"] for s in spent}),
+    }
+    weights = {name: np.array(values) for name, values in record.pop("term_weights").items()}
+    return Run(pairs, terms, np.array(record["timesteps"]), weights, record)
+
+
+def stratified(
+    pairs: pd.DataFrame,
+    count: int,
+    *,
+    seed: int = 0,
+    by: Sequence[str] = ("benchmark", "subset", "pos"),
+) -> pd.DataFrame:
+    """About ``count`` of the pairs, each stratum in its proportion, in their order.
+
+    Raises:
+        ValueError: ``count`` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"a sample needs at least 1 pair, not {count}")
+    if count >= len(pairs):
+        return pairs
+    columns = [c for c in by if c in pairs]
+    keys = pairs[columns].astype(str).agg("/".join, axis=1) if columns else ""
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    # the k-th pair of a stratum of n stands at (k + ½)/n: the lowest ranks hold all in proportion
+    table = pd.DataFrame({"key": keys, "order": order}, index=np.arange(len(pairs)))
+    rank = table.groupby("key")["order"].rank().sub(0.5)
+    place = rank / table.groupby("key")["order"].transform("size")
+    chosen = np.lexsort((order, place.to_numpy()))[:count]
+    return pairs.iloc[np.sort(chosen)]
+
+
+def results_of_record(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A table of data/results, and its provenance; texts and human scores are not in it.
+
+    Raises:
+        FileNotFoundError: there is no such record.
+    """
+    here = Path(__file__).resolve().parent
+    packaged = here / "results"
+    file = (packaged if packaged.is_dir() else here.parent / "data/results") / f"{name}.parquet"
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no record {file}: make it with book/record.py")
+    return pd.read_parquet(file), json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def provenance(process: GenerativeProcess) -> dict[str, Any]:
+    """What a number depends on besides its settings: versions, machine, commit, date."""
+    versions = {
+        name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")
+    }
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None  # installed from a wheel
+    return {
+        "device": str(process.device),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+        if process.device.type == "cpu"
+        else torch.cuda.get_device_name(process.device),
+        "versions": {"python": platform.python_version(), **versions},
+        "commit": commit,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+# -- starting and finding ---------------------------------------------------------------------
+
+
+def _check(pairs: pd.DataFrame, draws: int, batch_size: int, block: int) -> None:
+    if lacking := {"id", "text1", "text2"} - set(pairs.columns):
+        raise ValueError(f"the pairs lack the column {', '.join(sorted(lacking))}")
+    if not pairs["id"].is_unique:
+        twice = pairs["id"][pairs["id"].duplicated()].iloc[0]
+        raise ValueError(f"the id {twice!r} stands twice in the pairs: ids must be unique")
+    if min(draws, batch_size, block) < 1:
+        raise ValueError(
+            f"draws, batch_size and block must be at least 1, not {draws}, {batch_size}, {block}"
+        )
+
+
+def _start(
+    process: GenerativeProcess,
+    pairs: pd.DataFrame,
+    folder: Path,
+    settings: dict[str, Any],
+    block: int,
+    note: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The record of the run in ``folder``: the one that is there, or a new one."""
+    file = folder / "run.json"
+    if file.is_file():
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for key, value in settings.items():
+            if record["settings"].get(key) != value:
+                raise ValueError(
+                    f"{folder} holds a run with {key} {record['settings'].get(key)!r}, and this "
+                    f"one has {value!r}: choose another folder, or take the run's own settings"
+                )
+        return record
+    schedule = process.schedule
+    times = process.sampler(settings["sampler"], settings["steps"]).timesteps
+    scale = {"sde": schedule.T}
+    record = {
+        "settings": settings,
+        "fingerprint": hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
+        "block": block,
+        "timesteps": times.tolist(),
+        "term_weights": {
+            w: (schedule.weight(times, w) * scale.get(w, 1)).tolist() for w in WEIGHTINGS
+        },
+        "note": note or {},
+        "provenance": provenance(process),
+    }
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    _write(folder / "pairs.parquet", lambda path: pairs.to_parquet(path, index=False))
+    _write(file, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
+    return record
+
+
+def _finished(
+    folder: Path, record: dict[str, Any], blocks: Sequence[pd.DataFrame]
+) -> dict[tuple[int, int], tuple[np.ndarray, dict[str, Any]]]:
+    """(draw, block) to terms and what they cost; shards that are not sound are set aside."""
+    found = {}
+    for file in sorted((folder / "shards").glob("*")):
+        if file.name.endswith(".partial"):  # the write that an interruption cut off
+            file.unlink(missing_ok=True)
+            continue
+        try:
+            key, content = _read_shard(file, record, blocks)
+        except (ValueError, OSError) as error:
+            aside = folder / "set-aside"
+            aside.mkdir(exist_ok=True)
+            file.rename(aside / f"{time.time_ns()}-{file.name}")
+            warnings.warn(f"{file} is set aside in {aside}: {error}", stacklevel=3)
+            continue
+        found[key] = content
+    return found
+
+
+def _read_shard(
+    file: Path, record: dict[str, Any], blocks: Sequence[pd.DataFrame]
+) -> tuple[tuple[int, int], tuple[np.ndarray, dict[str, Any]]]:
+    """Terms (pairs, S, 2) of one shard, checked. Raises ValueError or OSError where unsound."""
+    import pyarrow.parquet as pq
+
+    name = SHARD.fullmatch(file.name)
+    if not name or int(name[2]) >= len(blocks):
+        raise ValueError("it is no shard of this run")
+    table = pq.read_table(file, page_checksum_verification=True)
+    meta = json.loads((table.schema.metadata or {}).get(b"conjure", b"{}"))
+    key = int(name[1]), int(name[2])
+    if meta.get("fingerprint") != record["fingerprint"] or meta.get("key") != list(key):
+        raise ValueError("it belongs to another run")
+    if table["id"].to_pylist() != blocks[key[1]]["id"].tolist():
+        raise ValueError("its pairs are others than those of the run")
+    terms = table["terms"].combine_chunks().flatten().to_numpy()
+    return key, (terms.reshape(len(table), len(record["timesteps"]), 2), meta)
+
+
+def _write_shard(
+    folder: Path,
+    record: dict[str, Any],
+    draw: int,
+    number: int,
+    block: pd.DataFrame,
+    terms: np.ndarray,
+    spent: dict[str, Any],
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not np.isfinite(terms).all():
+        first = block["id"].iloc[int(np.argwhere(~np.isfinite(terms))[0][0])]
+        raise ValueError(f"a noise prediction for the pair {first!r} is not finite")
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(terms.ravel()), terms[0].size)
+    meta = {"fingerprint": record["fingerprint"], "key": [draw, number], **spent}
+    table = pa.table({"id": pa.array(block["id"].tolist()), "terms": flat})
+    table = table.replace_schema_metadata({"conjure": json.dumps(meta)})
+    file = folder / "shards" / f"draw-{draw:04d}-block-{number:05d}.parquet"
+    try:
+        _write(file, lambda path: pq.write_table(table, path, write_page_checksum=True))
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise OSError(
+            f"cannot write {file}: {why}. Every finished shard is kept: make room and start the "
+            "same command again"
+        ) from error
+
+
+def _write(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write so that a kill at any moment leaves the whole file or none."""
+    unfinished = file.with_name(file.name + ".partial")
+    try:
+        write(unfinished)
+        with unfinished.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+# -- the work ---------------------------------------------------------------------------------
+
+
+def _fitting(call: Callable[[int], Result], batch_size: int) -> tuple[Result, int]:
+    """``call(batch_size)``, halved as often as memory runs out; and the size that was left."""
+    while True:
+        try:
+            return call(batch_size), batch_size
+        except (RuntimeError, MemoryError) as error:
+            if batch_size == 1 or not _out_of_memory(error):
+                raise
+        batch_size //= 2
+        warnings.warn(f"out of memory: going on with batch_size {batch_size}", stacklevel=3)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _terms(
+    process: GenerativeProcess,
+    block: pd.DataFrame,
+    draw: int,
+    settings: dict[str, Any],
+    batch_size: int,
+) -> np.ndarray:
+    """Terms (pairs, S, 2) of one block in one draw."""
+    options = {k: settings[k] for k in ("steps", "guidance", "sampler", "pairing", "seed")}
+    texts = list(zip(block["text1"], block["text2"], strict=True))
+    terms, _ = pair_terms(
+        process, texts, draws=[draw], batch_size=batch_size, progress=False, **options
+    )
+    return terms[:, 0].astype(np.float32)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def _cost(
+    process: GenerativeProcess,
+    blocks: Sequence[pd.DataFrame],
+    settings: dict[str, Any],
+    rate: float,
+) -> str:
+    """What is left to do, in noise predictions and in time."""
+    evaluations = settings["steps"] * sum(_per_step(b, settings) for b in blocks)
+    pairs = sum(len(b) for b in blocks)
+    return (
+        f"{pairs:,} pairs (one draw each) to score: {evaluations:,} noise predictions, about "
+        f"{_duration(evaluations / rate)} at {rate:,.0f} a second on {process.device}"
+    )
+
+
+def _rate(process: GenerativeProcess, text: str, batch_size: int) -> float:
+    """Noise predictions a second, measured now; they are not counted."""
+    condition = process.encode([text])
+    condition = condition.expand(batch_size, *condition.shape[1:])
+    x = process.noise([0], 0).expand(batch_size, *process.latent_shape)
+    t = torch.full((batch_size,), 1, device=process.device)
+    before, began = process.evaluations, 0.0
+    for _ in range(2):  # the first call warms up
+        began = time.perf_counter()
+        process.eps(x, t, condition).sum().item()
+    process.evaluations = before
+    return batch_size / (time.perf_counter() - began)
+
+
+def _per_step(block: pd.DataFrame, settings: dict[str, Any]) -> int:
+    """Noise predictions a step of a block: its prompts' trajectories, and two for each pair."""
+    prompts = set(block["text1"]) | set(block["text2"])
+    pairs = {frozenset(p) for p in zip(block["text1"], block["text2"], strict=True)}
+    other = sum(len(p) == 2 for p in pairs) if settings["pairing"] == "same" else 0
+    return len(prompts) * (1 + (settings["guidance"] != 1)) + 2 * other
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _digest(pairs: pd.DataFrame) -> str:
+    rows: Iterator[Any] = zip(pairs["id"], pairs["text1"], pairs["text2"], strict=True)
+    return hashlib.sha256(json.dumps([list(map(str, r)) for r in rows]).encode()).hexdigest()

@@ -1,0 +1,202 @@
+"""Conjured similarity in the conventions of sentence-transformers and of mteb: larger is closer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from conjure_lib.process import GenerativeProcess, check_prompts
+from conjure_lib.sde import Weighting
+from conjure_lib.similarity import check_counts, check_weighting, chunks, distances, pair_terms
+
+
+class _Card:
+    """Where an evaluator of sentence-transformers leaves what it has measured."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
+    def set_evaluation_metrics(
+        self, evaluator: Any, metrics: Mapping[str, float], epoch: int = 0, step: int = 0
+    ) -> None:
+        self.metrics |= metrics
+
+
+class Scorer:
+    """Similarity of texts by the images that they conjure.
+
+    ``predict`` and ``rank`` follow CrossEncoder: minus the distance, exactly. ``encode``,
+    ``similarity`` and ``similarity_pairwise`` follow SentenceTransformer: conjured embeddings, an
+    approximation. ``settings`` are those of :func:`conjure_lib.pair_terms`.
+    """
+
+    def __init__(
+        self, process: GenerativeProcess, *, weighting: Weighting = "sde", **settings: Any
+    ) -> None:
+        check_weighting(weighting)
+        if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
+            raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
+        self.process, self.weighting, self.settings = process, weighting, settings
+        self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
+
+    def predict(
+        self,
+        sentences: Sequence[Any],
+        *,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """Minus the distance of each pair: (P,), or one number for one pair of strings.
+
+        Raises:
+            TypeError: something that is not a pair of texts.
+            ValueError: a prompt name was given, which these models have none of.
+        """
+        if prompt_name is not None:
+            raise ValueError(f"there are no named prompts here, and so no {prompt_name!r}")
+        single = len(sentences) == 2 and all(isinstance(s, str) for s in sentences)
+        pairs = [_pair(p) for p in ([sentences] if single else sentences)]
+        settings = self.settings | {"progress": show_progress_bar}
+        if batch_size is not None:
+            settings["batch_size"] = batch_size
+        found = distances(self.process, pairs, weighting=self.weighting, **settings)
+        values = np.array([-e.value for e in found])
+        if convert_to_tensor:
+            return torch.from_numpy(values)[0] if single else torch.from_numpy(values)
+        if single:
+            return values[0]
+        return values if convert_to_numpy else list(values)
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """The documents by their similarity to the query: corpus_id, score and, if wanted, text."""
+        scores = self.predict([(query, document) for document in documents], **options)
+        order = np.argsort(-np.asarray(scores), kind="stable")[:top_k]
+        text = [{"text": documents[i]} if return_documents else {} for i in order]
+        return [
+            {"corpus_id": int(i), "score": scores[i], **more}
+            for i, more in zip(order, text, strict=True)
+        ]
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        show_progress_bar: bool | None = None,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """Conjured embeddings (n, width): squared Euclidean distance stands in for the distance.
+
+        x comes from one reference set, the trajectories of the empty prompt, in place of the
+        pair's own mixture: φ(y) = [√w_i ε(x_i, t_i|y)]_i. N prompts need N evaluations an anchor
+        and not N². An approximation; the book measures how close it comes.
+        """
+        prompts = check_prompts([sentences] if isinstance(sentences, str) else sentences)
+        x, t, weights = self._anchors(batch_size)
+        condition = self.process.encode(prompts)
+        rows = [(i, a) for i in range(len(prompts)) for a in range(len(x))]
+        options = {"disable": True} if show_progress_bar is False else {}
+        parts = []
+        for chunk in tqdm(
+            list(chunks(rows, batch_size)), desc="conjured embeddings", delay=2, **options
+        ):
+            i, a = (torch.tensor(side) for side in zip(*chunk, strict=True))
+            eps = self.process.eps(x[a], t[a], condition[i]).flatten(1).cpu()
+            parts.append(weights[a].sqrt().float()[:, None] * eps)
+        vectors = torch.cat(parts).reshape(len(prompts), -1)
+        vectors = vectors[0] if isinstance(sentences, str) else vectors
+        return vectors if convert_to_tensor else vectors.numpy()
+
+    def _anchors(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x (A, *latent_shape), t (A,) and weight (A,) of the anchors; A = draws · steps."""
+        options: dict[str, Any] = {"steps": 10, "guidance": 1.0, "sampler": "ddim", "seed": 0}
+        options |= {k: v for k, v in self.settings.items() if k in options}
+        count = int(self.settings.get("draws", 5))
+        check_counts(options["steps"], count, batch_size)
+        process, draws = self.process, list(range(count))
+        empty = process.encode([""])
+        x_T = process.noise(draws, int(options["seed"]))
+        scale = float(options.pop("guidance")) ** 2  # of the empty prompt it changes no trajectory
+        path = process.trajectories(empty.expand(count, *empty.shape[1:]), x_T, draws, **options)
+        t = path.timesteps.repeat(count)
+        weights = scale * process.schedule.weight(t, self.weighting) / len(t)
+        if self.weighting == "sde":
+            weights = weights * process.schedule.T
+        return path.states.flatten(0, 1), t.to(process.device), weights
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Minus the squared distance of all embeddings of one set to all of another: (n, m)."""
+        first, second = (torch.atleast_2d(torch.as_tensor(e)) for e in (embeddings1, embeddings2))
+        return -torch.cdist(first, second).square()
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Minus the squared distance of corresponding embeddings: (n,)."""
+        first, second = (torch.atleast_2d(torch.as_tensor(e)) for e in (embeddings1, embeddings2))
+        return -(first - second).square().sum(-1)
+
+
+def _pair(pair: Any) -> tuple[str, str]:
+    if isinstance(pair, str) or len(pair) != 2:
+        raise TypeError(f"expected pairs of texts, not {pair!r}")
+    return pair[0], pair[1]
+
+
+class MtebScorer:
+    """A :class:`Scorer` as mteb's STS tasks want a model: the exact distance, pair by pair.
+
+    mteb encodes both columns and then compares rows, where our distance needs both texts at once:
+    ``encode`` therefore hands out row numbers, and ``similarity_pairwise`` looks the texts up. Read
+    "spearman" of the result; its "cosine_spearman" compares row numbers and means nothing.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        from mteb.models import ModelMeta
+
+        self.scorer = scorer
+        self.texts: list[str] = []
+        name = scorer.process.name
+        name = name if "/" in name else f"conjure_lib/{name}"
+        self.mteb_model_meta = ModelMeta.create_empty(
+            {"name": name, "revision": scorer.process.weights_hash()[:16]}
+        )
+
+    def encode(self, inputs: Iterable[Mapping[str, list[str]]], **_: Any) -> np.ndarray:
+        """Row numbers from 1 on and their squares, (n, 2); the texts are kept.
+
+        The squares only keep the comparisons that mteb makes by itself from being constant.
+        """
+        first = len(self.texts) + 1
+        for batch in inputs:
+            self.texts += batch["text"]
+        rows = np.arange(first, len(self.texts) + 1, dtype=np.float64)
+        return np.stack([rows, rows**2], axis=1)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Similarity of every row with every other, (n, m)."""
+        first, second = self._look_up(embeddings1), self._look_up(embeddings2)
+        found = self.scorer.predict([(a, b) for a in first for b in second], convert_to_tensor=True)
+        return found.reshape(len(first), len(second))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Similarity of corresponding rows, (n,)."""
+        first, second = self._look_up(embeddings1), self._look_up(embeddings2)
+        return self.scorer.predict(list(zip(first, second, strict=True)), convert_to_tensor=True)
+
+    def _look_up(self, rows: Any) -> list[str]:
+        return [self.texts[int(i) - 1] for i in np.atleast_2d(rows)[:, 0]]

@@ -1,0 +1,91 @@
+"""The scorer inside the programs whose conventions it follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr, spearmanr
+
+import conjure_lib as cj
+from conjure_lib.scorer import MtebScorer
+
+PAIRS = [("cat", "dog"), ("cat", "pizza"), ("sun", "moon"), ("car", "bus"), ("tree", "tree")]
+HUMAN = [3.5, 0.4, 2.0, 3.0, 5.0]
+
+
+@pytest.fixture(scope="module")
+def scorer(process: cj.GenerativeProcess) -> cj.Scorer:
+    return cj.Scorer(process, weighting="noise", steps=2, draws=2)
+
+
+def test_predict_is_minus_the_distance(scorer: cj.Scorer) -> None:
+    found = cj.distances(scorer.process, PAIRS, weighting="noise", steps=2, draws=2)
+    expected = [-e.value for e in found]
+    np.testing.assert_allclose(scorer.predict(PAIRS), expected, rtol=1e-6)
+    tensor = scorer.predict([list(p) for p in PAIRS], convert_to_tensor=True, batch_size=3)
+    assert isinstance(tensor, torch.Tensor) and tensor.shape == (5,)
+    np.testing.assert_allclose(tensor, expected, rtol=1e-4)
+    one = scorer.predict(PAIRS[0])
+    assert np.ndim(one) == 0 and one == pytest.approx(expected[0], rel=1e-4)
+    two = scorer.predict(PAIRS[:2])  # two pairs, not one pair of tuples
+    assert two.shape == (2,)
+
+
+def test_cross_encoder_evaluator(scorer: cj.Scorer) -> None:
+    from sentence_transformers.cross_encoder.evaluation import CrossEncoderCorrelationEvaluator
+
+    evaluator = CrossEncoderCorrelationEvaluator([list(p) for p in PAIRS], HUMAN, name="five")
+    found = evaluator(scorer)
+    mine = scorer.predict(PAIRS)
+    assert found["five_spearman"] == pytest.approx(spearmanr(HUMAN, mine).statistic)
+    assert found["five_pearson"] == pytest.approx(pearsonr(HUMAN, mine).statistic)
+    assert scorer.model_card_data.metrics["five_spearman"] == found["five_spearman"]
+
+
+def test_rank(scorer: cj.Scorer) -> None:
+    words = ["pizza", "cat", "dog", "bus"]
+    scores = scorer.predict([("cat", w) for w in words])
+    ranked = scorer.rank("cat", words, top_k=3, return_documents=True)
+    assert ranked[0] == {"corpus_id": 1, "score": 0.0, "text": "cat"}
+    assert [r["corpus_id"] for r in ranked] == np.argsort(-scores)[:3].tolist()
+    assert [r["text"] for r in ranked] == [words[r["corpus_id"]] for r in ranked]
+    assert set(scorer.rank("cat", words)[0]) == {"corpus_id", "score"}
+
+
+def test_similarity_of_embeddings(scorer: cj.Scorer) -> None:
+    words = ["cat", "dog", "pizza"]
+    vectors = scorer.encode(words)
+    matrix = scorer.similarity(vectors, vectors)
+    reference = -((vectors[:, None] - vectors[None]) ** 2).sum(-1)
+    np.testing.assert_allclose(matrix, reference, rtol=1e-3, atol=1e-4)
+    pairwise = scorer.similarity_pairwise(vectors[:2], vectors[1:])
+    np.testing.assert_allclose(pairwise, [reference[0, 1], reference[1, 2]], rtol=1e-4)
+    tensor = scorer.encode(words, convert_to_tensor=True, batch_size=7, show_progress_bar=False)
+    np.testing.assert_allclose(tensor, vectors, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scorer.encode("cat"), vectors[0], rtol=1e-3, atol=1e-4)
+
+
+def test_mteb(scorer: cj.Scorer) -> None:
+    mteb = pytest.importorskip("mteb")
+    from datasets import Dataset, DatasetDict
+
+    task = mteb.get_task("STS12")
+    first, second = zip(*PAIRS, strict=True)
+    columns = {"sentence1": first, "sentence2": second, "score": HUMAN}
+    task.dataset = DatasetDict({"test": Dataset.from_dict(columns)})
+    task.data_loaded = True
+    adapter = MtebScorer(scorer)
+    found = mteb.evaluate(adapter, task, cache=None, co2_tracker=False, show_progress_bar=False)
+    scores = found.task_results[0].scores["test"][0]
+    assert scores["spearman"] == pytest.approx(spearmanr(HUMAN, scorer.predict(PAIRS)).statistic)
+    matrix = adapter.similarity(np.array([[1.0, 1], [2, 4]]), np.array([[6.0, 36], [7, 49]]))
+    assert matrix.shape == (2, 2)
+    assert float(matrix[0, 0]) == pytest.approx(float(scorer.predict(PAIRS)[0]), rel=1e-4)
+
+
+def test_bad_input(scorer: cj.Scorer) -> None:
+    with pytest.raises(TypeError, match="pairs of texts, not 'cat'"):
+        scorer.predict(["cat", "dog", "pizza"])
+    with pytest.raises(ValueError, match="no named prompts"):
+        scorer.predict(PAIRS, prompt_name="query")
