@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 from tqdm import tqdm
 
-from conjure_lib.process import GenerativeProcess, _quiet, check_prompts, generator, pick_device
+from conjure_lib.adapters import quiet
+from conjure_lib.process import GenerativeProcess, check_prompts, generator, pick_device
 from conjure_lib.similarity import chunks
 
 Pairs = Sequence[tuple[str, str]]
@@ -357,7 +358,7 @@ def _pretrained(source: str | Path, reader: str, revision: str | None) -> tuple[
     options: dict[str, Any] = {"revision": revision, "local_files_only": Path(source).is_dir()}
     options["trust_remote_code"] = False
     try:
-        with _quiet():
+        with quiet():
             read = getattr(transformers, reader).from_pretrained(str(source), **options)
             model = transformers.AutoModel.from_pretrained(
                 str(source), use_safetensors=True, **options

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.sde import Schedule, clean_from_eps
+from conjure_lib.adapters import Conditioning, adapt, prediction_of, quiet, warn_if_cut
+from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
 EMBEDDED = "emoji-diffusion"
+HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 REVISIONS = {"CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b"}
-SAMPLERS = {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "dpm++2m": "DPMSolverMultistepScheduler",
+}
+FLOW_SAMPLERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 
 
 @dataclass
@@ -33,24 +40,30 @@ class GenerativeProcess:
     """One noise-prediction interface over a diffusion model.
 
     Attributes:
-        predict: ε_θ of x (n, *latent_shape), t (n,) and a conditioning (n, …); shaped like x.
-        encode: texts to their conditioning, shape (n, …).
+        predict: the network's output at x (n, *latent_shape), t (n,) and a conditioning of n
+            rows; shaped like x. ``kind`` says what it means.
+        encode: texts to their conditioning, a tensor (n, …) or a :class:`Conditioning`; the empty
+            text is the unconditional one.
         scheduler: the diffusers scheduler of the checkpoint; samplers take their schedule from it.
         latent_shape: shape of one latent, for Stable Diffusion v1.4 (4, 64, 64).
         decode: latents (n, *latent_shape) to pictures (n, height, width, 3) in [0, 1].
         lengths: texts to their number of tokens up to the end-of-text token, (n,).
+        kind: what ``predict`` predicts: "epsilon", "v_prediction" or "flow".
+        sigmas: steps to the σ that the scheduler is set to, for families that set them themselves.
         name: what the model is called in records.
         revision: the commit of the Hub repository that it was loaded from, where it was.
         modules: the networks that ``predict``, ``encode`` and ``decode`` run, by name.
         evaluations: noise predictions made so far, of one prompt at one x each.
     """
 
-    predict: Callable[[Tensor, Tensor, Tensor], Tensor]
-    encode: Callable[[Sequence[str]], Tensor]
+    predict: Callable[[Tensor, Tensor, Any], Tensor]
+    encode: Callable[[Sequence[str]], Any]
     scheduler: Any
     latent_shape: tuple[int, ...]
     decode: Callable[[Tensor], np.ndarray] | None = None
     lengths: Callable[[Sequence[str]], Tensor] | None = None
+    kind: Prediction = "epsilon"
+    sigmas: Callable[[int], np.ndarray] | None = None
     name: str = "process"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     revision: str | None = None
@@ -58,14 +71,21 @@ class GenerativeProcess:
     evaluations: int = 0
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Schedule | FlowSchedule:
         """The schedule of the checkpoint."""
+        if self.kind == "flow":
+            return FlowSchedule(self.scheduler.config.num_train_timesteps)
         return Schedule.of(self.scheduler)
+
+    @property
+    def samplers(self) -> dict[str, str]:
+        """The samplers that fit the schedule, and their classes in diffusers."""
+        return FLOW_SAMPLERS if self.kind == "flow" else SAMPLERS
 
     @property
     def dtype(self) -> str:
         """What the network computes in, such as "float32"; everything outside it is float32."""
-        network = self.modules.get("unet")
+        network = self.modules.get("unet") or self.modules.get("transformer")
         return str(getattr(network, "dtype", torch.float32)).removeprefix("torch.")
 
     def weights_hash(self) -> str:
@@ -78,25 +98,39 @@ class GenerativeProcess:
         return digest.hexdigest()
 
     @torch.no_grad()
-    def eps(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Noise prediction ε(x, t|y) in float32; x (n, …), t (n,), condition (n, …)."""
+    def eps(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+        """Noise prediction ε(x, t|y) in float32; x (n, …), t (n,), condition of n rows."""
+        return self._to_eps(self._output(x, t, condition), x, t)
+
+    def _output(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         self.evaluations += len(x)
         return self.predict(x, t, condition).float()
+
+    def _to_eps(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        if self.kind == "epsilon":
+            return output
+        return eps_from_output(output, x, *self.schedule.coefficients(t), self.kind)
 
     def sampler(self, name: str, steps: int) -> Any:
         """A fresh diffusers scheduler for ``name`` with its timesteps set.
 
         Raises:
-            ValueError: an unknown sampler, steps outside 1 … the length of the schedule, or so
-                many that the checkpoint's spacing leaves out its noisiest end.
+            ValueError: a sampler that is unknown or does not fit the model, steps outside 1 … the
+                length of the schedule, or so many that the checkpoint's spacing leaves out its
+                noisiest end.
         """
-        if name not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, not {name!r}")
+        if name not in self.samplers:
+            raise ValueError(
+                f"sampler must be one of {', '.join(self.samplers)} for {self.name}, not {name!r}"
+            )
         if not 1 <= steps <= self.schedule.T:
             raise ValueError(f"steps must lie between 1 and {self.schedule.T}, not {steps}")
         import diffusers
 
-        scheduler = getattr(diffusers, SAMPLERS[name]).from_config(self.scheduler.config)
+        scheduler = getattr(diffusers, self.samplers[name]).from_config(self.scheduler.config)
+        if self.kind == "flow":
+            self._set_flow(scheduler, steps)
+            return scheduler
         scheduler.set_timesteps(steps)
         if int(scheduler.timesteps.max()) >= self.schedule.T:  # the offset leads past the end
             scheduler.register_to_config(steps_offset=0)
@@ -110,6 +144,20 @@ class GenerativeProcess:
             )
         return scheduler
 
+    def _set_flow(self, scheduler: Any, steps: int) -> None:
+        """Set the times as the family's pipeline does, with its shift for the number of tokens."""
+        config = scheduler.config
+        options: dict[str, Any] = {"num_inference_steps": steps}
+        if self.sigmas is not None:
+            options["sigmas"] = self.sigmas(steps)
+        if config.get("use_dynamic_shifting"):
+            tokens = self.latent_shape[1] * self.latent_shape[2] // 4  # patches of 2×2
+            slope = (config.max_shift - config.base_shift) / (
+                config.max_image_seq_len - config.base_image_seq_len
+            )
+            options["mu"] = config.base_shift + slope * (tokens - config.base_image_seq_len)
+        scheduler.set_timesteps(**options)
+
     def noise(self, draws: Sequence[int], seed: int) -> Tensor:
         """x_T of the given draws, (len(draws), *latent_shape), keyed by (seed, draw) alone."""
         return torch.stack(
@@ -119,7 +167,7 @@ class GenerativeProcess:
     @torch.no_grad()
     def trajectories(
         self,
-        condition: Tensor,
+        condition: Any,
         x_T: Tensor,
         draws: Sequence[int],
         *,
@@ -127,39 +175,41 @@ class GenerativeProcess:
         guidance: float = 1.0,
         sampler: str = "ddim",
         seed: int = 0,
-        unconditional: Tensor | None = None,
+        unconditional: Any = None,
         progress: bool = False,
     ) -> Trajectory:
         """Reverse-time trajectories of n (prompt, draw) rows, through diffusers' own scheduler.
 
         Args:
-            condition: (n, …), from :attr:`encode`.
+            condition: n rows, from :attr:`encode`.
             x_T: (n, *latent_shape), standard normal.
             draws: the draw that each row belongs to; a stochastic sampler takes the noise of a
                 step from (seed, draw, step), so that all prompts of a draw share it.
             guidance: w of classifier-free guidance, s(∅) + w (s(y) - s(∅)); at 1 the
                 unconditional prediction is not computed.
-            unconditional: conditioning of the empty prompt, (1, …); computed where not given.
+            unconditional: conditioning of the empty prompt, one row; computed where not given.
             progress: a progress bar, where the work takes more than two seconds.
         """
         scheduler = self.sampler(sampler, steps)
         if guidance != 1 and unconditional is None:
             unconditional = self.encode([""])
-        x = x_T.to(self.device, torch.float32) * float(scheduler.init_noise_sigma)
+        # a flow's scheduler has neither: its state is what the network sees
+        scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
+        x = x_T.to(self.device, torch.float32) * float(getattr(scheduler, "init_noise_sigma", 1.0))
         states, own, guided = [], [], []
         times = scheduler.timesteps
         for step, t in enumerate(tqdm(times, desc="denoising", delay=2) if progress else times):
-            x_in = scheduler.scale_model_input(x, t)
+            x_in = scale(x, t)
             t_rows = t.to(self.device).expand(len(x))
-            eps = eps_w = self.eps(x_in, t_rows, condition)
+            output = output_w = self._output(x_in, t_rows, condition)
             if guidance != 1 and unconditional is not None:
-                empty = self.eps(x_in, t_rows, unconditional.expand_as(condition))
-                eps_w = empty + guidance * (eps - empty)
+                empty = self._output(x_in, t_rows, unconditional[[0] * len(x)])
+                output_w = empty + guidance * (output - empty)
             states.append(x_in)
-            own.append(eps)
-            guided.append(eps_w)
+            own.append(self._to_eps(output, x_in, t_rows))
+            guided.append(self._to_eps(output_w, x_in, t_rows))
             noise = [generator(seed, d, step) for d in draws]
-            x = scheduler.step(eps_w, t, x, generator=noise, return_dict=False)[0]
+            x = scheduler.step(output_w, t, x, generator=noise, return_dict=False)[0]
         eps_own = torch.stack(own, dim=1)
         return Trajectory(
             scheduler.timesteps.clone(),
@@ -190,7 +240,8 @@ class GenerativeProcess:
 
     def clean(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The denoised view x̂_0 of x (n, …) at timesteps t (n,) under the prediction eps."""
-        return clean_from_eps(x, eps, self.schedule.alpha_bar(t).to(x))
+        alpha, sigma = self.schedule.coefficients(t)
+        return clean_from_eps(x, eps, alpha, sigma)
 
 
 @dataclass(frozen=True)
@@ -278,7 +329,7 @@ def load(
         source = name = str(model)
         options["revision"] = revision or REVISIONS.get(source)
     try:
-        with _quiet():
+        with quiet():
             pipeline = diffusers.DiffusionPipeline.from_pretrained(source, **options)
             pipeline.to(target, dtype)
     except SafetensorError as error:
@@ -296,32 +347,31 @@ def load(
 
 
 def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
-    """A process over a loaded diffusers pipeline of the Stable Diffusion 1.x kind.
+    """A process over a loaded diffusers text-to-image pipeline of an adapted family.
 
     Raises:
-        ValueError: the pipeline's U-Net predicts something else than noise.
+        ValueError: the pipeline is of another family, or predicts something else.
     """
-    unet, vae, tokenizer = pipeline.unet, pipeline.vae, pipeline.tokenizer
-    kind = pipeline.scheduler.config.get("prediction_type", "epsilon")
-    if kind != "epsilon":
-        raise ValueError(f"{name or 'the pipeline'} predicts {kind!r}; only 'epsilon' is adapted")
-    for part in (unet, vae, pipeline.text_encoder):
-        part.requires_grad_(False).eval()
-    size = unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
+    adapter, kind = adapt(pipeline), prediction_of(pipeline)
+    network, vae = adapter.network, pipeline.vae
+    modules = {k: m for k, m in pipeline.components.items() if isinstance(m, torch.nn.Module)}
+    for module in modules.values():
+        module.requires_grad_(False).eval()
+    dtype = next(network.parameters()).dtype
+    tokenizer = adapter.readers[0][0]
 
-    def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        return unet(x.to(unet.dtype), t, condition.to(unet.dtype), return_dict=False)[0]
+    def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
+        if isinstance(condition, Tensor):
+            condition = Conditioning({HIDDEN: condition})
+        return adapter.call(x.to(dtype), t, condition)
 
     @torch.no_grad()
-    def encode(texts: Sequence[str]) -> Tensor:
-        _warn_if_cut(texts, tokenizer)
-        with _quiet():  # diffusers would say once more what is cut
-            parts = [
-                pipeline.encode_prompt(list(texts[i : i + 64]), unet.device, 1, False)[0]
-                for i in range(0, len(texts), 64)
-            ]
-        return torch.cat(parts)  # (n, tokens, width)
+    def encode(texts: Sequence[str]) -> Tensor | Conditioning:
+        warn_if_cut(texts, adapter.readers)
+        with quiet():  # diffusers would say once more what is cut
+            parts = [adapter.encode(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
+        whole = Conditioning.cat(parts)
+        return whole.parts[HIDDEN] if set(whole.parts) == {HIDDEN} else whole
 
     @torch.no_grad()
     def decode(latents: Tensor) -> np.ndarray:
@@ -338,12 +388,14 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         predict,
         encode,
         copy.deepcopy(pipeline.scheduler),
-        (unet.config.in_channels, height, width),
+        adapter.latent_shape,
         decode,
-        lengths,
+        lengths if len(adapter.readers) == 1 and "unet" in modules else None,
+        kind,
+        adapter.sigmas,
         name or type(pipeline).__name__,
-        unet.device,
-        modules={"unet": unet, "vae": vae, "text_encoder": pipeline.text_encoder},
+        torch.device(pipeline.device),
+        modules=modules,
     )
 
 
@@ -387,37 +439,3 @@ def _check_files(folder: Path) -> None:
             raise FileNotFoundError(f"{file} is missing: fetch the model's folder again")
         if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
             raise ValueError(f"{file} is damaged (its SHA-256 differs): fetch it again")
-
-
-def _warn_if_cut(texts: Sequence[str], tokenizer: Any) -> None:
-    """Warn for every text that the text encoder cannot read to its end."""
-    room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-    for text in texts:
-        with _quiet():  # transformers would warn too, without saying what is lost
-            tokens = tokenizer.tokenize(text)
-        if len(tokens) > room:
-            lost = tokenizer.convert_tokens_to_string(tokens[room:])
-            warnings.warn(
-                f"the text encoder reads {room} tokens and this prompt has {len(tokens)}: the last "
-                f"{len(tokens) - room} are cut ({lost!r}), from {text!r}",
-                stacklevel=4,
-            )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither log lines nor progress bars of diffusers and transformers."""
-    import diffusers
-    import transformers
-
-    loggings = (diffusers.utils.logging, transformers.utils.logging)
-    kept = [logging.get_verbosity() for logging in loggings]
-    for logging in loggings:
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for logging, verbosity in zip(loggings, kept, strict=True):
-            logging.set_verbosity(verbosity)
-            logging.enable_progress_bar()

@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.sde import WEIGHTINGS
+from conjure_lib.sde import WEIGHTINGS, term_weights
 from conjure_lib.similarity import check_settings, check_weighting, pair_terms
 
 Result = TypeVar("Result")
@@ -47,7 +47,7 @@ class Run:
         pairs: columns id, text1, text2 and what the input had besides; P rows.
         terms: ‖Δε‖² (P, draws, S, 2), float32; only draws of which every pair is there.
         timesteps: (S,), noisiest first.
-        weights: weighting to (S,), what each term counts in the mean.
+        weights: weighting to (S,), what each term counts in a mean over the timesteps.
         record: settings and provenance.
     """
 
@@ -280,14 +280,13 @@ def _start(
         return record
     schedule = process.schedule
     times = process.sampler(settings["sampler"], settings["steps"]).timesteps
-    scale = {"sde": schedule.T}
     record = {
         "settings": settings,
         "fingerprint": hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
         "block": block,
         "timesteps": times.tolist(),
         "term_weights": {
-            w: (schedule.weight(times, w) * scale.get(w, 1)).tolist() for w in WEIGHTINGS
+            w: (len(times) * term_weights(schedule, times, w)).tolist() for w in WEIGHTINGS
         },
         "note": note or {},
         "provenance": provenance(process),
@@ -436,8 +435,7 @@ def _cost(
 
 def _rate(process: GenerativeProcess, text: str, batch_size: int) -> float:
     """Noise predictions a second, measured now; they are not counted."""
-    condition = process.encode([text])
-    condition = condition.expand(batch_size, *condition.shape[1:])
+    condition = process.encode([text])[[0] * batch_size]
     x = process.noise([0], 0).expand(batch_size, *process.latent_shape)
     t = torch.full((batch_size,), 1, device=process.device)
     before, began = process.evaluations, 0.0

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conjure_lib.process import GenerativeProcess, check_prompts
-from conjure_lib.sde import Weighting
+from conjure_lib.sde import Weighting, term_weights
 from conjure_lib.similarity import check_counts, check_weighting, chunks, distances, pair_terms
 
 
@@ -133,12 +133,11 @@ class Scorer:
         empty = process.encode([""])
         x_T = process.noise(draws, int(options["seed"]))
         scale = float(options.pop("guidance")) ** 2  # of the empty prompt it changes no trajectory
-        path = process.trajectories(empty.expand(count, *empty.shape[1:]), x_T, draws, **options)
-        t = path.timesteps.repeat(count)
-        weights = scale * process.schedule.weight(t, self.weighting) / len(t)
-        if self.weighting == "sde":
-            weights = weights * process.schedule.T
-        return path.states.flatten(0, 1), t.to(process.device), weights
+        path = process.trajectories(empty[[0] * count], x_T, draws, **options)
+        each = term_weights(process.schedule, path.timesteps, self.weighting)
+        weights = (scale * each / count).repeat(count)
+        t = path.timesteps.repeat(count).to(process.device)
+        return path.states.flatten(0, 1), t, weights
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Minus the squared distance of all embeddings of one set to all of another: (n, m)."""

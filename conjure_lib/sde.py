@@ -51,13 +51,22 @@ class Schedule:
         return len(self.alphas_cumprod)
 
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """ᾱ_t of DDPM timesteps t (any shape, integer)."""
-        return self.alphas_cumprod[t.long().cpu()]
+        """ᾱ_t of DDPM timesteps t (any shape); between two steps, that of the continuous SDE."""
+        if not t.is_floating_point():
+            return self.alphas_cumprod[t.cpu()]
+        return self.alpha(t.cpu() + 1) ** 2
 
     def beta_step(self, t: Tensor) -> Tensor:
         """β_t = 1 - ᾱ_t / ᾱ_(t-1) of DDPM timesteps t, with ᾱ_(-1) = 1."""
+        if t.is_floating_point():
+            return 1 - self.alpha_bar(t) / self.alpha(t.cpu().clamp_min(0)) ** 2
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
-        return 1 - self.alpha_bar(t) / before[t.long().cpu()]
+        return 1 - self.alpha_bar(t) / before[t.cpu()]
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α_t and σ_t of x_t = α_t x_0 + σ_t ε, float64, shape of t."""
+        alpha_bar = self.alpha_bar(t)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def weight(self, t: Tensor, weighting: Weighting) -> Tensor:
         """What multiplies ‖Δε‖² at DDPM timesteps t (float64, shape of t).
@@ -107,6 +116,67 @@ class Schedule:
         return torch.cat([torch.zeros(1, dtype=torch.float64), self.alphas_cumprod.log()])
 
 
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Rectified flow: x_t = (1 - σ) x_0 + σ ε with σ = t/T (Liu et al. 2023, Lipman et al. 2023).
+
+    The SDE with these marginals has drift -x/(1 - σ) and g² = 2σ/(1 - σ), per unit of σ.
+    """
+
+    T: int = 1000
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α_t = 1 - t/T and σ_t = t/T, float64, shape of t."""
+        sigma = t.cpu().double() / self.T
+        return 1 - sigma, sigma
+
+    def weight(self, t: Tensor, weighting: Weighting) -> Tensor:
+        """What multiplies ‖Δε‖² at times t, as :meth:`Schedule.weight`; g² per T-th of the time.
+
+        At t = T both the data's share of x and Δε = (1 - σ) Δv vanish, and "sde", which grows like
+        1/(1 - σ), is taken as the limit of the product: 0.
+        """
+        alpha, sigma = self.coefficients(t)
+        if weighting == "sde":
+            return torch.where(alpha > 0, 2 / (sigma * alpha.clamp_min(1e-12) * self.T), 0.0)
+        if weighting == "score":
+            return 1 / sigma**2
+        if weighting == "noise":
+            return torch.ones_like(sigma)
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+
+
+def term_weights(schedule: Schedule | FlowSchedule, t: Tensor, weighting: Weighting) -> Tensor:
+    """What ‖Δε‖² at each of S visited timesteps counts in an estimate's sum, (S,), float64.
+
+    For "sde" the sum is J in nats, an integral over time; for the others a mean over time. Each
+    timestep stands for its share of the time: T/S where they are evenly spaced, and for a flow,
+    where a shift crowds them, the stretch down to the next one.
+    """
+    share = torch.full(t.shape, schedule.T / len(t), dtype=torch.float64)
+    if isinstance(schedule, FlowSchedule):
+        share = -torch.cat([t.cpu().double(), torch.zeros(1, dtype=torch.float64)]).diff()
+    return schedule.weight(t, weighting) * share / (1 if weighting == "sde" else schedule.T)
+
+
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+"""What a network's output is: ε; v = α ε - σ x_0 (Salimans and Ho 2022); or v = ε - x_0."""
+
+
+def eps_from_output(
+    output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, kind: Prediction
+) -> Tensor:
+    """ε from a network's output at x (n, …); alpha and sigma scalar or (n,).
+
+    At the same x, Δε = Δoutput, α Δv and (1 - σ) Δv for the three kinds.
+    """
+    if kind == "epsilon":
+        return output
+    if kind == "v_prediction":
+        return _like(alpha, x) * output + _like(sigma, x) * x
+    return x + _like(alpha, x) * output  # flow: x = (1 - σ) x_0 + σ ε, v = ε - x_0, α = 1 - σ
+
+
 def _like(values: Tensor, x: Tensor) -> Tensor:
     """``values`` (scalar or (n,)) shaped to multiply x (n, …), in the dtype of x."""
     return values.to(x).reshape(values.shape + (1,) * (x.ndim - values.ndim))
@@ -122,9 +192,12 @@ def eps_from_score(score: Tensor, sigma: Tensor) -> Tensor:
     return -score * _like(sigma, score)
 
 
-def clean_from_eps(x: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """x̂_0 = (x - σ ε)/α, the denoised view; alpha_bar scalar or (n,) (Tweedie's formula)."""
-    return (x - _like((1 - alpha_bar).sqrt(), x) * eps) / _like(alpha_bar.sqrt(), x)
+def clean_from_eps(x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """x̂_0 = (x - σ ε)/α, the denoised view; alpha, sigma scalar or (n,) (Tweedie's formula).
+
+    Where α = 0, at the noisy end of a flow, ε says nothing of x_0, and x̂_0 is put to 0.
+    """
+    return (x - _like(sigma, x) * eps) / _like(alpha.clamp_min(1e-6), x)
 
 
 @dataclass(frozen=True)

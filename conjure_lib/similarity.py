@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conjure_lib.process import GenerativeProcess, check_prompts
-from conjure_lib.sde import WEIGHTINGS, Schedule, Weighting
+from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 
 Pairing = Literal["same", "crossed"]
 PAIRINGS: tuple[str, ...] = get_args(Pairing)
@@ -50,12 +50,14 @@ class Estimate:
 
     @classmethod
     def from_terms(
-        cls, terms: np.ndarray, timesteps: Tensor, schedule: Schedule, weighting: Weighting
+        cls,
+        terms: np.ndarray,
+        timesteps: Tensor,
+        schedule: Schedule | FlowSchedule,
+        weighting: Weighting,
     ) -> Estimate:
         """From ‖Δε‖² of shape (draws, steps, 2): at x̂_t of y1 and at x̃_t of y2."""
-        weights = schedule.weight(timesteps, weighting).numpy() / len(timesteps)
-        if weighting == "sde":
-            weights = weights * schedule.T
+        weights = term_weights(schedule, timesteps, weighting).numpy()
         per_step = terms.mean(axis=2) * weights  # (draws, steps): the mixture is the mean of halves
         by_draw = per_step.sum(axis=1)
         draws = len(by_draw)
@@ -249,10 +251,7 @@ def trace(
     )
     t = path.timesteps.to(process.device)
     other = torch.stack(
-        [
-            process.eps(path.states[i], t, condition[[1 - i]].expand(steps, *condition.shape[1:]))
-            for i in range(2)
-        ]
+        [process.eps(path.states[i], t, condition[[1 - i] * steps]) for i in range(2)]
     )
     eps = torch.stack([torch.stack([path.eps[0], other[0]]), torch.stack([other[1], path.eps[1]])])
     return Trace((y1, y2), path.timesteps, path.states, eps, guidance)

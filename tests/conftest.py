@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it: no test uses a network
 
@@ -56,9 +57,10 @@ def process() -> cj.GenerativeProcess:
 def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder without SHA256SUMS: Stable Diffusion 1.x, small widths, random weights."""
     folder = tmp_path_factory.mktemp("pipelines")
+    tokenizer = letter_tokenizer(folder / "vocabulary")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        _random_pipeline(_tokenizer(folder / "vocabulary")).save_pretrained(folder / "random-sd")
+        _random_pipeline(tokenizer).save_pretrained(folder / "random-sd")
     return folder / "random-sd"
 
 
@@ -80,12 +82,13 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
-def _random_pipeline(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """The parts of Stable Diffusion v1.4 with its scheduler's settings, a few channels wide."""
-    text_config = CLIPTextConfig(
+def random_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text encoder of width 32."""
+    config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
+        projection_dim=32,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=77,
@@ -93,27 +96,44 @@ def _random_pipeline(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    )
+    return CLIPTextModel(config)
+
+
+def random_unet(**changed: Any) -> UNet2DConditionModel:
+    """The U-Net of Stable Diffusion 1.x, a few channels wide."""
+    settings: dict[str, Any] = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 2,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 32,
+        "attention_head_dim": 8,
+        "norm_num_groups": 8,
+    }
+    unet = UNet2DConditionModel(**(settings | changed))
     for name, weight in unet.named_parameters():
         if "attn2" in name and weight.ndim == 2:
             weight.data *= 3  # an untrained U-Net hardly listens to its prompt
-    vae = AutoencoderKL(
+    return unet
+
+
+def random_vae(**changed: Any) -> AutoencoderKL:
+    """An autoencoder of 16×16 pictures and 8×8 latents."""
+    return AutoencoderKL(
         sample_size=16,
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
         norm_num_groups=4,
+        **changed,
     )
+
+
+def _random_pipeline(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """The parts of Stable Diffusion v1.4 with its scheduler's settings, a few channels wide."""
+    text_encoder, unet, vae = random_clip(tokenizer), random_unet(), random_vae()
     scheduler = PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -125,7 +145,7 @@ def _random_pipeline(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     scheduler.register_to_config(clip_sample=False)  # latents have no bounds to clip to
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel(text_config),
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
         scheduler=scheduler,
@@ -135,7 +155,7 @@ def _random_pipeline(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     )
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizer:
+def letter_tokenizer(folder: Path) -> CLIPTokenizer:
     """A CLIP tokenizer that spells in letters, with one merge to have met one."""
     pieces = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "er</w>"]
     vocab = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}

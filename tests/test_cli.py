@@ -122,7 +122,7 @@ def test_what_is_not_usable_is_one_line(run: Run, arguments: tuple[str, ...], me
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--weighting", "girsanov"), ("--sampler", "euler"), ("--steps", "many")]
+    "arguments", [("--weighting", "girsanov"), ("--sampler", "heun"), ("--steps", "many")]
 )
 def test_unknown_choices_are_named(run: Run, arguments: tuple[str, str]) -> None:
     code, _, err = run("compare", *PAIR, *arguments)

@@ -7,13 +7,21 @@ see the same noise: every prediction is made anew, one row at a time, guidance i
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from conftest import Model
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,10 +30,18 @@ from conjure_lib.process import generator
 
 Y1, Y2 = "snow leopard", "a bengal tiger in the snow"
 STEPS, DRAWS, SEED = 4, 2, 5
-SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+SAMPLERS = {
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
+    "dpm++2m": DPMSolverMultistepScheduler,
+}
 WEIGHTS: dict[str, Callable] = {
-    "sde": lambda scheduler, t: 1000 * scheduler.betas[t] / (1 - scheduler.alphas_cumprod[t]),
-    "score": lambda scheduler, t: 1 / (1 - scheduler.alphas_cumprod[t]),
+    "sde": lambda scheduler, t: (
+        1000 * scheduler.betas[int(t)] / (1 - scheduler.alphas_cumprod[int(t)])
+    ),
+    "score": lambda scheduler, t: 1 / (1 - scheduler.alphas_cumprod[int(t)]),
     "noise": lambda scheduler, t: torch.ones(()),
 }
 
@@ -59,11 +75,13 @@ class Naive:
         return empty + self.guidance * (conditional - empty)
 
     def path(self, prompt: str, x: Tensor, draw: int) -> list[Tensor]:
-        visited = []
-        for step, t in enumerate(self.scheduler.timesteps):
-            visited.append(x)
+        scheduler, visited = deepcopy(self.scheduler), []  # some remember earlier steps
+        x = x * scheduler.init_noise_sigma
+        for step, t in enumerate(scheduler.timesteps):
+            visited.append(scheduler.scale_model_input(x, t))
             noise = generator(SEED, draw, step)
-            x = self.scheduler.step(self.eps(x, t, prompt), t, x, generator=noise).prev_sample
+            eps = self.eps(visited[-1], t, prompt)
+            x = scheduler.step(eps, t, x, generator=noise).prev_sample
         return visited
 
     def squares(self, x_T: Tensor, draw: int, pairing: str) -> NDArray:
@@ -89,7 +107,7 @@ class Naive:
 
 @pytest.mark.parametrize("pairing", ["same", "crossed"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @torch.no_grad()
 def test_naive_algorithm_gives_the_same_number(
     model: Model, sampler: str, guidance: float, pairing: str

@@ -177,15 +177,17 @@ def test_half_precision_stays_inside_the_network(random_folder: Path) -> None:
 # -- errors ----------------------------------------------------------------------------------
 
 
-def test_only_noise_prediction_is_adapted(model: Model) -> None:
+def test_what_is_not_adapted(model: Model) -> None:
     pipeline = model.pipeline
     kept = pipeline.scheduler
-    pipeline.scheduler = DDIMScheduler.from_config(kept.config, prediction_type="v_prediction")
+    pipeline.scheduler = DDIMScheduler.from_config(kept.config, prediction_type="sample")
     try:
-        with pytest.raises(ValueError, match="v_prediction"):
+        with pytest.raises(ValueError, match="predicts 'sample'"):
             cj.from_pipeline(pipeline)
     finally:
         pipeline.scheduler = kept
+    with pytest.raises(ValueError, match="object is not adapted; these are: FluxPipeline, "):
+        cj.from_pipeline(object())
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "quantum", "meta"])

@@ -434,7 +434,7 @@ def test_a_string_is_no_list(process: cj.GenerativeProcess) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"weighting": "girsanov"}, "weighting must be one of sde, score, noise, not 'girsanov'"),
         ({"pairing": "both"}, "pairing must be one of same, crossed, not 'both'"),
-        ({"sampler": "euler"}, "sampler must be one of ddim, ddpm, not 'euler'"),
+        ({"sampler": "heun"}, "sampler must be one of ddim, ddpm, .*, not 'heun'"),
         ({"guidance": math.nan}, "guidance must be a finite number, not nan"),
         ({"noise": torch.zeros(2, 4, 8, 7)}, r"noise must have shape \(2, 4, 8, 8\), not \(2, 4"),
         ({"noise": torch.zeros(1, 4, 8, 8)}, r"noise must have shape \(2, 4, 8, 8\), not \(1, 4"),

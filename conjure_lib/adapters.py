@@ -1,0 +1,266 @@
+"""Diffusers' text-to-image families behind one call: what the network is told, and what it says.
+
+A family differs from another in what conditions its network, in how the network is called, in the
+meaning of its output, and in how its scheduler is set. One function a family, one dictionary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conjure_lib.sde import Prediction
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a network is told of n texts: named tensors, each (n, …)."""
+
+    parts: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def __getitem__(self, rows: Any) -> Conditioning:
+        """The rows of a slice, a list or a tensor of indexes; repeated ones are repeated."""
+        return Conditioning({name: part[rows] for name, part in self.parts.items()})
+
+    @classmethod
+    def cat(cls, several: Sequence[Conditioning]) -> Conditioning:
+        """All rows of several, in order."""
+        names = several[0].parts
+        return cls({name: torch.cat([one.parts[name] for one in several]) for name in names})
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A family's ways.
+
+    Attributes:
+        network: the U-Net or transformer.
+        call: its output of x (n, *latent_shape), t (n,) and a conditioning; shaped like x.
+        encode: texts to their conditioning; the empty text is the unconditional one.
+        latent_shape: of one latent.
+        readers: the tokenizers that read a text to the end, and how many tokens each has room for.
+        sigmas: steps to the σ that the scheduler is set to, where the pipeline sets them itself.
+    """
+
+    network: torch.nn.Module
+    call: Callable[[Tensor, Tensor, Conditioning], Tensor]
+    encode: Callable[[list[str]], Conditioning]
+    latent_shape: tuple[int, ...]
+    readers: Sequence[tuple[Any, int]]
+    sigmas: Callable[[int], np.ndarray] | None = None
+
+
+def adapt(pipeline: Any) -> Adapter:
+    """The adapter of a loaded pipeline, found by its class.
+
+    Raises:
+        ValueError: a pipeline of another kind.
+    """
+    kinds = {cls.__name__ for cls in type(pipeline).__mro__}
+    for name, family in FAMILIES.items():
+        if name in kinds:
+            return family(pipeline)
+    raise ValueError(
+        f"{type(pipeline).__name__} is not adapted; these are: {', '.join(sorted(FAMILIES))}"
+    )
+
+
+def prediction_of(pipeline: Any) -> Prediction:
+    """What the network of ``pipeline`` predicts, as its scheduler's settings say.
+
+    Raises:
+        ValueError: something that has no noise prediction, such as "sample".
+    """
+    config = pipeline.scheduler.config
+    if "base_shift" in config or "FlowMatch" in type(pipeline.scheduler).__name__:
+        return "flow"
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(f"{type(pipeline).__name__} predicts {kind!r}, which is not adapted")
+    return kind
+
+
+def _stable_diffusion(pipeline: Any) -> Adapter:
+    """Stable Diffusion 1.x and 2.x: hidden states of one text encoder."""
+    unet = pipeline.unet
+
+    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
+        return unet(x, t, **condition.parts, return_dict=False)[0]
+
+    def encode(texts: list[str]) -> Conditioning:
+        hidden = pipeline.encode_prompt(texts, unet.device, 1, False)[0]
+        return Conditioning({"encoder_hidden_states": hidden})
+
+    tokenizer = pipeline.tokenizer
+    return Adapter(unet, call, encode, _shape(unet), [(tokenizer, tokenizer.model_max_length)])
+
+
+def _stable_diffusion_xl(pipeline: Any) -> Adapter:
+    """Stable Diffusion XL: two text encoders, the pooled vector of the second, and the sizes."""
+    unet = pipeline.unet
+    shape = _shape(unet)
+    pixels = tuple(side * pipeline.vae_scale_factor for side in shape[1:])
+    width = pipeline.text_encoder_2.config.projection_dim
+    time_ids = pipeline._get_add_time_ids(
+        pixels, (0, 0), pixels, dtype=unet.dtype, text_encoder_projection_dim=width
+    ).to(unet.device)
+
+    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
+        parts = dict(condition.parts)
+        added = {"text_embeds": parts.pop("text_embeds"), "time_ids": time_ids.expand(len(x), -1)}
+        return unet(x, t, **parts, added_cond_kwargs=added, return_dict=False)[0]
+
+    def encode(texts: list[str]) -> Conditioning:
+        hidden, _, pooled, _ = pipeline.encode_prompt(
+            texts, device=unet.device, do_classifier_free_guidance=False
+        )
+        if pipeline.config.force_zeros_for_empty_prompt:  # the pipeline's own unconditional input
+            kept = torch.tensor([float(text != "") for text in texts]).to(hidden)
+            hidden, pooled = hidden * kept[:, None, None], pooled * kept[:, None]
+        return Conditioning({"encoder_hidden_states": hidden, "text_embeds": pooled})
+
+    tokenizer = pipeline.tokenizer_2
+    return Adapter(unet, call, encode, shape, [(tokenizer, tokenizer.model_max_length)])
+
+
+def _stable_diffusion_3(pipeline: Any) -> Adapter:
+    """Stable Diffusion 3: two CLIPs and, where loaded, T5; the pooled vectors of the CLIPs."""
+    transformer = pipeline.transformer
+
+    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
+        return transformer(x, timestep=t, **condition.parts, return_dict=False)[0]
+
+    def encode(texts: list[str]) -> Conditioning:
+        hidden, _, pooled, _ = pipeline.encode_prompt(
+            texts, None, None, device=transformer.device, do_classifier_free_guidance=False
+        )
+        return Conditioning({"encoder_hidden_states": hidden, "pooled_projections": pooled})
+
+    third = pipeline.tokenizer_3 if pipeline.text_encoder_3 is not None else None
+    readers = [(third, 256)] if third else [(pipeline.tokenizer, 77)]
+    return Adapter(transformer, call, encode, _shape(transformer), readers)
+
+
+def _flux(pipeline: Any) -> Adapter:
+    """Flux: T5's hidden states, CLIP's pooled vector, packed latents, an embedded guidance scale.
+
+    The embedded scale, 3.5 as in the pipeline, is an input of a distilled network: it is no
+    classifier-free guidance, and does not cancel by itself.
+    """
+    transformer = pipeline.transformer
+    side = pipeline.default_sample_size
+    shape = (transformer.config.in_channels // 4, side, side)
+    embedded = 3.5 if transformer.config.guidance_embeds else None
+
+    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
+        n, channels, height, width = x.shape
+        packed = pipeline._pack_latents(x, n, channels, height, width)
+        ids = pipeline._prepare_latent_image_ids(n, height // 2, width // 2, x.device, x.dtype)
+        texts = torch.zeros(condition.parts["encoder_hidden_states"].shape[1], 3).to(ids)
+        output = transformer(
+            hidden_states=packed,
+            timestep=t.to(x.dtype) / 1000,
+            guidance=None if embedded is None else torch.full((n,), embedded, device=x.device),
+            txt_ids=texts,
+            img_ids=ids,
+            return_dict=False,
+            **condition.parts,
+        )[0]
+        scale = pipeline.vae_scale_factor
+        return pipeline._unpack_latents(output, height * scale, width * scale, scale)
+
+    def encode(texts: list[str]) -> Conditioning:
+        hidden, pooled, _ = pipeline.encode_prompt(texts, texts, device=transformer.device)
+        return Conditioning({"encoder_hidden_states": hidden, "pooled_projections": pooled})
+
+    def sigmas(steps: int) -> np.ndarray:
+        return np.linspace(1.0, 1 / steps, steps)
+
+    return Adapter(transformer, call, encode, shape, [(pipeline.tokenizer_2, 512)], sigmas)
+
+
+def _pixart(pipeline: Any) -> Adapter:
+    """PixArt-α and PixArt-Σ: T5's hidden states and their mask; the learned variance is left."""
+    transformer = pipeline.transformer
+    shape = _shape(transformer)
+
+    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
+        added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if transformer.config.sample_size == 128:
+            height, width = (side * pipeline.vae_scale_factor for side in x.shape[2:])
+            added["resolution"] = torch.tensor([[height, width]]).repeat(len(x), 1).to(x)
+            added["aspect_ratio"] = torch.tensor([[height / width]]).repeat(len(x), 1).to(x)
+        output = transformer(
+            x, timestep=t, added_cond_kwargs=added, return_dict=False, **condition.parts
+        )[0]
+        return output[:, : x.shape[1]]
+
+    def encode(texts: list[str]) -> Conditioning:
+        hidden, mask, _, _ = pipeline.encode_prompt(
+            texts, do_classifier_free_guidance=False, device=transformer.device
+        )
+        return Conditioning({"encoder_hidden_states": hidden, "encoder_attention_mask": mask})
+
+    room = 300 if "Sigma" in type(pipeline).__name__ else 120
+    return Adapter(transformer, call, encode, shape, [(pipeline.tokenizer, room)])
+
+
+FAMILIES: dict[str, Callable[[Any], Adapter]] = {
+    "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusionXLPipeline": _stable_diffusion_xl,
+    "StableDiffusion3Pipeline": _stable_diffusion_3,
+    "FluxPipeline": _flux,
+    "PixArtAlphaPipeline": _pixart,
+    "PixArtSigmaPipeline": _pixart,
+}
+
+
+def _shape(network: Any) -> tuple[int, ...]:
+    size = network.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return (network.config.in_channels, height, width)
+
+
+def warn_if_cut(texts: Sequence[str], readers: Sequence[tuple[Any, int]]) -> None:
+    """Warn for every text that the text encoder cannot read to its end."""
+    for tokenizer, length in readers:
+        room = length - tokenizer.num_special_tokens_to_add()
+        for text in texts:
+            with quiet():  # transformers would warn too, without saying what is lost
+                tokens = tokenizer.tokenize(text)
+            if len(tokens) > room:
+                lost = tokenizer.convert_tokens_to_string(tokens[room:])
+                warnings.warn(
+                    f"the text encoder reads {room} tokens and this prompt has {len(tokens)}: the "
+                    f"last {len(tokens) - room} are cut ({lost!r}), from {text!r}",
+                    stacklevel=4,
+                )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Neither log lines nor progress bars of diffusers and transformers."""
+    import diffusers
+    import transformers
+
+    loggings = (diffusers.utils.logging, transformers.utils.logging)
+    kept = [logging.get_verbosity() for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging, verbosity in zip(loggings, kept, strict=True):
+            logging.set_verbosity(verbosity)
+            logging.enable_progress_bar()
