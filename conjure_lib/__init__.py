@@ -15,6 +15,7 @@ from conjure_lib.similarity import (
     distance,
     distance_matrix,
     distances,
+    floor,
     pair_terms,
     trace,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "distance",
     "distance_matrix",
     "distances",
+    "floor",
     "from_pipeline",
     "load",
     "pair_terms",

@@ -254,13 +254,14 @@ def quiet() -> Iterator[None]:
     import transformers
 
     loggings = (diffusers.utils.logging, transformers.utils.logging)
-    kept = [logging.get_verbosity() for logging in loggings]
+    kept = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in loggings]
     for logging in loggings:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
     try:
         yield
     finally:
-        for logging, verbosity in zip(loggings, kept, strict=True):
+        for logging, (verbosity, bars) in zip(loggings, kept, strict=True):
             logging.set_verbosity(verbosity)
-            logging.enable_progress_bar()
+            if bars:
+                logging.enable_progress_bar()

@@ -1,9 +1,10 @@
 """Scoring pair sets of any size: in shards, resumable after any interruption.
 
-A run is a folder: ``run.json`` (settings, provenance), ``pairs.parquet`` and ``shards/``. A shard
-holds ‖Δε‖² of one block of pairs for one draw, before any weighting, so that more draws can be
-added later, and every weighting, number of draws or choice of timesteps is read off one run. Noise
-is keyed by (seed, draw): which shard a pair lies in changes no number.
+A run is a folder: ``run.json`` (settings, provenance, the floor that rounding sets),
+``pairs.parquet`` and ``shards/``. A shard holds ‖Δε‖² of one block of pairs for one draw, before
+any weighting, so that more draws can be added later, and every weighting, number of draws or choice
+of timesteps is read off one run. Noise is keyed by (seed, draw): which shard a pair lies in changes
+no number.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ from tqdm import tqdm
 
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS, term_weights
-from conjure_lib.similarity import check_settings, check_weighting, pair_terms
+from conjure_lib.similarity import (
+    Estimate,
+    check_settings,
+    check_weighting,
+    floor,
+    pair_terms,
+)
 
 Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
@@ -279,7 +286,8 @@ def _start(
                 )
         return record
     schedule = process.schedule
-    times = process.sampler(settings["sampler"], settings["steps"]).timesteps
+    options = {k: settings[k] for k in ("steps", "sampler", "seed")}
+    rounding, times = floor(process, str(pairs["text1"].iloc[0]), **options)
     record = {
         "settings": settings,
         "fingerprint": hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
@@ -287,6 +295,9 @@ def _start(
         "timesteps": times.tolist(),
         "term_weights": {
             w: (len(times) * term_weights(schedule, times, w)).tolist() for w in WEIGHTINGS
+        },
+        "floor": {
+            w: Estimate.from_terms(rounding[0], times, schedule, w).value for w in WEIGHTINGS
         },
         "note": note or {},
         "provenance": provenance(process),

@@ -257,6 +257,41 @@ def trace(
     return Trace((y1, y2), path.timesteps, path.states, eps, guidance)
 
 
+@torch.no_grad()
+def floor(
+    process: GenerativeProcess,
+    prompt: str,
+    *,
+    steps: int = 10,
+    sampler: str = "ddim",
+    seed: int = 0,
+    batch_size: int = 8,
+) -> tuple[np.ndarray, Tensor]:
+    """The distance of a prompt from itself that rounding alone makes, as :func:`pair_terms`.
+
+    Every prediction of one trajectory is made twice, in a batch of ``batch_size`` equal rows and
+    alone: other sums are rounded otherwise. Terms (1, 1, S, 2) and timesteps (S,). A distance near
+    this floor is rounding. A floor of zero says that this machine rounds both batches alike, and
+    not that it does not round.
+    """
+    check_counts(steps, 1, batch_size)
+    condition, before = process.encode(check_prompts([prompt])), process.evaluations
+    x_T = process.noise([0], seed)
+    path = process.trajectories(
+        condition[[0] * batch_size],
+        x_T.expand(batch_size, *process.latent_shape),
+        [0] * batch_size,
+        steps=steps,
+        sampler=sampler,
+        seed=seed,
+    )
+    x, t = path.states[:1], path.timesteps.to(process.device)
+    alone = [process.eps(x[:, s], t[s : s + 1], condition) for s in range(steps)]
+    square = _square(path.eps[:1] - torch.stack(alone, dim=1))  # (1, S)
+    process.evaluations = before  # a measurement of the machine, not of a pair
+    return np.stack([square, square], axis=2)[None], path.timesteps
+
+
 # -- the loops ------------------------------------------------------------------------------
 
 

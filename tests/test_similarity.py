@@ -461,3 +461,16 @@ def test_scorer_refuses_bad_settings(
 def test_settings_that_do_not_exist_are_refused(process: cj.GenerativeProcess) -> None:
     with pytest.raises(TypeError, match="stepz"):
         cj.distance(process, "a cat", "pizza", stepz=3)
+
+
+def test_the_floor_of_each_precision() -> None:
+    """Rounding alone is far below a distance, and in float32 it is nothing beside it."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        process = cj.load(device="cpu", dtype=dtype)
+        terms, timesteps = cj.floor(process, "snow leopard", steps=2)
+        assert terms.shape == (1, 1, 2, 2)
+        found[dtype] = cj.Estimate.from_terms(terms[0], timesteps, process.schedule, "noise").value
+        distance = cj.distance(process, *FOUR[0], weighting="noise", steps=2, draws=1).value
+        assert found[dtype] < 0.2 * distance
+    assert found[torch.float32] < 1e-6 * distance
