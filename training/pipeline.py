@@ -66,7 +66,7 @@ def write_log(work: Path, folder: Path, table_variance: float) -> None:
     (folder / "training_log.json").write_text(json.dumps(log, indent=0) + "\n")
 
 
-def contact_sheet(folder: Path, file: Path, *, guidance: float = 3.0, seed: int = 0) -> None:
+def contact_sheet(folder: Path, file: Path, *, guidance: float = 5.0, seed: int = 0) -> None:
     """Pictures of the prompts of ``CONTACT_SHEET`` by the finished pipeline, as one PNG."""
     process = load(folder)
     use_style()
