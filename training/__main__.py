@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--unet-steps", type=int, default=7600)
     parser.add_argument("--more-steps", type=int, default=1500, help="of the U-Net, at 4e-4")
     parser.add_argument("--last-steps", type=int, default=9500, help="with min-SNR weights")
+    parser.add_argument("--texts", type=int, default=140_000, help="of WordNet, for the encoder")
     parser.add_argument("--pictures", type=int, default=24_000)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -43,7 +44,8 @@ def main() -> None:
     save_sample(emoji, options.out.parent / "emoji-sample")
     autoencoder = train_autoencoder(emoji, work / "autoencoder", options.autoencoder_steps)
 
-    texts = sample_texts(wordnet_texts(sources / WORDNET)) + caption_texts(emoji, 30_000)
+    texts = sample_texts(wordnet_texts(sources / WORDNET), options.texts)
+    texts += caption_texts(emoji, 30_000)
     text_encoder, tokenizer, kept = train_text_encoder(
         sources / TEACHER, texts, work / "text_encoder", options.text_encoder_steps
     )
