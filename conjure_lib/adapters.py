@@ -231,6 +231,10 @@ def _shape(network: Any) -> tuple[int, ...]:
     return (network.config.in_channels, height, width)
 
 
+class CutWarning(UserWarning):
+    """A text is longer than the text encoder reads."""
+
+
 def warn_if_cut(texts: Sequence[str], readers: Sequence[tuple[Any, int]]) -> None:
     """Warn for every text that the text encoder cannot read to its end."""
     for tokenizer, length in readers:
@@ -243,6 +247,7 @@ def warn_if_cut(texts: Sequence[str], readers: Sequence[tuple[Any, int]]) -> Non
                 warnings.warn(
                     f"the text encoder reads {room} tokens and this prompt has {len(tokens)}: the "
                     f"last {len(tokens) - room} are cut ({lost!r}), from {text!r}",
+                    CutWarning,
                     stacklevel=4,
                 )
 

@@ -21,6 +21,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from conjure_lib.adapters import CutWarning
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS, term_weights
 from conjure_lib.similarity import (
@@ -43,6 +45,7 @@ from conjure_lib.similarity import (
 
 Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
+PROBE = "a picture"  # what speed and rounding are measured with
 SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
 
 
@@ -134,8 +137,7 @@ def score(
     done = _finished(folder, record, blocks)
     missing = [(d, b) for d in range(draws) for b in range(len(blocks)) if (d, b) not in done]
     if missing:
-        text = str(pairs["text1"].iloc[0])
-        rate, batch_size = _fitting(lambda size: _rate(process, text, size), batch_size)
+        rate, batch_size = _fitting(partial(_rate, process), batch_size)
         report(_cost(process, [blocks[b] for _, b in missing], settings, rate))
     bar = tqdm(total=len(pairs) * draws, unit="pair", desc=folder.name, mininterval=1)
     bar.update(len(pairs) * draws - sum(len(blocks[b]) for _, b in missing))
@@ -143,15 +145,25 @@ def score(
         for d, b in missing:
             began, before = time.perf_counter(), process.evaluations
             make = partial(_terms, process, blocks[b], d, settings)
-            terms, batch_size = _fitting(make, batch_size)
+            with _counting_cuts() as cut:
+                terms, batch_size = _fitting(make, batch_size)
             spent = {
+                "texts_cut": len(cut),
                 "evaluations": process.evaluations - before,
                 "seconds": time.perf_counter() - began,
                 "device": str(process.device),
             }
             _write_shard(folder, record, d, b, blocks[b], terms, spent)
             bar.update(len(blocks[b]))
-    return open_run(folder)
+    run = open_run(folder)
+    if missing and run.record["texts_cut"]:
+        warnings.warn(
+            f"{run.record['texts_cut']} texts are longer than the text encoder of {process.name} "
+            "reads, and were cut",
+            CutWarning,
+            stacklevel=2,
+        )
+    return run
 
 
 def open_run(folder: str | Path) -> Run:
@@ -180,6 +192,7 @@ def open_run(folder: str | Path) -> Run:
     spent = [done[d, b][1] for d in whole for b in range(len(blocks))]
     record |= {
         "draws": len(whole),
+        "texts_cut": sum(done[whole[0], b][1]["texts_cut"] for b in range(len(blocks))),
         "unet_evaluations": sum(s["evaluations"] for s in spent),
         "seconds": round(sum(s["seconds"] for s in spent), 1),
         "devices": sorted({s["device"] for s in spent}),
@@ -287,7 +300,7 @@ def _start(
         return record
     schedule = process.schedule
     options = {k: settings[k] for k in ("steps", "sampler", "seed")}
-    rounding, times = floor(process, str(pairs["text1"].iloc[0]), **options)
+    rounding, times = floor(process, PROBE, **options)
     record = {
         "settings": settings,
         "fingerprint": hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
@@ -408,6 +421,22 @@ def _fitting(call: Callable[[int], Result], batch_size: int) -> tuple[Result, in
             torch.cuda.empty_cache()
 
 
+@contextmanager
+def _counting_cuts() -> Iterator[set[str]]:
+    """Collects the warnings of texts that are cut, one for each; passes others on."""
+    cut: set[str] = set()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield cut
+    for warning in caught:
+        if issubclass(warning.category, CutWarning):
+            cut.add(str(warning.message))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+
+
 def _terms(
     process: GenerativeProcess,
     block: pd.DataFrame,
@@ -444,9 +473,9 @@ def _cost(
     )
 
 
-def _rate(process: GenerativeProcess, text: str, batch_size: int) -> float:
+def _rate(process: GenerativeProcess, batch_size: int) -> float:
     """Noise predictions a second, measured now; they are not counted."""
-    condition = process.encode([text])[[0] * batch_size]
+    condition = process.encode([PROBE])[[0] * batch_size]
     x = process.noise([0], 0).expand(batch_size, *process.latent_shape)
     t = torch.full((batch_size,), 1, device=process.device)
     before, began = process.evaluations, 0.0

@@ -218,6 +218,15 @@ def test_predictions_that_are_not_finite(tmp_path: Path) -> None:
         score(tmp_path / "run", process)
 
 
+def test_texts_that_are_cut_are_counted(tmp_path: Path, process: cj.GenerativeProcess) -> None:
+    rows = [("a", "cat " * 40, "dog"), ("b", "cat " * 40, "sun " * 50), ("c", "sun", "dog")]
+    pairs = pd.DataFrame(rows, columns=["id", "text1", "text2"])
+    settings = {"draws": 2, "steps": 1, "block": 2, "report": lambda _: None}
+    with pytest.warns(UserWarning, match="2 texts are longer than .* emoji-diffusion") as caught:
+        run = runs.score(process, pairs, tmp_path / "run", **settings)
+    assert len(caught) == 1 and run.record["texts_cut"] == 2
+
+
 def test_bad_pairs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lack the column text2"):
         runs.score(toy(), PAIRS[["id", "text1"]], tmp_path / "run")
