@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 import warnings
@@ -57,7 +58,7 @@ def score(options: argparse.Namespace) -> None:
     """Score the pairs of a file into a run folder; ``distances.parquet`` and ``.csv`` in it."""
     from conjure_lib.benchmarks import read_pairs
 
-    table = read_pairs(options.pairs)  # before any work is done
+    table = _thin(read_pairs(options.pairs), options)  # before any work is done
     run = _run(_load(options), table, options.out, options)
     distances = run.distances(options.weighting)
     if "score" in run.pairs:
@@ -76,10 +77,17 @@ def evaluate(options: argparse.Namespace) -> None:
     tables = {}
     for name in options.benchmarks:  # all of them, before any work is done
         is_file = Path(name).suffix in (".csv", ".parquet")
-        tables[Path(name).stem] = read_pairs(name) if is_file else load_pairs(name)
-        if "score" not in tables[Path(name).stem]:
+        stem = Path(name).stem
+        if stem in tables:
+            raise ValueError(f"two benchmarks are called {stem}: rename one file")
+        table = _thin(read_pairs(name) if is_file else load_pairs(name), options)
+        if "score" not in table:
             raise ValueError(f"{name} has no column score: there is nothing to agree with")
+        tables[stem] = table
     other = open_run(options.against) if options.against else None
+    for name, table in tables.items():
+        if other is not None and other.pairs["id"].tolist() != table["id"].tolist():
+            raise ValueError(f"{options.against} holds other pairs than {name}")
     process = _load(options)
     results = []
     for name, table in tables.items():
@@ -90,39 +98,55 @@ def evaluate(options: argparse.Namespace) -> None:
             mine = -run.distances(weighting)["distance"].to_numpy()
             rows += [{"weighting": weighting, **row} for row in agreement(run.pairs, mine)]
             if other is not None:
-                if other.pairs["id"].tolist() != run.pairs["id"].tolist():
-                    raise ValueError(f"{options.against} holds other pairs than {name}")
                 theirs = -other.distances(weighting)["distance"].to_numpy()
                 difference = paired_bootstrap(mine, theirs, human)
                 rows.append({"weighting": weighting, "against": True, **asdict(difference)})
-        results.append({"benchmark": name, "record": run.record, "agreement": rows})
+        plain = [{k: _json(v) for k, v in row.items()} for row in rows]
+        results.append({"benchmark": name, "record": run.record, "agreement": plain})
         _save(folder / "evaluation.json", results[-1])
     print(json.dumps(results) if options.json else "\n\n".join(map(_agreement_table, results)))
 
 
 def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse.Namespace) -> Any:
-    """The run of ``table`` in ``folder``, thinned where the options ask for it."""
+    """The run of ``table`` in ``folder``."""
     from conjure_lib import runs
 
-    note = {}
-    count = options.limit or len(table)
+    note = table.attrs.get("thinned")
+    settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
+    return runs.score(process, table, folder, note=note, report=_tell, **settings)
+
+
+def _thin(table: Any, options: argparse.Namespace) -> Any:
+    """The stratified part of ``table`` that --limit and --sample ask for."""
+    from conjure_lib.runs import stratified
+
+    count = len(table) if options.limit is None else options.limit
     if options.sample is not None:
         if not 0 < options.sample <= 1:
             raise ValueError(f"--sample must be a fraction above 0 and up to 1: {options.sample}")
         count = min(count, max(1, round(options.sample * len(table))))
-    if count < len(table):
-        note = {"pairs_of": len(table), "limit": options.limit, "sample": options.sample}
-        table = runs.stratified(table, count, seed=options.seed)
-    settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
-    return runs.score(process, table, folder, note=note, report=_tell, **settings)
+    if count >= len(table):
+        return table
+    part = stratified(table, count, seed=options.seed)
+    part.attrs["thinned"] = {
+        "pairs_of": len(table),
+        "limit": options.limit,
+        "sample": options.sample,
+    }
+    return part
+
+
+def _json(value: Any) -> Any:
+    """NaN, of a group too small for a correlation, is no JSON."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namespace) -> str:
     """One folder for each benchmark and setting, so that a second start finds the first."""
     parts = [name, process.name.replace("/", "--"), f"{options.sampler}{options.steps}"]
     parts += [f"w{options.guidance:g}", f"seed{options.seed}"]
-    parts += [f"limit{options.limit}"] if options.limit else []
-    parts += [f"sample{options.sample:g}"] if options.sample else []
+    parts += [f"limit{options.limit}"] if options.limit is not None else []
+    parts += [f"sample{options.sample:g}"] if options.sample is not None else []
     return "-".join(parts)
 
 
@@ -192,6 +216,8 @@ def _agreement_table(result: dict[str, Any]) -> str:
 
 def _interval(row: dict[str, Any], value: str, prefix: str) -> str:
     low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    if None in (row[value], low, high):
+        return "–"
     return f"{100 * row[value]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 

@@ -67,6 +67,9 @@ def adapt(pipeline: Any) -> Adapter:
         ValueError: a pipeline of another kind.
     """
     kinds = {cls.__name__ for cls in type(pipeline).__mro__}
+    network = getattr(pipeline, "unet", None)
+    if network is not None and network.config.get("time_cond_proj_dim") is not None:
+        raise ValueError("networks with an embedded guidance scale (LCM) are not adapted")
     for name, family in FAMILIES.items():
         if name in kinds:
             return family(pipeline)
@@ -190,7 +193,10 @@ def _flux(pipeline: Any) -> Adapter:
 
 
 def _pixart(pipeline: Any) -> Adapter:
-    """PixArt-α and PixArt-Σ: T5's hidden states and their mask; the learned variance is left."""
+    """PixArt-α and PixArt-Σ: T5's hidden states and their mask; the learned variance is left.
+
+    Captions are read as they stand, as the pipeline does with ``clean_caption=False``.
+    """
     transformer = pipeline.transformer
     shape = _shape(transformer)
 

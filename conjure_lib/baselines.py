@@ -51,7 +51,9 @@ def initial_timestep(
     difference of the two predictions at the initial timestep, at x_T, is our reading.
     """
     _check(guidance, steps=steps, draws=draws, batch_size=batch_size)
-    first = process.sampler("ddim", steps).timesteps[0].to(process.device)
+    times = process.sampler(next(iter(process.samplers)), steps).timesteps
+    # at a flow's very first time Δε = (1 - σ) Δv vanishes whatever the network says
+    first = times[int(process.kind == "flow")].to(process.device)
 
     def output(prompts: Sequence[str], draw: int) -> Tensor:
         x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)

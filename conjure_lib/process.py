@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,9 +127,12 @@ class GenerativeProcess:
             )
         if not 1 <= steps <= self.schedule.T:
             raise ValueError(f"steps must lie between 1 and {self.schedule.T}, not {steps}")
+        if self.kind == "flow" and steps < 2:
+            raise ValueError("a flow needs 2 steps or more: at its first all prompts predict alike")
         import diffusers
 
-        scheduler = getattr(diffusers, self.samplers[name]).from_config(self.scheduler.config)
+        kind = getattr(diffusers, self.samplers[name])
+        scheduler = kind.from_config(self.scheduler.config, **_plain(kind, self.scheduler.config))
         if self.kind == "flow":
             self._set_flow(scheduler, steps)
             return scheduler
@@ -220,9 +225,18 @@ class GenerativeProcess:
         )
 
     def generate(
-        self, prompts: Sequence[str], *, steps: int = 25, guidance: float = 1.0, seed: int = 0
+        self,
+        prompts: Sequence[str],
+        *,
+        steps: int = 25,
+        guidance: float = 1.0,
+        sampler: str | None = None,
+        seed: int = 0,
     ) -> np.ndarray:
-        """One picture a prompt, all from the same x_T: (n, height, width, 3) in [0, 1]."""
+        """One picture a prompt, all from the same x_T: (n, height, width, 3) in [0, 1].
+
+        ``sampler`` is the first that fits the model by default: DDIM, or for a flow Euler.
+        """
         if self.decode is None:
             raise ValueError(f"{self.name} has no decoder: it makes no pictures")
         condition = self.encode(check_prompts(prompts))
@@ -233,6 +247,7 @@ class GenerativeProcess:
             [0] * len(prompts),
             steps=steps,
             guidance=guidance,
+            sampler=sampler or next(iter(self.samplers)),
             seed=seed,
             progress=True,
         )
@@ -270,7 +285,7 @@ def generator(*key: int) -> torch.Generator:
         ValueError: a negative seed.
     """
     if min(key) < 0:
-        raise ValueError(f"the seed must not be negative, and is {key[0]}")
+        raise ValueError(f"the seed (and a draw) must not be negative, and is {min(key)}")
     first, rest = [int(k) for k in key[:2]], [int(k) for k in key[2:]]
     # a spawn key, since a longer entropy that ends in zeros would seed like a shorter one
     words = np.random.SeedSequence(first, spawn_key=rest).generate_state(2, np.uint32)
@@ -307,7 +322,8 @@ def load(
         model: "emoji-diffusion", a folder in diffusers' layout, or for example
             "CompVis/stable-diffusion-v1-4". Only safetensors are read and no remote code runs.
         device: "cpu", "cuda", "mps"; the best one that is there by default.
-        dtype: of the network; everything outside it is float32 and sums are float64.
+        dtype: of the U-Net or transformer; text encoders, autoencoder and everything outside the
+            networks are float32 and sums are float64.
         revision: a commit of a Hub repository; pinned in ``REVISIONS`` for known ones.
 
     Raises:
@@ -329,9 +345,14 @@ def load(
         source = name = str(model)
         options["revision"] = revision or REVISIONS.get(source)
     try:
-        with quiet():
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(source, **options)
-            pipeline.to(target, dtype)
+        with quiet(), warnings.catch_warnings():
+            # "dtype" is the name of the future; releases of today and yesterday know this one
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            kinds = {"unet": dtype, "transformer": dtype, "default": torch.float32}
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                source, torch_dtype=kinds, **options
+            )
+            pipeline.to(target)
     except SafetensorError as error:
         raise ValueError(f"weights of {source!r} are damaged, fetch them again: {error}") from error
     except (OSError, ValueError) as error:
@@ -339,7 +360,8 @@ def load(
             raise FileNotFoundError(f"{source!r} is not a whole pipeline: {error}") from error
         raise FileNotFoundError(
             f"cannot load {source!r}: it is no folder with a diffusers pipeline, and the Hugging "
-            f"Face Hub did not give it. The embedded model is called {EMBEDDED!r}."
+            f"Face Hub did not give it ({str(error).splitlines()[0]}). The embedded model is "
+            f"called {EMBEDDED!r}."
         ) from error
     process = from_pipeline(pipeline, name=name)
     process.revision = options.get("revision")
@@ -363,7 +385,8 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
     def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         if isinstance(condition, Tensor):
             condition = Conditioning({HIDDEN: condition})
-        return adapter.call(x.to(dtype), t, condition)
+        parts = {k: v.to(dtype) if v.is_floating_point() else v for k, v in condition.parts.items()}
+        return adapter.call(x.to(dtype), t, Conditioning(parts))
 
     @torch.no_grad()
     def encode(texts: Sequence[str]) -> Tensor | Conditioning:
@@ -390,13 +413,27 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         copy.deepcopy(pipeline.scheduler),
         adapter.latent_shape,
         decode,
-        lengths if len(adapter.readers) == 1 and "unet" in modules else None,
+        lengths if "unet" in modules and "text_encoder_2" not in modules else None,
         kind,
         adapter.sigmas,
         name or type(pipeline).__name__,
         torch.device(pipeline.device),
         modules=modules,
     )
+
+
+def _plain(kind: Any, config: Mapping[str, Any]) -> dict[str, bool]:
+    """Settings that a sampler must not take from its own defaults or from another's schedule.
+
+    Latents have no bounds to clip to, where the checkpoint does not say that its own have; and an
+    estimate's timesteps are evenly spaced, as the checkpoint spaces them.
+    """
+    spacings = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+    changed = {name: False for name in spacings if config.get(name)}
+    known = inspect.signature(kind.__init__).parameters
+    if "clip_sample" in known and "clip_sample" not in config:
+        changed["clip_sample"] = False
+    return {name: value for name, value in changed.items() if name in known}
 
 
 def pick_device(device: str | None = None) -> torch.device:

@@ -32,6 +32,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+import conjure_lib
 from conjure_lib.adapters import CutWarning
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS, term_weights
@@ -44,6 +45,8 @@ from conjure_lib.similarity import (
 )
 
 Result = TypeVar("Result")
+# what pyarrow and the checks raise of a damaged file
+UNSOUND = (ValueError, OSError, KeyError, AttributeError, TypeError, NotImplementedError)
 BLOCK = 128  # pairs a shard
 PROBE = "a picture"  # what speed and rounding are measured with
 SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
@@ -71,6 +74,8 @@ class Run:
         """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index."""
         check_weighting(weighting)
         steps = list(range(len(self.timesteps))) if at is None else list(at)
+        if at is not None and np.ptp(np.diff(self.timesteps)) > 2:
+            raise ValueError("the timesteps are unevenly spaced: each counts by its own stretch")
         means = self.terms[:, :, steps].mean(axis=3, dtype=np.float64)  # of the two trajectories
         return (means * self.weights[weighting][steps]).mean(axis=2)
 
@@ -120,28 +125,45 @@ def score(
     folder = Path(folder)
     _check(pairs, draws, batch_size, block)
     check_settings(pairing, guidance)
-    settings = {
+    settings: dict[str, Any] = {
         "model": process.name,
         "revision": process.revision,
         "weights": process.weights_hash(),
-        "steps": steps,
-        "guidance": guidance,
+        "steps": int(steps),
+        "guidance": float(guidance),
         "sampler": sampler,
         "pairing": pairing,
-        "seed": seed,
+        "seed": int(seed),
         "dtype": process.dtype,
         "pairs": _digest(pairs),
     }
-    record = _start(process, pairs, folder, settings, block, note)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _score(process, pairs, folder, settings, draws, batch_size, block, note, report)
+
+
+def _score(
+    process: GenerativeProcess,
+    pairs: pd.DataFrame,
+    folder: Path,
+    settings: dict[str, Any],
+    draws: int,
+    batch_size: int,
+    block: int,
+    note: dict[str, Any] | None,
+    report: Callable[[str], None],
+) -> Run:
+    record = _start(process, pairs, folder, settings, block, note, batch_size)
     blocks = [pairs.iloc[i : i + record["block"]] for i in range(0, len(pairs), record["block"])]
-    done = _finished(folder, record, blocks)
+    (folder / "shards").mkdir(exist_ok=True)
+    done = _finished(folder, record, blocks, tidy=True)
     missing = [(d, b) for d in range(draws) for b in range(len(blocks)) if (d, b) not in done]
     if missing:
         rate, batch_size = _fitting(partial(_rate, process), batch_size)
         report(_cost(process, [blocks[b] for _, b in missing], settings, rate))
-    bar = tqdm(total=len(pairs) * draws, unit="pair", desc=folder.name, mininterval=1)
-    bar.update(len(pairs) * draws - sum(len(blocks[b]) for _, b in missing))
-    with bar:
+    total, left = len(pairs) * draws, sum(len(blocks[b]) for _, b in missing)
+    options = {"unit": "pair", "desc": folder.name, "mininterval": 1}
+    with tqdm(total=total, initial=total - left, **options) as bar:
         for d, b in missing:
             began, before = time.perf_counter(), process.evaluations
             make = partial(_terms, process, blocks[b], d, settings)
@@ -167,7 +189,7 @@ def score(
 
 
 def open_run(folder: str | Path) -> Run:
-    """What is finished in ``folder``; damaged and foreign shards are set aside and named.
+    """What is finished in ``folder``; damaged and foreign shards are named and left out.
 
     Raises:
         FileNotFoundError: there is no run, or no draw of it is finished.
@@ -175,7 +197,7 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder} holds no run: it has no run.json")
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = _record(folder)
     pairs = pd.read_parquet(folder / "pairs.parquet")
     size = record["block"]
     blocks = [pairs.iloc[i : i + size] for i in range(0, len(pairs), size)]
@@ -218,7 +240,7 @@ def stratified(
     if count >= len(pairs):
         return pairs
     columns = [c for c in by if c in pairs]
-    keys = pairs[columns].astype(str).agg("/".join, axis=1) if columns else ""
+    keys = pairs[columns].astype(str).agg("/".join, axis=1).to_numpy() if columns else ""
     order = np.random.default_rng(seed).permutation(len(pairs))
     # the k-th pair of a stratum of n stands at (k + ½)/n: the lowest ranks hold all in proportion
     table = pd.DataFrame({"key": keys, "order": order}, index=np.arange(len(pairs)))
@@ -248,17 +270,28 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
         name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")
     }
     here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:  # not the commit of some repository that an installed package happens to lie in
+        mine = Path(git("rev-parse", "--show-toplevel")) == here.parent
+        commit = git("describe", "--always", "--dirty", "--abbrev=12") if mine else None
     except (OSError, subprocess.CalledProcessError):
-        commit = None  # installed from a wheel
+        commit = None
+    cuda = process.device.type == "cuda"
     return {
         "device": str(process.device),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
-        if process.device.type == "cpu"
-        else torch.cuda.get_device_name(process.device),
-        "versions": {"python": platform.python_version(), **versions},
+        "machine": torch.cuda.get_device_name(process.device)
+        if cuda
+        else f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else None,
+        "versions": {
+            "python": platform.python_version(),
+            "conjure_lib": conjure_lib.__version__,
+            **versions,
+        },
         "commit": commit,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -273,6 +306,13 @@ def _check(pairs: pd.DataFrame, draws: int, batch_size: int, block: int) -> None
     if not pairs["id"].is_unique:
         twice = pairs["id"][pairs["id"].duplicated()].iloc[0]
         raise ValueError(f"the id {twice!r} stands twice in the pairs: ids must be unique")
+    if not len(pairs):
+        raise ValueError("there are no pairs to score")
+    for name in ("text1", "text2"):
+        blank = [not isinstance(text, str) or not text.strip() for text in pairs[name]]
+        if any(blank):
+            row = pairs["id"][blank].iloc[0]
+            raise ValueError(f"{name} of the pair {row!r} is no text, or is blank")
     if min(draws, batch_size, block) < 1:
         raise ValueError(
             f"draws, batch_size and block must be at least 1, not {draws}, {batch_size}, {block}"
@@ -286,57 +326,105 @@ def _start(
     settings: dict[str, Any],
     block: int,
     note: dict[str, Any] | None,
+    batch_size: int,
 ) -> dict[str, Any]:
     """The record of the run in ``folder``: the one that is there, or a new one."""
+    schedule = process.schedule
+    times = process.sampler(settings["sampler"], settings["steps"]).timesteps
+    weights = {w: (len(times) * term_weights(schedule, times, w)).tolist() for w in WEIGHTINGS}
     file = folder / "run.json"
     if file.is_file():
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        record = _record(folder)
         for key, value in settings.items():
             if record["settings"].get(key) != value:
                 raise ValueError(
                     f"{folder} holds a run with {key} {record['settings'].get(key)!r}, and this "
                     f"one has {value!r}: choose another folder, or take the run's own settings"
                 )
+        if record["timesteps"] != times.tolist() or record["term_weights"] != weights:
+            raise ValueError(
+                f"{folder} holds a run with another noise schedule: choose another folder"
+            )
+        # ids and texts are the same; scores and subsets may have been mended since
+        _write(folder / "pairs.parquet", lambda path: pairs.to_parquet(path, index=False))
         return record
-    schedule = process.schedule
-    options = {k: settings[k] for k in ("steps", "sampler", "seed")}
-    rounding, times = floor(process, PROBE, **options)
+    options = {k: settings[k] for k in ("steps", "guidance", "sampler", "seed")}
+    (rounding, _), _ = _fitting(
+        lambda size: floor(process, PROBE, **options, batch_size=size), min(8, batch_size)
+    )
     record = {
         "settings": settings,
         "fingerprint": hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
         "block": block,
         "timesteps": times.tolist(),
-        "term_weights": {
-            w: (len(times) * term_weights(schedule, times, w)).tolist() for w in WEIGHTINGS
-        },
+        "term_weights": weights,
         "floor": {
             w: Estimate.from_terms(rounding[0], times, schedule, w).value for w in WEIGHTINGS
         },
         "note": note or {},
         "provenance": provenance(process),
     }
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
     _write(folder / "pairs.parquet", lambda path: pairs.to_parquet(path, index=False))
     _write(file, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
     return record
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the run in ``folder`` against other processes; the system lets go where one is killed.
+
+    Raises:
+        ValueError: another process is scoring into ``folder``.
+    """
+    with (folder / "lock").open("a") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows: nothing holds it there
+            pass
+        except OSError as error:
+            raise ValueError(
+                f"another process is scoring into {folder}: wait for it, or choose another folder"
+            ) from error
+        yield
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from error
+    return record
+
+
 def _finished(
-    folder: Path, record: dict[str, Any], blocks: Sequence[pd.DataFrame]
+    folder: Path,
+    record: dict[str, Any],
+    blocks: Sequence[pd.DataFrame],
+    tidy: bool = False,
 ) -> dict[tuple[int, int], tuple[np.ndarray, dict[str, Any]]]:
-    """(draw, block) to terms and what they cost; shards that are not sound are set aside."""
+    """(draw, block) to terms and what they cost; shards that are not sound are left out.
+
+    With ``tidy``, which only the process that writes the run may ask for, unsound ones are moved to
+    set-aside, and writes that were cut off are removed.
+    """
     found = {}
     for file in sorted((folder / "shards").glob("*")):
-        if file.name.endswith(".partial"):  # the write that an interruption cut off
-            file.unlink(missing_ok=True)
+        if file.name.endswith(".partial"):
+            if tidy:
+                file.unlink(missing_ok=True)
             continue
         try:
             key, content = _read_shard(file, record, blocks)
-        except (ValueError, OSError) as error:
-            aside = folder / "set-aside"
-            aside.mkdir(exist_ok=True)
-            file.rename(aside / f"{time.time_ns()}-{file.name}")
-            warnings.warn(f"{file} is set aside in {aside}: {error}", stacklevel=3)
+        except UNSOUND as error:
+            where = "left out"
+            if tidy:
+                aside = folder / "set-aside"
+                aside.mkdir(exist_ok=True)
+                file.rename(aside / f"{time.time_ns()}-{file.name}")
+                where = f"set aside in {aside}"
+            warnings.warn(f"{file} is {where}: {error}", stacklevel=3)
             continue
         found[key] = content
     return found
@@ -394,7 +482,7 @@ def _write_shard(
 
 def _write(file: Path, write: Callable[[Path], Any]) -> None:
     """Write so that a kill at any moment leaves the whole file or none."""
-    unfinished = file.with_name(file.name + ".partial")
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
         write(unfinished)
         with unfinished.open("rb+") as handle:
@@ -455,7 +543,8 @@ def _terms(
 
 def _out_of_memory(error: BaseException) -> bool:
     kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    text = str(error).lower()
+    return isinstance(error, kinds) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _cost(

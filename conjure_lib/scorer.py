@@ -99,15 +99,26 @@ class Scorer:
         *,
         batch_size: int = 64,
         show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
     ) -> Any:
         """Conjured embeddings (n, width): squared Euclidean distance stands in for the distance.
 
         x comes from one reference set, the trajectories of the empty prompt, in place of the
         pair's own mixture: φ(y) = [√w_i ε(x_i, t_i|y)]_i. N prompts need N evaluations an anchor
         and not N². An approximation; the book measures how close it comes.
+
+        Raises:
+            ValueError: no texts, or a setting that embeddings cannot have.
         """
+        if normalize_embeddings:
+            raise ValueError("the length of a conjured embedding is part of it: not to normalize")
+        if refused := {"noise", "pairing"} & self.settings.keys():
+            raise ValueError(f"embeddings have no {', '.join(sorted(refused))}")
         prompts = check_prompts([sentences] if isinstance(sentences, str) else sentences)
+        if not prompts:
+            raise ValueError("no texts were given")
         x, t, weights = self._anchors(batch_size)
         condition = self.process.encode(prompts)
         rows = [(i, a) for i in range(len(prompts)) for a in range(len(x))]
@@ -121,15 +132,16 @@ class Scorer:
             parts.append(weights[a].sqrt().float()[:, None] * eps)
         vectors = torch.cat(parts).reshape(len(prompts), -1)
         vectors = vectors[0] if isinstance(sentences, str) else vectors
-        return vectors if convert_to_tensor else vectors.numpy()
+        return vectors.numpy() if convert_to_numpy and not convert_to_tensor else vectors
 
     def _anchors(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
         """x (A, *latent_shape), t (A,) and weight (A,) of the anchors; A = draws · steps."""
         options: dict[str, Any] = {"steps": 10, "guidance": 1.0, "sampler": "ddim", "seed": 0}
         options |= {k: v for k, v in self.settings.items() if k in options}
-        count = int(self.settings.get("draws", 5))
+        given = self.settings.get("draws", 5)
+        draws = list(range(given)) if isinstance(given, int | np.integer) else list(given)
+        process, count = self.process, len(draws)
         check_counts(options["steps"], count, batch_size)
-        process, draws = self.process, list(range(count))
         empty = process.encode([""])
         x_T = process.noise(draws, int(options["seed"]))
         scale = float(options.pop("guidance")) ** 2  # of the empty prompt it changes no trajectory
@@ -142,7 +154,8 @@ class Scorer:
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Minus the squared distance of all embeddings of one set to all of another: (n, m)."""
         first, second = (torch.atleast_2d(torch.as_tensor(e)) for e in (embeddings1, embeddings2))
-        return -torch.cdist(first, second).square()
+        mode = "donot_use_mm_for_euclid_dist"  # whose zeros are zeros
+        return -torch.cdist(first.double(), second.double(), compute_mode=mode).square()
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Minus the squared distance of corresponding embeddings: (n,)."""

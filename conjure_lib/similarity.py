@@ -138,9 +138,10 @@ def pair_terms(
             )
             for d, (x, eps, guided) in zip(group, paths, strict=True):
                 if pairing == "crossed":
-                    first, second = torch.tensor(unique, dtype=torch.long).reshape(-1, 2).T
-                    square = _square(guided[first] - guided[second])
-                    found[:, d] = np.stack([square, square], axis=2)
+                    for part in chunks(range(len(unique)), batch_size):
+                        first, second = torch.tensor([unique[p] for p in part]).T
+                        square = _square(guided[first] - guided[second])
+                        found[list(part), d] = square[..., None]
                 else:
                     found[:, d] = guidance**2 * _cross_evaluate(
                         process, condition, x, eps, timesteps, unique, batch_size, bar
@@ -263,6 +264,7 @@ def floor(
     prompt: str,
     *,
     steps: int = 10,
+    guidance: float = 1.0,
     sampler: str = "ddim",
     seed: int = 0,
     batch_size: int = 8,
@@ -270,9 +272,9 @@ def floor(
     """The distance of a prompt from itself that rounding alone makes, as :func:`pair_terms`.
 
     Every prediction of one trajectory is made twice, in a batch of ``batch_size`` equal rows and
-    alone: other sums are rounded otherwise. Terms (1, 1, S, 2) and timesteps (S,). A distance near
-    this floor is rounding. A floor of zero says that this machine rounds both batches alike, and
-    not that it does not round.
+    alone: other sums are rounded otherwise; guidance multiplies by w². Terms (1, 1, S, 2) and
+    timesteps (S,). A distance near this floor is rounding. A floor of zero says that this machine
+    rounds both batches alike, and not that it does not round.
     """
     check_counts(steps, 1, batch_size)
     condition, before = process.encode(check_prompts([prompt])), process.evaluations
@@ -289,7 +291,7 @@ def floor(
     alone = [process.eps(x[:, s], t[s : s + 1], condition) for s in range(steps)]
     square = _square(path.eps[:1] - torch.stack(alone, dim=1))  # (1, S)
     process.evaluations = before  # a measurement of the machine, not of a pair
-    return np.stack([square, square], axis=2)[None], path.timesteps
+    return guidance**2 * np.stack([square, square], axis=2)[None], path.timesteps
 
 
 # -- the loops ------------------------------------------------------------------------------
@@ -342,15 +344,15 @@ def _cross_evaluate(
 ) -> np.ndarray:
     """‖Δε‖² of each pair (i, j) on the trajectory of i and on that of j: (pairs, S, 2)."""
     steps = len(timesteps)
-    result = np.zeros((len(pairs), steps, 2))
-    rows = [(p, s, side) for p in range(len(pairs)) for s in range(steps) for side in (0, 1)]
-    for chunk in chunks(rows, batch_size):
-        at = torch.tensor([pairs[p][side] for p, _, side in chunk])  # whose trajectory
-        other = torch.tensor([pairs[p][1 - side] for p, _, side in chunk])  # whose prediction
-        step = torch.tensor([s for _, s, _ in chunk])
+    shape, ends = (len(pairs), steps, 2), np.array(pairs)
+    result = np.zeros(shape)
+    for chunk in chunks(range(result.size), batch_size):
+        p, s, side = np.unravel_index(np.array(chunk), shape)
+        at = torch.from_numpy(ends[p, side])  # whose trajectory
+        other = torch.from_numpy(ends[p, 1 - side])  # whose prediction
+        step = torch.from_numpy(s)
         t = timesteps[step].to(process.device)
         difference = eps[at, step] - process.eps(x[at, step], t, condition[other])
-        p, s, side = (np.array(column) for column in zip(*chunk, strict=True))
         result[p, s, side] = _square(difference[:, None])[:, 0]
         bar.update(len(chunk))
     return result
@@ -358,6 +360,8 @@ def _cross_evaluate(
 
 def _square(difference: Tensor) -> np.ndarray:
     """Squared norms over all latent dimensions, float64: (a, b, …) to (a, b)."""
+    if difference.device.type == "mps":  # it has no float64
+        difference = difference.cpu()
     return difference.double().flatten(2).square().sum(-1).cpu().numpy()
 
 

@@ -173,7 +173,8 @@ def test_evaluate_prints_and_stores_the_agreement(run: Run, pairs: Path, tmp_pat
     assert f"{100 * whole['spearman']:.1f} [" in said and "noise" in said
     code, said, err = run("evaluate", str(pairs), *options, "--json", "--against", str(folder))
     assert code == 0, err
-    differences = [r for r in json.loads(said)[0]["agreement"] if r.get("against")]
+    rows = json.loads(said, parse_constant=pytest.fail)[0]["agreement"]  # no NaN
+    differences = [r for r in rows if r.get("against")]
     assert [r["value"] for r in differences] == [0, 0, 0]  # a run against itself
 
 
@@ -194,6 +195,8 @@ def test_samples_are_stratified_and_recorded(run: Run, pairs: Path, tmp_path: Pa
         (("score", "nowhere.csv", "--out", "run"), "nowhere.csv"),
         (("evaluate", "PAIRS", "--sample", "2"), "--sample"),
         (("evaluate", "PAIRS", "--limit", "-1"), "at least 1"),
+        (("evaluate", "PAIRS", "--limit", "0"), "at least 1"),
+        (("evaluate", "PAIRS", "PAIRS"), "two benchmarks are called pairs"),
         (("evaluate", "PAIRS", "--against", "nowhere"), "nowhere holds no run"),
     ],
 )

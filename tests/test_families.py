@@ -285,6 +285,43 @@ def test_a_saved_pipeline_loads(clip: Any, tmp_path: Path) -> None:
     assert loaded == pytest.approx(mine, rel=1e-5)
 
 
+@pytest.mark.parametrize("build", SAMPLER, ids=lambda b: b.__name__)
+def test_pictures_by_the_first_sampler_that_fits(build: Build, clip: Any) -> None:
+    _, process = make(build, clip)
+    pictures = process.generate(["a red fox"], steps=2)
+    assert pictures.shape[0] == 1 and pictures.shape[3] == 3 and 0 <= pictures.min()
+
+
+def test_latents_are_not_clipped_by_a_samplers_own_default(clip: Any) -> None:
+    """PixArt's checkpoints come with a scheduler that has no setting for it."""
+    pipeline, _ = make(pixart, clip)
+    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True)
+    process = cj.from_pipeline(pipeline)
+    for name in ("ddim", "ddpm"):
+        assert not process.sampler(name, 4).config.clip_sample
+    assert process.sampler("dpm++2m", 4).timesteps.diff().unique().numel() <= 2  # evenly spaced
+    path = process.trajectories(process.encode(["a"]), 30 * process.noise([0], 0), [0], steps=4)
+    assert path.final.abs().max() > 2
+
+
+def test_a_flow_needs_two_steps(clip: Any) -> None:
+    _, process = make(sd3, clip)
+    with pytest.raises(ValueError, match="2 steps or more"):
+        process.sampler("euler", 1)
+
+
+def test_half_precision_is_of_the_network_alone(clip: Any, tmp_path: Path) -> None:
+    for build in (sdxl, sd3):
+        make(build, clip)[0].save_pretrained(tmp_path / build.__name__)
+        process = cj.load(tmp_path / build.__name__, device="cpu", dtype=torch.bfloat16)
+        dtypes = {name: next(m.parameters()).dtype for name, m in process.modules.items()}
+        network = dtypes.pop("unet", None) or dtypes.pop("transformer")
+        assert network == torch.bfloat16 and set(dtypes.values()) == {torch.float32}
+        assert process.dtype == "bfloat16"
+        settings = {"steps": 2, "draws": 1, "sampler": "euler"}
+        assert cj.distance(process, *PROMPTS, **settings).value > 0
+
+
 def test_samplers_that_do_not_fit(clip: Any) -> None:
     _, process = make(sd3, clip)
     with pytest.raises(ValueError, match="one of euler for StableDiffusion3Pipeline, not 'ddim'"):

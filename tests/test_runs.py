@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,42 @@ def test_other_settings_do_not_mix(tmp_path: Path, changed: dict[str, Any], mess
     np.testing.assert_array_equal(runs.open_run(tmp_path / "run").terms, run.terms)
 
 
+def test_another_schedule_does_not_mix(tmp_path: Path) -> None:
+    score(tmp_path / "run")
+    process = toy()
+    process.scheduler = DDIMScheduler(beta_end=0.03, clip_sample=False)
+    with pytest.raises(ValueError, match="another noise schedule"):
+        score(tmp_path / "run", process)
+
+
+def test_mended_human_scores_are_taken_over(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"draws": 1, "steps": 2, "report": lambda _: None}
+    runs.score(toy(), PAIRS.assign(score=1.0), tmp_path / "run", **settings)
+    again = runs.score(toy(), PAIRS.assign(score=2.0), tmp_path / "run", **settings)
+    assert set(again.pairs["score"]) == {2.0}
+
+
+def test_a_reader_does_not_disturb_and_a_second_writer_is_refused(tmp_path: Path) -> None:
+    process, seen = toy(), []
+    predict = process.predict
+
+    def look(x: Tensor, t: Tensor, m: Tensor) -> Tensor:
+        if (tmp_path / "run" / "run.json").is_file() and not seen:
+            seen.append(True)
+            partial = tmp_path / "run" / "shards" / "draw-0000-block-00000.parquet.1.partial"
+            partial.write_bytes(b"being written")
+            with pytest.raises(FileNotFoundError, match="no draw of the run"):
+                runs.open_run(tmp_path / "run")
+            assert partial.exists()
+            with pytest.raises(ValueError, match="another process is scoring into"):
+                score(tmp_path / "run")
+        return predict(x, t, m)
+
+    process.predict = look
+    assert score(tmp_path / "run", process).record["draws"] == 3 and seen
+    score(tmp_path / "run")  # the folder was let go
+
+
 def test_other_pairs_do_not_mix(tmp_path: Path) -> None:
     score(tmp_path / "run")
     with pytest.raises(ValueError, match="pairs"):
@@ -152,10 +189,23 @@ def test_unsound_shards_are_named_and_set_aside(tmp_path: Path, kind: str) -> No
     assert process.evaluations < 300  # one block of one draw at most
 
 
+@pytest.mark.parametrize("bit", range(0, 40_000, 997))
+def test_no_flipped_bit_changes_a_number(tmp_path: Path, bit: int) -> None:
+    whole = score(tmp_path / "run", draws=1, block=45)
+    (shard,) = (tmp_path / "run" / "shards").iterdir()
+    content = bytearray(shard.read_bytes())
+    content[bit // 8 % len(content)] ^= 1 << bit % 8
+    shard.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where the flip shows
+        mended = score(tmp_path / "run", draws=1)
+    np.testing.assert_array_equal(mended.terms, whole.terms)
+
+
 def test_a_cut_off_write_leaves_no_trace(tmp_path: Path) -> None:
     whole = score(tmp_path / "run")
     (tmp_path / "run" / "shards" / "draw-0002-block-00004.parquet").unlink()
-    partial = tmp_path / "run" / "shards" / "draw-0002-block-00004.parquet.partial"
+    partial = tmp_path / "run" / "shards" / "draw-0002-block-00004.parquet.7.partial"
     partial.write_bytes(b"PAR1 half of it")
     assert runs.open_run(tmp_path / "run").record["draws"] == 2  # the third is not whole
     np.testing.assert_array_equal(score(tmp_path / "run").terms, whole.terms)
@@ -232,8 +282,18 @@ def test_bad_pairs(tmp_path: Path) -> None:
         runs.score(toy(), PAIRS[["id", "text1"]], tmp_path / "run")
     with pytest.raises(ValueError, match="'p01' stands twice"):
         runs.score(toy(), pd.concat([PAIRS, PAIRS.iloc[[1]]]), tmp_path / "run")
+    with pytest.raises(ValueError, match="no pairs"):
+        runs.score(toy(), PAIRS.iloc[:0], tmp_path / "run")
+    for text in (" ", None):
+        with pytest.raises(ValueError, match="text2 of the pair 'p02' is no text"):
+            bad = PAIRS.assign(text2=[text if i == 2 else t for i, t in enumerate(PAIRS["text2"])])
+            runs.score(toy(), bad, tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        runs.open_run(tmp_path)
+        runs.open_run(tmp_path / "elsewhere")
+    score(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        runs.open_run(tmp_path / "run")
 
 
 def test_provenance(tmp_path: Path, process: cj.GenerativeProcess) -> None:
@@ -259,6 +319,8 @@ def test_stratified_samples_keep_the_proportions() -> None:
         shares = part["subset"].value_counts() / count
         assert abs(shares["a"] - 0.7) <= 1 / count + 1e-9
         assert abs(shares["b"] - 0.2) <= 1 / count + 1e-9
+    shuffled = table.sample(frac=1, random_state=0)  # its index is no longer the row number
+    assert (runs.stratified(shuffled, 10)["subset"] == "a").sum() == 7
     assert not runs.stratified(table, 100, seed=2).equals(runs.stratified(table, 100, seed=1))
     assert runs.stratified(table, 5000) is table
     with pytest.raises(ValueError, match="at least 1"):

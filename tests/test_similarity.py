@@ -473,4 +473,6 @@ def test_the_floor_of_each_precision() -> None:
         found[dtype] = cj.Estimate.from_terms(terms[0], timesteps, process.schedule, "noise").value
         distance = cj.distance(process, *FOUR[0], weighting="noise", steps=2, draws=1).value
         assert found[dtype] < 0.2 * distance
+        guided, _ = cj.floor(process, "snow leopard", steps=2, guidance=3.0)
+        np.testing.assert_allclose(guided, 9 * terms)
     assert found[torch.float32] < 1e-6 * distance
