@@ -14,7 +14,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +29,8 @@ WORK = ROOT / "_build" / "records"
 RESULTS = ROOT / "data" / "results"
 SETS = {"words": benchmarks.WORDS, "sts": benchmarks.STS}
 DRAWS = {"rg65": 10, "simlex999": 5}  # of the small sets; three of the others
-GAUSSIAN_PAIRS = 600  # a set of tables: Gaussians need many images of each text
+GAUSSIAN = {"rg65": 65, "simlex999": 100, "stsb": 100, "sickr": 100}  # pairs: many images a text
+IMAGES = 8
 Pairs = list[tuple[str, str]]
 
 
@@ -68,8 +71,6 @@ def scores(process: cj.GenerativeProcess, name: str) -> pd.DataFrame:
 
 def others(process: cj.GenerativeProcess, benchmark: str, pairs: pd.DataFrame) -> pd.DataFrame:
     """The baselines of one set, as similarities; NaN where one was not computed."""
-    share = GAUSSIAN_PAIRS // (7 if benchmark in benchmarks.STS else 3)
-    few = runs.stratified(pairs, share)
     methods: dict[str, tuple[pd.DataFrame, Callable[[Pairs], np.ndarray]]] = {
         "initial_timestep": (pairs, lambda p: baselines.initial_timestep(process, p, draws=3)),
         "direct_output": (pairs, lambda p: baselines.direct_output(process, p, draws=1)),
@@ -78,14 +79,17 @@ def others(process: cj.GenerativeProcess, benchmark: str, pairs: pd.DataFrame) -
             pairs,
             lambda p: baselines.text_encoder_cosine(process, p, pooling="mean"),
         ),
-        "frechet": (few, lambda p: baselines.image_gaussian(process, p)),
-        "jeffreys": (few, lambda p: baselines.image_gaussian(process, p, divergence="jeffreys")),
     }
+    if benchmark in GAUSSIAN:
+        few = runs.stratified(pairs, GAUSSIAN[benchmark])
+        for kind in ("frechet", "jeffreys"):
+            methods[kind] = (few, partial(gaussian, process, kind))
     if folder := os.environ.get("CONJURE_MINILM"):
         methods["minilm"] = (pairs, lambda p: baselines.sentence_cosine(folder, p))
     else:
         print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: the column minilm stays empty")
-    result = pd.DataFrame({"id": pairs["id"], "minilm": np.nan})
+    empty = ("minilm", "frechet", "jeffreys")
+    result = pd.DataFrame({"id": pairs["id"], **dict.fromkeys(empty, np.nan)})
     for method, (rows, compute) in methods.items():
         file = WORK / f"{benchmark}-{method}-{process.weights_hash()[:12]}.parquet"
         if not file.is_file():
@@ -95,6 +99,11 @@ def others(process: cj.GenerativeProcess, benchmark: str, pairs: pd.DataFrame) -
             pd.read_parquet(file), on="id", how="left"
         )
     return result
+
+
+def gaussian(process: cj.GenerativeProcess, kind: Any, pairs: Pairs) -> np.ndarray:
+    """Minus a divergence between Gaussians fitted to the latents of either text's images."""
+    return baselines.image_gaussian(process, pairs, divergence=kind, images=IMAGES)
 
 
 def agreement() -> pd.DataFrame:
