@@ -114,13 +114,15 @@ def agreement() -> pd.DataFrame:
             continue
         table, _ = runs.results_of_record(name)
         for benchmark in sets:
-            part = benchmarks.load_pairs(benchmark).merge(table, on="id", validate="one_to_one")
-            for method in [c for c in table if c not in ("benchmark", "id")]:
+            pairs = benchmarks.load_pairs(benchmark)
+            part = table.set_index("id").loc[pairs["id"]].reset_index()
+            for method in part.columns.difference(["benchmark", "id"], sort=False):
                 if method.endswith("_stderr"):
                     continue
+                known = part[method].notna().to_numpy()
                 sign = -1 if method in cj.WEIGHTINGS else 1
-                known = part[part[method].notna()]
-                for row in benchmarks.agreement(known, sign * known[method]) if len(known) else ():
+                values = sign * part.loc[known, method].to_numpy()
+                for row in benchmarks.agreement(pairs[known], values) if known.any() else ():
                     rows.append({"table": name, "benchmark": benchmark, "method": method, **row})
     write_provenance("agreement", {"computed": "from the records beside it"})
     return pd.DataFrame(rows)

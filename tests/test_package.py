@@ -25,7 +25,7 @@ def run(*arguments: str | Path, folder: Path) -> str:
 
 def build_wheel(folder: Path) -> Path:
     """The wheel of a copy of the sources, so that the checkout stays as it is."""
-    for name in ("conjure_lib", "data/emoji-diffusion", "data/results"):
+    for name in ("conjure_lib", "data/emoji-diffusion", "data/published", "data/results"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
