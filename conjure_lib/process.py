@@ -285,7 +285,7 @@ def generator(*key: int) -> torch.Generator:
         ValueError: a negative seed.
     """
     if min(key) < 0:
-        raise ValueError(f"the seed (and a draw) must not be negative, and is {min(key)}")
+        raise ValueError(f"the seed must not be negative, nor a draw: {key}")
     first, rest = [int(k) for k in key[:2]], [int(k) for k in key[2:]]
     # a spawn key, since a longer entropy that ends in zeros would seed like a shorter one
     words = np.random.SeedSequence(first, spawn_key=rest).generate_state(2, np.uint32)
