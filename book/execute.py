@@ -32,7 +32,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-WATCHED = ("conjure_lib", "training", "data", "requirements.txt")
+WATCHED = ("conjure_lib", "training", "data", "book/ablations.py", "requirements.txt")
 VERSIONS = ("torch", "diffusers", "transformers")
 
 
