@@ -3,7 +3,7 @@
     python book/ablations.py
 
 Chapter 07 runs the same functions on a small set and explains them. Runs are kept, resumable, in
-_build/runs; the tables go to data/results. They take about an hour on two CPU cores.
+_build/runs; the tables go to data/results. They take half an hour on two CPU cores.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from scipy.stats import rankdata
 import conjure_lib as cj
 from conjure_lib import benchmarks, runs
 
-SETS = ("rg65", "simlex999-200", "stsb-150")
-DRAWS = 12  # of the run that everything is compared with
-FEW = 3  # of every other run
-COUNTS = (1, 2, 3, 5, 8, 12)  # of draws
+SETS = ("rg65", "simlex999-150", "stsb-100")
+DRAWS = 10  # of the run that everything is compared with
+FEW = 2  # of every other run
+COUNTS = (1, 2, 3, 5, 10)  # of draws
 STEPS = (1, 2, 5, 20)
 GUIDANCES = (3.0, 7.5)
 SAMPLERS = ("ddpm", "dpm++2m")
@@ -58,7 +58,7 @@ def make(
 
 
 def pair_set(name: str) -> pd.DataFrame:
-    """A benchmark by name; "stsb-150" is a stratified sample of 150 pairs of the test set."""
+    """A benchmark by name; "stsb-100" is a stratified sample of 100 pairs of the test set."""
     benchmark, _, count = name.partition("-")
     pairs = benchmarks.load_pairs(benchmark)
     return runs.stratified(pairs, int(count)).reset_index(drop=True) if count else pairs
