@@ -14,6 +14,7 @@ import errno
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -34,6 +35,7 @@ from tqdm import tqdm
 
 import conjure_lib
 from conjure_lib.adapters import CutWarning
+from conjure_lib.engine import tiled
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS, term_weights
 from conjure_lib.similarity import (
@@ -250,6 +252,17 @@ def stratified(
     return pairs.iloc[np.sort(chosen)]
 
 
+def arranged(pairs: pd.DataFrame, block: int = BLOCK) -> pd.DataFrame:
+    """The same pairs in an order in which each ``block`` of them has few prompts.
+
+    A trajectory is computed once in every block that its prompt is in. For all pairs of n prompts,
+    listed row by row, that is about one trajectory a pair; arranged, two for every √block pairs.
+    Changes nothing where each prompt is in one pair.
+    """
+    codes = pd.factorize(pairs[["text1", "text2"]].to_numpy().ravel())[0].reshape(-1, 2)
+    return pairs.iloc[tiled(codes.tolist(), max(1, math.isqrt(block)))]
+
+
 def results_of_record(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A table of data/results, and its provenance; texts and human scores are not in it.
 
@@ -259,9 +272,13 @@ def results_of_record(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     here = Path(__file__).resolve().parent
     packaged = here / "results"
     file = (packaged if packaged.is_dir() else here.parent / "data/results") / f"{name}.parquet"
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no record {file}: make it with book/record.py")
-    return pd.read_parquet(file), json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    notes = file.with_suffix(".json")
+    record = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+    if file.is_file():
+        return pd.read_parquet(file), record
+    if "rows" in record:  # a small table of mixed rows stands in the JSON itself
+        return pd.DataFrame(record.pop("rows")), record
+    raise FileNotFoundError(f"there is no record {file}: book/ and bench/ hold what makes them")
 
 
 def provenance(process: GenerativeProcess) -> dict[str, Any]:
@@ -287,6 +304,7 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
         if cuda
         else f"{platform.machine()}, {torch.get_num_threads()} threads",
         "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else None,
+        "compiled": process.rows is not None,
         "versions": {
             "python": platform.python_version(),
             "conjure_lib": conjure_lib.__version__,

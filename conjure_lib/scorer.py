@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.process import GenerativeProcess, check_prompts
+from conjure_lib.process import GenerativeProcess, check_prompts, generator
 from conjure_lib.sde import Weighting, term_weights
 from conjure_lib.similarity import check_counts, check_weighting, chunks, distances, pair_terms
 
@@ -34,15 +34,29 @@ class Scorer:
     ``predict`` and ``rank`` follow CrossEncoder: minus the distance, exactly. ``encode``,
     ``similarity`` and ``similarity_pairwise`` follow SentenceTransformer: conjured embeddings, an
     approximation. ``settings`` are those of :func:`conjure_lib.pair_terms`.
+
+    Args:
+        width: length of an embedding; anchors · latent dimensions where not given, which for Stable
+            Diffusion is half a million numbers a text. With a width m these are hashed into m
+            (Weinberger et al. 2009): a squared distance keeps its value on average, with a
+            standard deviation of at most √(2/m) of it.
     """
 
     def __init__(
-        self, process: GenerativeProcess, *, weighting: Weighting = "sde", **settings: Any
+        self,
+        process: GenerativeProcess,
+        *,
+        weighting: Weighting = "sde",
+        width: int | None = None,
+        **settings: Any,
     ) -> None:
         check_weighting(weighting)
+        if width is not None and width < 1:
+            raise ValueError(f"an embedding has at least 1 number, not {width}")
         if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
             raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
         self.process, self.weighting, self.settings = process, weighting, settings
+        self.width = width
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
 
     def predict(
@@ -107,7 +121,8 @@ class Scorer:
 
         x comes from one reference set, the trajectories of the empty prompt, in place of the
         pair's own mixture: φ(y) = [√w_i ε(x_i, t_i|y)]_i. N prompts need N evaluations an anchor
-        and not N². An approximation; the book measures how close it comes.
+        and not N². An approximation; the book measures how close it comes. The rows are what a
+        vector index with Euclidean distance takes: float32, contiguous, of one width.
 
         Raises:
             ValueError: no texts, or a setting that embeddings cannot have.
@@ -119,37 +134,53 @@ class Scorer:
         prompts = check_prompts([sentences] if isinstance(sentences, str) else sentences)
         if not prompts:
             raise ValueError("no texts were given")
-        x, t, weights = self._anchors(batch_size)
+        x, t, weights, keys = self._anchors(batch_size)
+        hashes = [_hashing(*key, x[0].numel(), self.width) for key in keys] if self.width else []
         condition = self.process.encode(prompts)
+        whole = len(x) * x[0].numel()
+        vectors = torch.zeros(len(prompts), self.width or whole)
         rows = [(i, a) for i in range(len(prompts)) for a in range(len(x))]
         options = {"disable": True} if show_progress_bar is False else {}
-        parts = []
         for chunk in tqdm(
             list(chunks(rows, batch_size)), desc="conjured embeddings", delay=2, **options
         ):
             i, a = (torch.tensor(side) for side in zip(*chunk, strict=True))
-            eps = self.process.eps(x[a], t[a], condition[i]).flatten(1).cpu()
-            parts.append(weights[a].sqrt().float()[:, None] * eps)
-        vectors = torch.cat(parts).reshape(len(prompts), -1)
+            at = x[a].to(self.process.device), t[a].to(self.process.device)
+            eps = self.process.eps(*at, condition[i]).flatten(1).cpu()
+            parts = weights[a].sqrt().float()[:, None] * eps
+            if hashes:
+                place, sign = (torch.stack([hashes[k][n] for k in a.tolist()]) for n in (0, 1))
+                short = torch.zeros(len(chunk), vectors.shape[1])
+                vectors.index_add_(0, i, short.scatter_add_(1, place, sign * parts))
+            else:
+                vectors.view(len(prompts), len(x), -1)[i, a] = parts
         vectors = vectors[0] if isinstance(sentences, str) else vectors
         return vectors.numpy() if convert_to_numpy and not convert_to_tensor else vectors
 
-    def _anchors(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """x (A, *latent_shape), t (A,) and weight (A,) of the anchors; A = draws · steps."""
+    def _anchors(
+        self, batch_size: int
+    ) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int, int]]]:
+        """x (A, *latent_shape) and t (A,) of the anchors, on the CPU, weight (A,) and key of each.
+
+        A = draws · steps; a key is (seed, draw, step).
+        """
         options: dict[str, Any] = {"steps": 10, "guidance": 1.0, "sampler": "ddim", "seed": 0}
         options |= {k: v for k, v in self.settings.items() if k in options}
         given = self.settings.get("draws", 5)
         draws = list(range(given)) if isinstance(given, int | np.integer) else list(given)
         process, count = self.process, len(draws)
         check_counts(options["steps"], count, batch_size)
-        empty = process.encode([""])
-        x_T = process.noise(draws, int(options["seed"]))
+        empty, seed = process.encode([""]), int(options["seed"])
         scale = float(options.pop("guidance")) ** 2  # of the empty prompt it changes no trajectory
-        path = process.trajectories(empty[[0] * count], x_T, draws, **options)
-        each = term_weights(process.schedule, path.timesteps, self.weighting)
-        weights = (scale * each / count).repeat(count)
-        t = path.timesteps.repeat(count).to(process.device)
-        return path.states.flatten(0, 1), t, weights
+        states, times = [], torch.empty(0)
+        for some in chunks(draws, batch_size):
+            x_T = process.noise(some, seed)
+            path = process.trajectories(empty[[0] * len(some)], x_T, some, **options)
+            states.append(path.states.flatten(0, 1).cpu())
+            times = path.timesteps.cpu()
+        each = term_weights(process.schedule, times, self.weighting)
+        keys = [(seed, int(draw), step) for draw in draws for step in range(len(times))]
+        return torch.cat(states), times.repeat(count), (scale * each / count).repeat(count), keys
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Minus the squared distance of all embeddings of one set to all of another: (n, m)."""
@@ -161,6 +192,13 @@ class Scorer:
         """Minus the squared distance of corresponding embeddings: (n,)."""
         first, second = (torch.atleast_2d(torch.as_tensor(e)) for e in (embeddings1, embeddings2))
         return -(first - second).square().sum(-1)
+
+
+def _hashing(seed: int, draw: int, step: int, size: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where each of ``size`` numbers of one anchor goes among ``width``, and its sign, (size,)."""
+    chance = generator(seed, draw, step, width)  # a key of four, which no noise has
+    place = torch.randint(width, (size,), generator=chance)
+    return place, 2.0 * torch.randint(2, (size,), generator=chance) - 1
 
 
 def _pair(pair: Any) -> tuple[str, str]:

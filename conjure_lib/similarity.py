@@ -11,15 +11,16 @@ difference by w exactly, so the unconditional prediction never enters it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from conjure_lib.engine import MEMORY, norms, pair_squares
+from conjure_lib.engine import chunks as chunks  # handed on
 from conjure_lib.process import GenerativeProcess, check_prompts
 from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 
@@ -82,6 +83,7 @@ def pair_terms(
     seed: int = 0,
     noise: Tensor | None = None,
     batch_size: int = 64,
+    memory: int = MEMORY,
     progress: bool | None = None,
 ) -> tuple[np.ndarray, Tensor]:
     """The raw material of every estimate: ‖Δε‖² before any weighting.
@@ -97,6 +99,8 @@ def pair_terms(
             ε(x̂_t|y1) - ε(x̃_t|y2), one printed form of the algorithm, kept for comparison.
         noise: x_T of every draw, (draws, *latent_shape); drawn from ``seed`` where not given.
         batch_size: rows a network call; changes the speed and not the numbers.
+        memory: bytes that trajectories and text conditions may take. A pair set with more prompts
+            than fit is worked off in groups, and a prompt of two groups is started twice.
         progress: a progress bar; by default where the work takes more than two seconds.
 
     Returns:
@@ -121,31 +125,21 @@ def pair_terms(
     index = {prompt: i for i, prompt in enumerate(prompts)}
     wanted = [(index[a], index[b]) for a, b in pairs]
     unique = sorted({(min(p), max(p)) for p in wanted if p[0] != p[1]})
-    condition = process.encode(prompts)
-    timesteps = process.sampler(sampler, steps).timesteps
-    found = np.zeros((len(unique), len(numbers), steps, 2))
-    a_step = len(prompts) * (1 + (guidance != 1)) + 2 * len(unique) * (pairing == "same")
-    options: dict[str, Any] = {"delay": 0 if progress else 2}
-    if progress is False:  # otherwise TQDM_DISABLE decides
-        options["disable"] = True
-    with tqdm(
-        total=steps * len(numbers) * a_step, desc="noise predictions", unit="eval", **options
-    ) as bar:
-        for group in chunks(range(len(numbers)), max(1, batch_size // len(prompts))):
-            x_T, keys = noise[list(group)].to(process.device), [numbers[d] for d in group]
-            paths = _trajectories(
-                process, condition, keys, x_T, steps, guidance, sampler, seed, batch_size, bar
-            )
-            for d, (x, eps, guided) in zip(group, paths, strict=True):
-                if pairing == "crossed":
-                    for part in chunks(range(len(unique)), batch_size):
-                        first, second = torch.tensor([unique[p] for p in part]).T
-                        square = _square(guided[first] - guided[second])
-                        found[list(part), d] = square[..., None]
-                else:
-                    found[:, d] = guidance**2 * _cross_evaluate(
-                        process, condition, x, eps, timesteps, unique, batch_size, bar
-                    )
+    found, timesteps = pair_squares(
+        process,
+        prompts,
+        unique,
+        numbers,
+        noise,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        seed=seed,
+        crossed=pairing == "crossed",
+        batch_size=batch_size,
+        memory=memory,
+        progress=progress,
+    )
     position = {pair: i for i, pair in enumerate(unique)}
     terms = np.zeros((len(wanted), len(numbers), steps, 2))
     for row, (i, j) in enumerate(wanted):
@@ -229,7 +223,7 @@ class Trace:
 
     def terms(self) -> np.ndarray:
         """‖Δε‖² times w², (1, S, 2): one draw, as :func:`pair_terms` gives it."""
-        square = _square(self.eps[:, 0] - self.eps[:, 1])  # (2, S)
+        square = norms(self.eps[:, 0] - self.eps[:, 1])  # (2, S)
         return self.guidance**2 * square.T[None]
 
 
@@ -289,86 +283,9 @@ def floor(
     )
     x, t = path.states[:1], path.timesteps.to(process.device)
     alone = [process.eps(x[:, s], t[s : s + 1], condition) for s in range(steps)]
-    square = _square(path.eps[:1] - torch.stack(alone, dim=1))  # (1, S)
+    square = norms(path.eps[:1] - torch.stack(alone, dim=1))  # (1, S)
     process.evaluations = before  # a measurement of the machine, not of a pair
     return guidance**2 * np.stack([square, square], axis=2)[None], path.timesteps
-
-
-# -- the loops ------------------------------------------------------------------------------
-
-
-def _trajectories(
-    process: GenerativeProcess,
-    condition: Tensor,
-    draws: Sequence[int],
-    x_T: Tensor,
-    steps: int,
-    guidance: float,
-    sampler: str,
-    seed: int,
-    batch_size: int,
-    bar: Any,
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For each draw: states, own and guided predictions of all prompts, each (U, S, …)."""
-    n = len(condition)
-    unconditional = process.encode([""]) if guidance != 1 else None
-    parts = []
-    for chunk in chunks([(d, i) for d in range(len(draws)) for i in range(n)], batch_size):
-        d, i = (list(side) for side in zip(*chunk, strict=True))
-        before = process.evaluations
-        path = process.trajectories(
-            condition[i],
-            x_T[d],
-            [draws[k] for k in d],
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler,
-            seed=seed,
-            unconditional=unconditional,
-        )
-        parts.append((path.states, path.eps, path.guided))
-        bar.update(process.evaluations - before)
-    x, eps, guided = (torch.cat(part) for part in zip(*parts, strict=True))
-    return list(zip(x.split(n), eps.split(n), guided.split(n), strict=True))
-
-
-def _cross_evaluate(
-    process: GenerativeProcess,
-    condition: Tensor,
-    x: Tensor,
-    eps: Tensor,
-    timesteps: Tensor,
-    pairs: Sequence[tuple[int, int]],
-    batch_size: int,
-    bar: Any,
-) -> np.ndarray:
-    """‖Δε‖² of each pair (i, j) on the trajectory of i and on that of j: (pairs, S, 2)."""
-    steps = len(timesteps)
-    shape, ends = (len(pairs), steps, 2), np.array(pairs)
-    result = np.zeros(shape)
-    for chunk in chunks(range(result.size), batch_size):
-        p, s, side = np.unravel_index(np.array(chunk), shape)
-        at = torch.from_numpy(ends[p, side])  # whose trajectory
-        other = torch.from_numpy(ends[p, 1 - side])  # whose prediction
-        step = torch.from_numpy(s)
-        t = timesteps[step].to(process.device)
-        difference = eps[at, step] - process.eps(x[at, step], t, condition[other])
-        result[p, s, side] = _square(difference[:, None])[:, 0]
-        bar.update(len(chunk))
-    return result
-
-
-def _square(difference: Tensor) -> np.ndarray:
-    """Squared norms over all latent dimensions, float64: (a, b, …) to (a, b)."""
-    if difference.device.type == "mps":  # it has no float64
-        difference = difference.cpu()
-    return difference.double().flatten(2).square().sum(-1).cpu().numpy()
-
-
-def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """``rows`` in pieces of ``size``."""
-    for first in range(0, len(rows), size):
-        yield rows[first : first + size]
 
 
 def check_counts(steps: int, draws: int, batch_size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from scipy import stats
 from torch import Tensor
 
 from conjure_lib.sde import (
+    FlowSchedule,
     Mixture,
     Schedule,
     clean_from_eps,
     eps_from_score,
     gaussian_kl,
     score_from_eps,
+    term_weights,
 )
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -239,7 +242,16 @@ def lost(p: Mixture, q: Mixture) -> float:
     return quadrature_kl(p, q) - quadrature_kl(at_time(p, 1000.0), at_time(q, 1000.0))
 
 
-def path_divergence(p: Mixture, q: Mixture, draw_from: list[Mixture]) -> tuple[float, float]:
+Time = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # τ to α, σ and g²
+
+
+def diffusing(tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return SCHEDULE.alpha(tau), SCHEDULE.sigma(tau), SCHEDULE.beta(tau)
+
+
+def path_divergence(
+    p: Mixture, q: Mixture, draw_from: list[Mixture], at: Time = diffusing
+) -> tuple[float, float]:
     """T · E[g² ‖Δs‖²], x from an equal mixture of ``draw_from``: the mean and its standard error.
 
     τ is stratified, one draw in each of 128 slices of [0, T], which is what 2 % at 4,096 draws
@@ -252,10 +264,10 @@ def path_divergence(p: Mixture, q: Mixture, draw_from: list[Mixture]) -> tuple[f
         uniform, choice = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         tau = torch.tensor(SCHEDULE.T * (stratum + uniform) / strata, dtype=torch.float64)
         law = draw_from[int(choice * len(draw_from))]
-        alpha, sigma = SCHEDULE.alpha(tau), SCHEDULE.sigma(tau)
+        alpha, sigma, square_g = at(tau)
         x = law.diffuse(alpha, sigma).sample(1, generator)
         difference = p.diffuse(alpha, sigma).score(x) - q.diffuse(alpha, sigma).score(x)
-        values[block, stratum] = SCHEDULE.T * SCHEDULE.beta(tau) * difference.square().sum()
+        values[block, stratum] = SCHEDULE.T * square_g * difference.square().sum()
     blocks = values.mean(axis=1)
     return float(blocks.mean()), float(blocks.std(ddof=1) / math.sqrt(BLOCKS))
 
@@ -296,3 +308,76 @@ def test_the_truth_of_these_tests_is_exact_for_gaussians() -> None:
     (p, q), ratio = PAIRS["gaussians"], (1.0 / 0.8) ** 2
     expected = 0.5 * (2 * (ratio - 1 - math.log(ratio)) + (1.6**2 + 0.5**2) / 0.8**2)
     assert quadrature_kl(p, q) == pytest.approx(expected, rel=1e-9)
+
+
+# -- flow matching: the same identity under its own SDE ------------------------------------------
+
+FLOW = FlowSchedule(1000)
+
+
+def flowing(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """α, σ and g² at times t: the weight "sde" is that of ‖Δε‖² = σ²‖Δs‖²."""
+    alpha, sigma = FLOW.coefficients(t)
+    return alpha, sigma, FLOW.weight(t, "sde") * sigma**2
+
+
+def test_the_sde_of_a_flow_has_its_marginals() -> None:
+    """d/dσ of the variance α²c² + σ² is -2/(1 - σ) of it, the drift's share, and g²."""
+    t, c, h = torch.linspace(10, 990, 50).double(), 0.7, 1e-4
+
+    def variance(t: Tensor) -> Tensor:
+        alpha, sigma = FLOW.coefficients(t)
+        return alpha**2 * c**2 + sigma**2
+
+    slope = (variance(t + h) - variance(t - h)) / (2 * h)
+    alpha, _, square_g = flowing(t)
+    torch.testing.assert_close(
+        slope, square_g - 2 / (1000 * alpha) * variance(t), rtol=1e-6, atol=0
+    )
+
+
+def gaussian_terms(p: Mixture, q: Mixture, t: Tensor) -> Tensor:
+    """E ‖Δε‖² for x of p at times t, closed form: the score of N(αm, vI) is -(x - αm)/v."""
+    alpha, sigma = FLOW.coefficients(t)
+    v, w = (alpha**2 * law.stds[0] ** 2 + sigma**2 for law in (p, q))
+    shift = alpha**2 * (p.means[0] - q.means[0]).square().sum() / w**2
+    return sigma**2 * (p.means.shape[1] * v * (1 / v - 1 / w) ** 2 + shift)
+
+
+@pytest.mark.parametrize("name", ["gaussians, equal stds", "gaussians"])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("steps", [50, 1000])
+def test_path_divergence_of_a_flow_in_closed_form(name: str, shift: float, steps: int) -> None:
+    """The sum over visited times that an estimate makes, evenly spaced and crowded by a shift.
+
+    At T a flow is at N(0, I) exactly, so that nothing is left there: it is KL(p‖q).
+    """
+    sigma = torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
+    t = FLOW.T * shift * sigma / (1 + (shift - 1) * sigma)
+    weights = term_weights(FLOW, t, "sde")
+    p, q = PAIRS[name]
+    for one, two in ((p, q), (q, p)):
+        found = float(0.5 * (weights * gaussian_terms(one, two, t)).sum())
+        # a sum in place of an integral, of first order where the times are uneven
+        assert found == pytest.approx(float(gaussian_kl(one, two)), rel=3 / steps)
+
+
+def test_the_integrand_of_a_flow_is_how_fast_the_divergence_falls() -> None:
+    """At every time: -d/dt KL(p_t‖q_t) = ½ g² E ‖Δs‖²."""
+    p, q = PAIRS["gaussians"]
+    for time in torch.linspace(5, 995, 12).double():
+        t = time.clone().requires_grad_()
+        sigma = t / FLOW.T
+        divergence = gaussian_kl(p.diffuse(1 - sigma, sigma), q.diffuse(1 - sigma, sigma))
+        (slope,) = torch.autograd.grad(divergence, t)
+        expected = 0.5 * FLOW.weight(time, "sde") * gaussian_terms(p, q, time)
+        torch.testing.assert_close(-slope, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_jeffreys_divergence_of_the_paths_of_a_flow_by_monte_carlo(name: str) -> None:
+    p, q = PAIRS[name]
+    value, stderr = path_divergence(p, q, [p, q], flowing)
+    truth = quadrature_kl(p, q) + quadrature_kl(q, p)
+    assert abs(value - truth) < 3 * stderr
+    assert abs(value - truth) < 0.03 * truth
