@@ -53,8 +53,9 @@ SHA256 = {
     "wordsim353_relatedness": "1c824779203bd3c41ebed7bed516153fdc93a520f905ee15668b11558711ffbc",
     "simverb3500": "774475e05dc26160b5345f0dabe943a83f8cf769d6ec9b50036730a41b61a3c7",
     "concreteness": "2b7eae2c39ba0c7de5a77c453eef545b522de221f852885c3e7523ebc7f85d9d",
+    "google": "083f9c3a3d844ecdf5bc26918bb1f59d7bd672abab5c5c9703ac2121660bf120",
 }
-"""Of the UTF-8 CSV file ``sts/NAME.csv`` or ``words/NAME.csv``."""
+"""Of the UTF-8 CSV file ``sts/NAME.csv``, ``words/NAME.csv`` or ``analogies/NAME.csv``."""
 
 BLOCKS = """
 sts12 test MSRpar:750 MSRvid:750 SMTeuroparl:459 surprise.OnWN:750 surprise.SMTnews:399
@@ -94,11 +95,16 @@ HUB = {
 published scores in the published order. These copies keep the order, which is checked, but not the
 subsets and splits; their STS12 to STS16 texts are tokenised (a space before each full stop)."""
 
-GENSIM = {"simlex999": "simlex999.txt", "wordsim353": "wordsim353.tsv"}
+GENSIM = {
+    "simlex999": "simlex999.txt",
+    "wordsim353": "wordsim353.tsv",
+    "google": "questions-words.txt",
+}
 """Files in ``gensim/test/test_data`` of the gensim wheel."""
 
 GITHUB = "https://raw.githubusercontent.com"
 SIMCROSS = f"{GITHUB}/mrmechko/simcross/ffc5c7598185be00260d81fd71274db32e6bceda"
+GENSIM_DATA = f"{GITHUB}/piskvorky/gensim/4.4.0/gensim/test/test_data"
 RATINGS = f"{GITHUB}/lingresearchers/LexCreativity/9ae012c00c16d9adfb2e25792ec213bbe3570227"
 URLS = {
     "rg65": f"{SIMCROSS}/RG.txt",
@@ -108,11 +114,13 @@ URLS = {
     "wordsim353_relatedness": f"{SIMCROSS}/wordsim353/relatedness.tab",
     "simverb3500": f"{SIMCROSS}/SimLex-3500/SimVerb-3500.txt",
     "concreteness": f"{RATINGS}/Concreteness_ratings_Brysbaert_et_al_BRM.txt",
+    "google": f"{GENSIM_DATA}/questions-words.txt",
 }
-"""Tab-separated copies at fixed commits; what is made of them must have the SHA-256 above."""
+"""Text files at fixed commits or tags; what is made of them must have the SHA-256 above."""
 
 PAIR = re.compile(r"^([^\t\n]+)\t([^\t\n]+)\t(?:[NVA]\t)?([\d.]+)", re.MULTILINE)
 RATING = re.compile(r"^([^\t\n]+)\t[01]\t([\d.]+)", re.MULTILINE)
+UNLABELLED = ("concreteness", "google")  # sets without split, subset or part of speech
 
 
 def load_pairs(name: str, *, split: str | None = None) -> pd.DataFrame:
@@ -162,6 +170,20 @@ def load_concreteness() -> pd.Series:
     return _table("concreteness").set_index("word")["concreteness"]
 
 
+def load_analogies() -> pd.DataFrame:
+    """The Google analogies (Mikolov et al. 2013): "a is to b as c is to d", 14 categories.
+
+    From the first place that has them, as in `load_pairs`; gensim carries them.
+
+    Returns:
+        Columns category, a, b, c, d, in the published order: 19,544 questions.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_pairs`.
+    """
+    return _table("google")
+
+
 def read_pairs(path: str | Path) -> pd.DataFrame:
     """The pairs of a CSV or Parquet file with columns text1, text2 and perhaps id, score, others.
 
@@ -188,17 +210,20 @@ def read_pairs(path: str | Path) -> pd.DataFrame:
     return table[first + [c for c in table if c not in first]]
 
 
-def _columns(name: str) -> tuple[list[str], str]:
-    """Names of the text columns and of the number in the CSV file of a set."""
+def _columns(name: str) -> tuple[list[str], str | None]:
+    """Names of the text columns and of the number, if there is one, in the CSV file of a set."""
     if name == "concreteness":
         return ["word"], "concreteness"
+    if name == "google":
+        return ["category", *"abcd"], None
     stem = "sentence" if name in STS else "word"
     return [f"{stem}1", f"{stem}2"], "score"
 
 
 def _table(name: str) -> pd.DataFrame:
     """A set in the columns of its CSV file, from the first place that has it."""
-    path = f"{'sts' if name in STS else 'words'}/{name}.csv"
+    folder = "sts" if name in STS else "analogies" if name == "google" else "words"
+    path = f"{folder}/{name}.csv"
     given = os.environ.get("CONJURE_DATA")
     cache = os.environ.get("CONJURE_CACHE") or Path.home() / ".cache" / "conjure_lib"
     if given and (file := Path(given, path)).is_file():
@@ -211,7 +236,7 @@ def _table(name: str) -> pd.DataFrame:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         kind = ["split", "subset"] if name in STS else ["pos"] if name in WORDS else []
         texts, number = _columns(name)
-        columns = ", ".join([*texts, *kind, number])
+        columns = ", ".join([*texts, *kind, *([number] if number else [])])
         raise FileNotFoundError(
             f"{name} is not at hand: set CONJURE_DATA to a folder that holds {path} (columns "
             f"{columns}), {'install gensim, ' if name in GENSIM else ''}or let it be fetched once "
@@ -252,12 +277,22 @@ def _fetch(name: str) -> tuple[pd.DataFrame, str]:
             raise OSError("HF_HUB_OFFLINE is set")
         with urllib.request.urlopen(URLS[name], timeout=30) as answer:
             text, origin = answer.read().decode("utf-8"), URLS[name]
+    if name == "google":
+        return _analogies(text), origin
     texts, number = _columns(name)
     rows = (RATING if len(texts) == 1 else PAIR).findall(text.replace("\r", ""))
     rows = rows[1:] if name == "rg65" else rows  # that file repeats its first pair
     table = pd.DataFrame(rows, columns=[*texts, number])
     table[number] = table[number].astype(float)
     return table, origin
+
+
+def _analogies(text: str) -> pd.DataFrame:
+    """The questions of word2vec's file: a line ": category", then four words a line."""
+    parts = re.split(r"^: (\S+)\s*$", text, flags=re.MULTILINE)[1:]
+    lists = zip(parts[::2], parts[1::2], strict=True)
+    rows = [[category, *line.split()] for category, lines in lists for line in lines.split("\n")]
+    return pd.DataFrame([r for r in rows if len(r) > 1], columns=["category", *"abcd"])
 
 
 def _from_gensim(name: str) -> str | None:
@@ -297,7 +332,7 @@ def _labelled(table: pd.DataFrame, name: str, origin: str) -> pd.DataFrame:
     Raises:
         ValueError: the number of pairs is not the published one, or (hub) the order of scores.
     """
-    if name == "concreteness":
+    if name in UNLABELLED:
         return table
     texts, number = _columns(name)
     labels = _labels(name)

@@ -23,6 +23,7 @@ from conjure_lib.benchmarks import (
     STS,
     WORDS,
     agreement,
+    load_analogies,
     load_concreteness,
     load_pairs,
     paired_bootstrap,
@@ -46,7 +47,14 @@ PAIRS = dict(
 
 def published(name: str) -> Path:
     """The file of a set in ``CONJURE_DATA``."""
-    return Path(DATA or "", "sts" if name in STS else "words", f"{name}.csv")
+    folder = "sts" if name in STS else "analogies" if name == "google" else "words"
+    return Path(DATA or "", folder, f"{name}.csv")
+
+
+def load(name: str) -> pd.DataFrame | pd.Series:
+    """Any set, by the function that loads it."""
+    special = {"concreteness": load_concreteness, "google": load_analogies}
+    return special[name]() if name in special else load_pairs(name)
 
 
 @pytest.fixture
@@ -298,17 +306,28 @@ def test_concreteness() -> None:
     assert ratings[["banana", "truth", "null"]].tolist() == [5.0, 1.96, ratings["null"]]
 
 
+@needs_data
+def test_analogies() -> None:
+    table = load_analogies()
+    assert table.columns.tolist() == ["category", "a", "b", "c", "d"]
+    counts = table["category"].value_counts(sort=False)
+    assert len(table) == 19_544 and len(counts) == 14
+    assert counts[~counts.index.str.startswith("gram")].sum() == 8_869  # semantic, as published
+    assert counts[counts.index.str.startswith("gram")].sum() == 10_675
+    first = ["capital-common-countries", "Athens", "Greece", "Baghdad", "Iraq"]
+    assert table.iloc[0].tolist() == first
+
+
 def test_an_unknown_set(bare: Path) -> None:
     with pytest.raises(ValueError, match=r"one of sts12, .*not 'rg66'"):
         load_pairs("rg66")
 
 
-@pytest.mark.parametrize("name", ["rg65", "simlex999", "stsb", "concreteness"])
+@pytest.mark.parametrize("name", ["rg65", "simlex999", "stsb", "concreteness", "google"])
 def test_a_set_that_cannot_be_had_says_what_to_set(name: str, bare: Path) -> None:
-    load = load_concreteness if name == "concreteness" else lambda: load_pairs(name)
     with pytest.raises(FileNotFoundError, match=rf"set CONJURE_DATA to .*/{name}\.csv") as caught:
-        load()
-    assert ("install gensim" in str(caught.value)) == (name == "simlex999")
+        load(name)
+    assert ("install gensim" in str(caught.value)) == (name in ("simlex999", "google"))
     assert "\n" not in str(caught.value)
     assert not bare.exists()
 
@@ -336,16 +355,16 @@ def test_a_damaged_file_is_named_with_its_row(
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["simlex999", "wordsim353"])
+@pytest.mark.parametrize("name", ["simlex999", "wordsim353", "google"])
 def test_the_copies_in_gensim_are_the_published_ones(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if not find_spec("gensim"):
         pytest.skip("gensim is not installed")
-    expected = load_pairs(name)
+    expected = load(name)
     monkeypatch.delenv("CONJURE_DATA")
     monkeypatch.setenv("CONJURE_CACHE", str(tmp_path))
-    pd.testing.assert_frame_equal(load_pairs(name), expected)  # ids and parts of speech too
+    pd.testing.assert_frame_equal(load(name), expected)  # ids and parts of speech too
 
 
 def test_parts_of_speech_without_any_network(
@@ -445,6 +464,10 @@ def test_a_damaged_cache_is_named_with_its_row(bare: Path) -> None:
 def as_on_github(name: str) -> str:
     """A word set in the form of the file at its address."""
     table = pd.read_csv(published(name), keep_default_na=False)
+    if name == "google":
+        lists = table.groupby("category", sort=False)
+        parts = [[f": {c}", *map(" ".join, rows.to_numpy()[:, 1:])] for c, rows in lists]
+        return "\n".join([line for part in parts for line in part] + [""])
     if name == "concreteness":
         rows = [f"{w}\t{int(' ' in w)}\t{c:g}\t0.37\t1" for w, c in table.itertuples(index=False)]
         return "\n".join(["Word\tBigram\tConc.M\tConc.SD\tUnknown", *rows, ""])
@@ -464,7 +487,6 @@ def test_word_sets_from_their_addresses(
 ) -> None:
     text = as_on_github(name)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    load = load_concreteness if name == "concreteness" else lambda: load_pairs(name)
 
     def serve(content: str) -> None:
         monkeypatch.setattr(
@@ -473,15 +495,16 @@ def test_word_sets_from_their_addresses(
             lambda address, timeout: io.BytesIO(content.encode()),
         )
 
-    serve(re.sub(r"[a-z](?=\t)", "q", text, count=3))
+    serve(re.sub(r"[a-z](?=\t| Greece)", "q", text, count=3))
     with pytest.raises(ValueError, match="is not the published"):
-        load()
+        load(name)
     assert not bare.exists()
     serve(text)
-    fetched = load()
-    assert (bare / "words" / f"{name}.csv").read_bytes() == published(name).read_bytes()
+    fetched = load(name)
+    kept = bare / published(name).relative_to(str(DATA))
+    assert kept.read_bytes() == published(name).read_bytes()
     serve("")  # from now on it is in the cache
-    assert fetched.equals(load())
+    assert fetched.equals(load(name))
 
 
 # Files of pairs
