@@ -1,0 +1,111 @@
+"""Spaces over the same words: their matrices, how alike they are, how far people agree with them.
+
+Chapter 09 and its record use these; a table of spaces has the columns that book/spaces.py writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ablations import compared
+from scipy.spatial.distance import squareform
+from scipy.stats import rankdata
+
+BASE = "ddim"  # the space that agreement with people is compared with
+MEASURED = ("spearman", "low", "high", "difference", "difference_low", "difference_high")
+
+
+def matrices(
+    table: pd.DataFrame, words: Sequence[str], weighting: str = "noise"
+) -> dict[str, np.ndarray]:
+    """Distance matrices (n, n) by space, of one weighting and of spaces that have none."""
+    pairs = list(combinations(words, 2))
+    rows = table[table["weighting"].isin(["", weighting])]
+    found = {}
+    for name, part in rows.groupby("space", sort=False):
+        values = part.set_index(["text1", "text2"])["distance"].astype(float)
+        found[str(name)] = squareform(values.loc[pairs].to_numpy())
+    return found
+
+
+def resemblance(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    resamples: int = 500,
+    permutations: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Spearman's ρ between the distances of two matrices (n, n), with low, high and p.
+
+    The interval is a bootstrap over words, in which pairs of a word with itself are left out; p
+    is Mantel's: how often the second matrix agrees as well after its words have been permuted. All
+    are NaN where one of the matrices does not vary.
+    """
+    rng, n = np.random.default_rng(seed), len(first)
+    upper = np.triu_indices(n, 1)
+    value = _rho(first[upper], second[upper])
+    if np.isnan(value):
+        return dict.fromkeys(("value", "low", "high", "p"), value)
+    one, two = (squareform(rankdata(m[upper]) - (len(upper[0]) + 1) / 2) for m in (first, second))
+    scale = np.sqrt((one**2).sum() * (two**2).sum())
+    orders = [rng.permutation(n) for _ in range(permutations)]
+    moved = np.array([(one * two[np.ix_(p, p)]).sum() / scale for p in orders])
+    drawn = []
+    for at in rng.integers(n, size=(resamples, n)):
+        i, j = at[upper[0]], at[upper[1]]
+        i, j = i[i != j], j[i != j]
+        drawn.append(_rho(first[i, j], second[i, j]))
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    p = (1 + (moved >= value - 1e-12).sum()) / (1 + permutations)
+    return {"value": value, "low": float(low), "high": float(high), "p": float(p)}
+
+
+def _rho(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's ρ of (m,) and (m,); NaN where there are few or one does not vary."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def agreement(
+    table: pd.DataFrame, pairs: pd.DataFrame, *, weighting: str = "noise", resamples: int = 10_000
+) -> pd.DataFrame:
+    """How far each space agrees with people on those of the ``pairs`` whose words it has.
+
+    One row per space and weighting: spearman of minus the distance, low, high; the difference from
+    BASE under the same weighting (``weighting`` where there is none), difference_low,
+    difference_high; pairs. Bootstrap over pairs; NaN where fewer than three are there.
+    """
+    groups = dict(list(table.groupby(["space", "weighting"], sort=False)))
+    rows = []
+    for (space, own), part in groups.items():
+        distance, human = judged(part, pairs)
+        row: dict[str, Any] = {"space": space, "weighting": own, "pairs": len(human)}
+        row |= dict.fromkeys(MEASURED, np.nan)
+        if len(human) > 2:
+            base, _ = judged(groups[BASE, own or weighting], pairs)
+            row |= compared(pd.DataFrame({"score": human}), distance, base, resamples)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def judged(part: pd.DataFrame, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and human scores, (m,) each, of the ``pairs`` that one space's rows hold."""
+    keys = map(frozenset, zip(part["text1"], part["text2"], strict=True))
+    known: Mapping[frozenset[str], float] = dict(zip(keys, part["distance"], strict=True))
+    rows = zip(pairs["text1"], pairs["text2"], pairs["score"], strict=True)
+    there = [(known[key], s) for a, b, s in rows if (key := frozenset((a, b))) in known]
+    return np.array([d for d, _ in there], float), np.array([s for _, s in there], float)
+
+
+def separation(matrix: np.ndarray, groups: Sequence[str]) -> float:
+    """P(a pair of one group is nearer than a pair of two groups), ties counting half."""
+    together = np.equal.outer(*[np.asarray(groups)] * 2)[np.triu_indices(len(matrix), 1)]
+    ranks = rankdata(matrix[np.triu_indices(len(matrix), 1)])
+    n, m = together.sum(), (~together).sum()
+    return float(1 - (ranks[together].sum() - n * (n + 1) / 2) / (n * m))

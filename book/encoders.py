@@ -1,0 +1,322 @@
+"""Whose is the meaning, the text encoder's or the pictures': the records 'probes' and 'encoders'.
+
+    python book/encoders.py                    # train the arms, then make both records
+    python book/encoders.py probes encoders    # the records alone, of the arms that are trained
+
+The arms are U-Nets of the recipe in training/, from the same random weights, on the same pictures
+in the same order, for as many steps; they differ in who reads the captions. Everything is
+resumable, in _build/encoders. On one CPU core an arm takes about half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import record
+import torch
+from probes import (
+    POOLINGS,
+    PROBES,
+    by_similarity,
+    by_spelling,
+    load_probes,
+    read_probes,
+    score_probes,
+    texts_of,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+import conjure_lib as cj
+from conjure_lib import baselines, benchmarks, runs
+
+sys.path.insert(0, str(record.ROOT))  # the recipe is no part of the package
+
+from training import text_encoder, unet
+from training.loop import save_atomically
+from training.pictures import Emoji, Picture, load_emoji
+from training.sources import ANNOTATIONS, FONT, TEACHER, WORDNET, fetch
+
+MODEL = record.ROOT / "data" / "emoji-diffusion"
+TRAINING = record.ROOT / "_training"  # the recipe's own caches: read where they are there
+WORK = record.ROOT / "_build" / "encoders"
+ARMS = {
+    "distilled": "reads with the shipped text encoder, frozen",
+    "scratch": "learns to read from the captions, together with the U-Net",
+    "plain": "as scratch, from captions without the words that the teacher put beside the emoji",
+}
+STEPS, BATCH, PICTURES = 4000, 32, 24_000
+RATE = 1e-3
+DRAWS = {"probes": 3, "rg65": 10, "simlex999": 2}
+
+
+def main() -> None:
+    """Train what is not trained yet, and write the records."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=["train", "probes", "encoders"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    options = parser.parse_args()
+    if unknown := set(options.names) - {"train", "probes", "encoders"}:
+        parser.error(f"there is no {', '.join(sorted(unknown))}: train, probes, encoders")
+    if "train" in options.names:
+        seen = recipe(TRAINING, WORK)
+        for name in options.arms:
+            train_arm(name, *seen, folder=WORK / f"{name}-{options.steps}", steps=options.steps)
+    makers = {"probes": probe_record, "encoders": agreement}
+    for name in (n for n in makers if n in options.names):
+        table, notes = makers[name](WORK, options.steps)
+        record.write_provenance(name, notes)
+        table.to_parquet(record.RESULTS / f"{name}.parquet", index=False)
+        print(f"{len(table)} rows in {record.RESULTS / name}.parquet")
+
+
+# -- the arms ---------------------------------------------------------------------------------
+
+
+class Joint(nn.Module):
+    """A U-Net behind a text encoder, as one network from token ids (n, 32) to noise."""
+
+    def __init__(self, network: nn.Module, reader: nn.Module) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = network, reader
+
+    def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Any:
+        return self.unet(x, t, self.text_encoder(input_ids=ids).last_hidden_state)
+
+
+def named_emoji(training: Path, work: Path) -> tuple[Path, list[Emoji]]:
+    """The folder of the recipe's sources, and the emoji with their names and keywords."""
+    sources = training / "sources" if (training / "sources").is_dir() else work / "sources"
+    fetch(sources)
+    return sources, load_emoji(sources / FONT, sources / ANNOTATIONS)
+
+
+def recipe(training: Path, work: Path) -> tuple[list[Emoji], list[Picture], Tensor]:
+    """Emoji, pictures and their scaled latents, as they were for the shipped model.
+
+    Caches of the recipe in ``training`` are read; what is not there is made in ``work``.
+    """
+    sources, emoji = named_emoji(training, work)
+    words = text_encoder.wordnet_lemmas(sources / WORDNET)
+    emoji = text_encoder.near_words(sources / TEACHER, emoji, words, work / "near_words.json")
+    vae: Any = cj.load(device="cpu").modules["vae"]
+    pictures = unet.picture_set(PICTURES, len(emoji))
+    kept = [f for f in (training / "latents.safetensors",) if f.is_file()]
+    cache = next(iter(kept), work / "latents.safetensors")
+    latents = unet.encode_pictures(vae, emoji, pictures, cache)
+    return emoji, pictures, latents * vae.config.scaling_factor
+
+
+def train_arm(
+    name: str,
+    emoji: Sequence[Emoji],
+    pictures: Sequence[Picture],
+    latents: Tensor,
+    *,
+    folder: Path,
+    steps: int,
+    batch: int = BATCH,
+) -> None:
+    """Train an arm, or go on; its finished weights come to ``folder``/weights.safetensors."""
+    if (folder / "weights.safetensors").is_file():
+        return
+    tokenizer = AutoTokenizer.from_pretrained(MODEL / "tokenizer", local_files_only=True)
+    if name == "plain":
+        emoji = [replace(one, near=()) for one in emoji]
+    start: Any = None
+    reader: Any = cj.load(device="cpu").modules["text_encoder"]
+    if name != "distilled":  # the ids pass the place of the reader, and are read in Joint
+        torch.manual_seed(5)  # as `train_unet` does before it builds its own
+        start = Joint(unet.build(), fresh_reader(tokenizer))
+        reader = passed_on
+    network = unet.train_unet(
+        emoji, pictures, latents, reader, tokenizer, folder, steps, batch, RATE, start, True
+    )
+    whole = network if start else Joint(network, nn.Identity())
+    save_atomically(dict(whole.state_dict()), folder / "weights.safetensors")
+
+
+def passed_on(input_ids: Tensor) -> SimpleNamespace:
+    """A text encoder that reads nothing: its hidden states are the ids."""
+    return SimpleNamespace(last_hidden_state=input_ids)
+
+
+def fresh_reader(tokenizer: Any, seed: int = 6) -> Any:
+    """The architecture of the shipped text encoder with random weights, the token table too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        ends = tokenizer.sep_token_id, tokenizer.cls_token_id, tokenizer.pad_token_id
+        model = text_encoder.build(len(tokenizer), *ends)
+        table = model.get_input_embeddings().weight
+        table.data.normal_(std=0.02)  # transformers' own, which `build` overwrote with zeros
+    return model.requires_grad_(True)
+
+
+def load_arm(folder: Path, name: str) -> cj.GenerativeProcess:
+    """The process of a finished arm: the shipped one with the weights that the arm has learned."""
+    weights, process = load_file(folder / "weights.safetensors"), cj.load()
+    for part in ("unet",) if name == "distilled" else ("unet", "text_encoder"):
+        start = f"{part}."
+        process.modules[part].load_state_dict(
+            {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+        )
+    process.name = f"arm {name}"
+    return process
+
+
+def untrained() -> cj.GenerativeProcess:
+    """The shipped model with the random U-Net that every training starts from."""
+    process = cj.load()
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        process.modules["unet"].load_state_dict(unet.build().state_dict())
+    process.name = "U-Net untrained"
+    return process
+
+
+def models(work: Path, steps: int) -> Iterator[tuple[str, cj.GenerativeProcess]]:
+    """The shipped model, the untrained one and the arms that are trained, by name."""
+    yield "shipped", cj.load()
+    yield "untrained", untrained()
+    for name in ARMS:
+        folder = work / f"{name}-{steps}"
+        if (folder / "weights.safetensors").is_file():
+            yield name, load_arm(folder, name)
+        else:
+            print(f"the arm {name} is not trained: it is left out")
+
+
+def curves(work: Path, steps: int) -> dict[str, Any]:
+    """What each finished arm was trained with, and its loss every fifty steps."""
+    found = {}
+    for name, what in ARMS.items():
+        log = work / f"{name}-{steps}" / "log.jsonl"
+        if log.is_file():
+            lines = [json.loads(line) for line in log.read_text().splitlines()]
+            by_step = {line["step"]: line for line in lines}  # a resumed run repeats some
+            found[name] = {"what": what, "steps": steps, "batch": BATCH, "learning_rate": RATE}
+            found[name]["curve"] = [by_step[step] for step in sorted(by_step)]
+    return found
+
+
+# -- the probes -------------------------------------------------------------------------------
+
+
+def probe_record(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table 'probes', and where it is from: every probe under every method of every model."""
+    table, parts = load_probes(), []
+    notes: dict[str, Any] = {"probes_sha256": hashlib.sha256(PROBES.read_bytes()).hexdigest()}
+    notes["runs"] = {}
+    parts.append(by_spelling(table))
+    if teacher := os.environ.get("CONJURE_MINILM"):
+        cosine = baselines.sentence_cosine(teacher, texts_of(table))
+        parts.append(by_similarity(table, cosine).assign(model="", method="minilm"))
+    else:
+        print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: it is left out of the probes")
+    version = notes["probes_sha256"][:12]  # other probes are another run
+    for name, process in models(work, steps):
+        folder = work / f"probes-{version}-{name}-{process.weights_hash()[:12]}"
+        scored, notes["runs"][name] = score_probes(process, table, folder, draws=DRAWS["probes"])
+        if name not in ("untrained", "distilled"):  # theirs is the shipped text encoder
+            scored = pd.concat([scored, read_probes(process, table)])
+        parts.append(scored.assign(model=name))
+    columns = ["model", "method", "id", "closer", "farther", "margin", "stderr"]
+    return pd.concat(parts, ignore_index=True)[columns], notes
+
+
+# -- agreement with people --------------------------------------------------------------------
+
+
+def agreement(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table 'encoders': Spearman of every model and method on RG-65 and SimLex-999.
+
+    ``difference`` is to the arm "distilled" under the same method, from the same resamples; the
+    text encoder of that arm is the shipped one.
+    """
+    parts: list[pd.DataFrame] = []
+    notes: dict[str, Any] = {"arms": curves(work, steps), "runs": {}}
+    named = words_of(named_emoji(TRAINING, work)[1])
+    loaded = dict(models(work, steps))
+    for benchmark in ("rg65", "simlex999"):
+        pairs = benchmarks.load_pairs(benchmark)
+        values: dict[tuple[str, str], np.ndarray] = {}
+        for name, process in loaded.items():
+            folder = work / f"{benchmark}-{name}-{process.weights_hash()[:12]}"
+            if name == "shipped":  # scored already, where the record 'words' was made
+                folder = record.WORK / benchmark
+            found, run = similarities(process, pairs, folder, DRAWS[benchmark])
+            notes["runs"][f"{name} {benchmark}"] = run.record
+            values |= {(name, method): similarity for method, similarity in found.items()}
+        parts.append(compared(pairs, values, groups_of(pairs, named)).assign(benchmark=benchmark))
+    return pd.concat(parts, ignore_index=True), notes
+
+
+def similarities(
+    process: cj.GenerativeProcess, pairs: pd.DataFrame, folder: Path, draws: int, **options: Any
+) -> tuple[dict[str, np.ndarray], runs.Run]:
+    """Minus the three distances and the two cosines of the text encoder, each (P,)."""
+    run = runs.score(process, pairs, folder, draws=draws, **options)
+    found: dict[str, np.ndarray] = {}
+    for weighting in cj.WEIGHTINGS:
+        found[weighting] = -run.by_draw(weighting)[:, :draws].mean(axis=1)
+    texts = list(zip(pairs["text1"], pairs["text2"], strict=True))
+    for method, pooling in POOLINGS.items():
+        found[method] = baselines.text_encoder_cosine(process, texts, pooling=pooling)
+    return found, run
+
+
+def words_of(emoji: Sequence[Emoji]) -> set[str]:
+    """Every word of the names and keywords."""
+    texts = [text for one in emoji for text in (one.name, *one.keywords)]
+    return {word for text in texts for word in re.findall(r"[a-z]+", text.lower())}
+
+
+def groups_of(pairs: pd.DataFrame, named: set[str]) -> dict[str, np.ndarray]:
+    """Group to row numbers: all (""), by part of speech, by whether emoji have both words."""
+    both = pairs["text1"].isin(named) & pairs["text2"].isin(named)
+    groups = {"": np.arange(len(pairs)), "named": np.flatnonzero(both)}
+    groups["not named"] = np.flatnonzero(~both)
+    parts = pairs.groupby("pos").indices if pairs["pos"].nunique() > 1 else {}
+    return groups | {str(k): v for k, v in parts.items()}
+
+
+def compared(
+    pairs: pd.DataFrame,
+    values: dict[tuple[str, str], np.ndarray],
+    groups: dict[str, np.ndarray],
+    resamples: int = 10_000,
+) -> pd.DataFrame:
+    """Rows model, method, group, spearman and its difference from the arm "distilled"."""
+    human, rows = pairs["score"].to_numpy(float), []
+    for (model, method), value in values.items():
+        reference = values.get(("distilled", method))
+        for group, at in groups.items():
+            found = benchmarks.spearman(value[at], human[at], resamples=resamples)
+            row = {"model": model, "method": method, "group": group, "pairs": len(at)}
+            row |= {"spearman": found.value, "low": found.low, "high": found.high}
+            if reference is not None:
+                less = benchmarks.paired_bootstrap(
+                    value[at], reference[at], human[at], resamples=resamples
+                )
+                row |= {"difference": less.value}
+                row |= {"difference_low": less.low, "difference_high": less.high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    main()
