@@ -58,7 +58,7 @@ ARMS = {
     "scratch": "learns to read from the captions, together with the U-Net",
     "plain": "as scratch, from captions without the words that the teacher put beside the emoji",
 }
-STEPS, BATCH, PICTURES = 4000, 32, 24_000
+STEPS, BATCH, PICTURES = 3000, 32, 24_000
 RATE = 1e-3
 DRAWS = {"probes": 3, "rg65": 10, "simlex999": 2}
 

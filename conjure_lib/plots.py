@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import linkage
@@ -17,7 +19,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.sde import Weighting
+from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 from conjure_lib.similarity import DistanceMatrix, Estimate, Trace
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
@@ -87,8 +89,6 @@ def pair_figure(
         trace: one draw, from :func:`conjure_lib.trace`.
         columns: how many steps are shown, evenly spread, where the trace has more.
     """
-    if process.decode is None:
-        raise ValueError(f"{process.name} has no decoder: there is no picture to show")
     shown = np.unique(np.linspace(0, len(trace.timesteps) - 1, columns).round().astype(int))
     estimate = Estimate.from_terms(trace.terms(), trace.timesteps, process.schedule, weighting)
     halves = _contributions(process, trace, weighting)  # (2, S)
@@ -143,7 +143,8 @@ def _denoised_rows(
     process: GenerativeProcess, trace: Trace, half: int, shown: np.ndarray
 ) -> list[np.ndarray]:
     """Pictures (columns, height, width, 3): the state, and the denoised views under y1 and y2."""
-    assert process.decode is not None
+    if process.decode is None:
+        raise ValueError(f"{process.name} has no decoder: there is no picture to show")
     x, t = trace.states[half, shown], trace.timesteps[shown]
     views = [process.clean(x, t, trace.eps[half, j, shown]) for j in (0, 1)]
     return [process.decode(latents) for latents in (x, *views)]
@@ -153,8 +154,135 @@ def _difference_map(
     trace: Trace, half: int, shown: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """‖Δε‖² at each place, brought to picture size: (columns, height, width)."""
-    square = (trace.eps[half, 0, shown] - trace.eps[half, 1, shown]).square().sum(1, keepdim=True)
-    return F.interpolate(square, size=size, mode="bicubic")[:, 0].cpu().numpy()
+    square = torch.from_numpy(difference_maps(trace)[half, shown])[:, None]
+    return F.interpolate(square, size=size, mode="bicubic")[:, 0].numpy()
+
+
+def difference_maps(trace: Trace) -> np.ndarray:
+    """‖Δε‖² times w² at each place of each state, (2, S, H, W): :meth:`Trace.terms` by place."""
+    square = (trace.eps[:, 0] - trace.eps[:, 1]).cpu().double().square().sum(2)
+    return trace.guidance**2 * square.numpy()
+
+
+def view_maps(process: GenerativeProcess, trace: Trace) -> np.ndarray:
+    """Squared difference of the two decoded views of each state, (2, S, height, width).
+
+    The views of :func:`pair_figure`, under the one prompt and under the other; mean over colours,
+    so that 1 is black against white.
+    """
+    every = np.arange(len(trace.timesteps))
+    rows = [_denoised_rows(process, trace, half, every) for half in (0, 1)]
+    return np.stack([((first - second) ** 2).mean(-1) for _, first, second in rows])
+
+
+def where_figure(
+    process: GenerativeProcess, traces: Sequence[Trace], weighting: Weighting = "noise"
+) -> Figure:
+    """Where two prompts part: a row for each trace, the maps of each row scaled to its own maximum.
+
+    Beside the picture at the end of either trajectory stands the map of that half of the distance
+    in the latents, summed over steps. At the right, in pixels: how far the two decoded views of
+    the same state differ (:func:`view_maps`), the mean of all states of both trajectories.
+    """
+    figure, axes = plt.subplots(len(traces), 5, figsize=(6.9, 1.24 * len(traces)), squeeze=False)
+    for row, trace in zip(axes, traces, strict=True):
+        weights = term_weights(process.schedule, trace.timesteps, weighting).numpy()
+        latents = np.tensordot(difference_maps(trace), weights, axes=(1, 0))  # (2, H, W)
+        last = np.array([len(trace.timesteps) - 1])
+        for half in (0, 1):
+            picture = _denoised_rows(process, trace, half, last)[1 + half][0]
+            row[2 * half].imshow(picture, interpolation="nearest")
+            row[2 * half + 1].imshow(latents[half], cmap=SEQUENTIAL, vmin=0, vmax=latents.max())
+        row[4].imshow(view_maps(process, trace).mean((0, 1)), cmap=SEQUENTIAL, vmin=0)
+        label = "\n".join(f"“{_short(prompt)}”" for prompt in trace.prompts)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+    titles = ("first", "where, in latents", "second", "where, in latents", "where, in pixels")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
+def when_figure(
+    traces: Mapping[str, Sequence[Trace]],
+    schedule: Schedule | FlowSchedule,
+    dashed: Collection[str] = (),
+) -> Figure:
+    """When two prompts part: a line for each name, with a band of one standard error over traces.
+
+    First panel: how far apart the two trajectories are at each timestep (:func:`apartness`).
+    Then, under each weighting, what share of the distance has been added up on the way from noise
+    (left) down to each timestep. At most six names; those in ``dashed`` are drawn dashed.
+    """
+    figure, axes = plt.subplots(1, 1 + len(WEIGHTINGS), figsize=(12, 3.3), sharey=True)
+    for (name, draws), colour in zip(traces.items(), PALETTE, strict=False):
+        style = {"color": colour, "linestyle": "--" if name in dashed else "-", "label": name}
+        t = draws[0].timesteps.cpu().numpy()
+        _band(axes[0], t, np.stack([apartness(trace) for trace in draws]), style)
+        for axis, weighting in zip(axes[1:], WEIGHTINGS, strict=True):
+            _band(axis, t, np.stack([added(x, schedule, weighting) for x in draws]), style)
+    axes[0].set(title="the trajectories apart", ylabel="share", ylim=(0, 1.02))
+    for axis, weighting in zip(axes[1:], WEIGHTINGS, strict=True):
+        axis.set_title(f"of the distance, “{weighting}”")
+        axis.axhline(0.5, color="0.8", linewidth=1, zorder=0)
+    for axis in axes:
+        axis.set_xlabel("timestep t")
+        axis.invert_xaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def apartness(trace: Trace) -> np.ndarray:
+    """‖x̂ - x̃‖² / (‖x̂‖² + ‖x̃‖²) at each step, (S,): 0 at x_T, 1 where they are orthogonal."""
+    x = trace.states.cpu().double().flatten(2)  # (2, S, D)
+    apart, whole = (x[0] - x[1]).square().sum(1), x.square().sum((0, 2))
+    return (apart / whole).numpy()
+
+
+def added(trace: Trace, schedule: Schedule | FlowSchedule, weighting: Weighting) -> np.ndarray:
+    """The share of the distance that the steps up to each one make, (S,), noisiest first."""
+    by_step = Estimate.from_terms(trace.terms(), trace.timesteps, schedule, weighting).by_step
+    return by_step.cumsum() / by_step.sum()
+
+
+def _band(axis: Any, t: np.ndarray, lines: np.ndarray, style: dict[str, Any]) -> None:
+    """The mean of lines (draws, S) with a band of its standard error."""
+    mean = lines.mean(0)
+    axis.plot(t, mean, linewidth=1.4, **style)
+    if len(lines) > 1:
+        error = lines.std(0, ddof=1) / len(lines) ** 0.5
+        axis.fill_between(
+            t, mean - error, mean + error, color=style["color"], alpha=0.18, linewidth=0
+        )
+
+
+def forest(
+    axis: Any,
+    series: Mapping[str, pd.DataFrame],
+    labels: Sequence[str],
+    *,
+    zero: bool = False,
+) -> None:
+    """Values with intervals: a row for each label from above, a colour for each of up to six names.
+
+    Args:
+        series: frames with the columns value, low and high and a row for each label, in the order
+            of ``labels``; a row of NaN is left empty.
+        zero: mark zero with a line.
+    """
+    for k, (name, frame) in enumerate(series.items()):
+        y = np.arange(len(labels)) + 0.75 * ((k + 0.5) / len(series) - 0.5)
+        value, low, high = frame[["value", "low", "high"]].to_numpy(float).T
+        error = np.abs([value - low, high - value])
+        axis.errorbar(value, y, xerr=error, fmt="o", ms=4, lw=1.2, color=PALETTE[k], label=name)
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.grid(axis="x", color="0.92")
+    axis.set_axisbelow(True)
+    if zero:
+        axis.axvline(0, color="0.4", linewidth=1)
 
 
 def _contribution_bars(
