@@ -110,6 +110,7 @@ def recipe(training: Path, work: Path) -> tuple[list[Emoji], list[Picture], Tens
 
     Caches of the recipe in ``training`` are read; what is not there is made in ``work``.
     """
+    work.mkdir(parents=True, exist_ok=True)
     sources, emoji = named_emoji(training, work)
     words = text_encoder.wordnet_lemmas(sources / WORDNET)
     emoji = text_encoder.near_words(sources / TEACHER, emoji, words, work / "near_words.json")
