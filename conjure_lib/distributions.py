@@ -1,0 +1,128 @@
+"""Distances between two distributions that are known by samples: what generated images ask for.
+
+Samples come as x and y of shape (n, d), as many of either. Row i of x and row i of y may share
+their noise (the same x_T under two prompts) or not. What is said of an estimate holds either way:
+
+    wasserstein, sliced   never too small on average, and too large by much where n is small
+    energy, mmd           unbiased: terms that pair row i with row i are left out, so that the
+                          estimate of a distance of zero is as often negative as positive
+    coupled               with shared noise at least the wasserstein of the same samples
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.spatial.distance import cdist, pdist
+
+from conjure_lib.baselines import _frechet, _gaussians, _jeffreys, _principal
+
+METHODS = ("coupled", "wasserstein", "sliced", "energy", "mmd", "frechet", "jeffreys")
+MOST = 1000  # rows that the median distance is taken of
+
+
+def sample_distances(
+    x: ArrayLike, y: ArrayLike, *, projections: int = 128, components: int = 8, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Every distance of `METHODS` for P pairs of samples.
+
+    Args:
+        x, y: (P, n, d), n samples from the first and the second distribution of each pair.
+        projections: directions of the sliced distance, the same for all pairs, from ``seed``.
+        components: principal components of all samples, to which Gaussians are fitted for
+            "frechet" and "jeffreys" as in `baselines.image_gaussian`; at most d are taken.
+
+    Returns:
+        Name to (P,), float64. "coupled", "wasserstein", "sliced" and "frechet" are in squared
+        units of x, "energy" in units of x, "mmd" in none, "jeffreys" in nats. The last three of
+        `METHODS` depend on the other pairs too: through the kernel's width, the median distance
+        between samples, and through the principal components.
+
+    Raises:
+        ImportError: POT is not installed.
+        ValueError: the shapes differ, n < 2, a value is not finite, a count is below 1, or, for
+            "jeffreys", the samples of a distribution do not vary.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.ndim != 3 or x.shape != y.shape or x.shape[1] < 2 or 0 in x.shape:
+        raise ValueError(f"need samples (pairs, n, d) twice, n at least 2: {x.shape}, {y.shape}")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("a sample is not finite")
+    if min(projections, components) < 1:
+        raise ValueError(f"need 1 or more, not {projections} projections, {components} components")
+    both = np.concatenate([x, y])  # (2P, n, d)
+    lines, width = directions(x.shape[2], projections, seed), median_distance(both)
+    fitted = _gaussians(_principal(both, min(components, *both.shape[1:])))
+    sides = np.arange(len(both)).reshape(2, -1)
+    per_pair = {
+        "coupled": lambda a, b: ((a - b) ** 2).sum(1).mean(),
+        "wasserstein": wasserstein,
+        "sliced": lambda a, b: sliced(a, b, lines),
+        "energy": energy,
+        "mmd": lambda a, b: mmd(a, b, width),
+    }
+    found = {
+        name: np.array([distance(a, b) for a, b in zip(x, y, strict=True)])
+        for name, distance in per_pair.items()
+    }
+    return found | {"frechet": _frechet(*fitted, *sides), "jeffreys": _jeffreys(*fitted, *sides)}
+
+
+def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
+    """W₂² of the two sets of points: the least mean ‖x_i - y_π(i)‖² over all matchings π."""
+    return float(_transport().emd2([], [], cdist(x, y, "sqeuclidean")))
+
+
+def sliced(x: np.ndarray, y: np.ndarray, lines: np.ndarray) -> float:
+    """Mean over the directions, columns of ``lines`` (d, L), of W₂² of the projections."""
+    return float(_transport().sliced_wasserstein_distance(x, y, projections=lines) ** 2)
+
+
+def directions(d: int, count: int, seed: int = 0) -> np.ndarray:
+    """Random unit vectors as columns, (d, count)."""
+    return np.asarray(_transport().sliced.get_random_projections(d, count, seed))
+
+
+def energy(x: np.ndarray, y: np.ndarray) -> float:
+    """2 E‖X - Y‖ - E‖X - X'‖ - E‖Y - Y'‖ (Székely and Rizzo 2013), unbiased."""
+    return float(2 * _mean(cdist(x, y)) - _mean(cdist(x, x)) - _mean(cdist(y, y)))
+
+
+def mmd(x: np.ndarray, y: np.ndarray, width: float) -> float:
+    """Squared maximum mean discrepancy, kernel exp(-‖·‖²/2 width²) (Gretton et al. 2012), unbiased.
+
+    Their U-statistic over pairs of rows (x_i, y_i), which may be dependent within a row.
+    """
+    pairs = ((x, x), (y, y), (x, y))
+    xx, yy, xy = (_mean(np.exp(-cdist(*p, "sqeuclidean") / (2 * width**2))) for p in pairs)
+    return float(xx + yy - 2 * xy)
+
+
+def median_distance(samples: np.ndarray) -> float:
+    """The median distance between different samples of any shape (…, d), from a thousand of them.
+
+    Raises:
+        ValueError: all samples are equal.
+    """
+    rows = samples.reshape(-1, samples.shape[-1])
+    apart = pdist(rows[:: -(-len(rows) // MOST)])
+    if not apart.any():
+        raise ValueError("all samples are equal: there is no distance to take the median of")
+    return float(np.median(apart[apart > 0]))  # the same sample may stand in several pairs
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of (n, n) off the diagonal."""
+    n = len(values)
+    return float((values.sum() - np.trace(values)) / (n * (n - 1)))
+
+
+def _transport() -> Any:
+    """POT, where it is installed."""
+    try:
+        import ot
+    except ImportError as error:
+        raise ImportError("optimal transport is done by POT: pip install pot") from error
+    return ot
