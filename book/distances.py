@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def pair_sets() -> dict[str, pd.DataFrame]:
-    """RG-65, and nouns of SimLex-999: every seventh or so, across the range of human scores."""
+    """RG-65, and nouns of SimLex-999: every eighth or so, across the range of human scores."""
     nouns = benchmarks.load_pairs("simlex999").query("pos == 'N'").copy()
     nouns["quarter"] = pd.qcut(nouns["score"], 4, labels=False)
     sample = runs.stratified(nouns, NOUNS, by=["quarter"]).drop(columns="quarter")
