@@ -54,8 +54,8 @@ def pair_squares(
     rows_a_step += 0 if crossed else 2 * len(pairs)
     options: dict[str, Any] = {"desc": "noise predictions", "unit": "eval"}
     options |= {"total": steps * len(draws) * rows_a_step, "delay": 0 if progress else 2}
-    if progress is False:  # otherwise TQDM_DISABLE decides
-        options["disable"] = True
+    if progress is not None:  # otherwise TQDM_DISABLE decides
+        options["disable"] = not progress
     found = np.zeros((len(pairs), len(draws), steps, 2))
     with tqdm(**options) as bar:
         for members, rows in groups:

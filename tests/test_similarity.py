@@ -290,6 +290,7 @@ def test_evaluations_are_those_of_the_cost_model(case: str, pairing: str, guidan
 def test_the_progress_bar_reaches_its_end(
     process: cj.GenerativeProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Where it is asked for, whatever TQDM_DISABLE says."""
     for pairing, total in (("same", "72/72"), ("crossed", "36/36")):
         cj.pair_terms(process, FOUR[:3], guidance=2.0, pairing=pairing, progress=True, **SETTINGS)
         assert total in capsys.readouterr().err
