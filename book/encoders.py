@@ -60,7 +60,7 @@ ARMS = {
 }
 STEPS, BATCH, PICTURES = 3000, 32, 24_000
 RATE = 1e-3
-DRAWS = {"probes": 3, "rg65": 10, "simlex999": 2}
+DRAWS = {"probes": 3, "rg65": 5, "simlex999": 2}
 
 
 def main() -> None:
