@@ -13,8 +13,8 @@
 #   make train   make, or go on making, the embedded model (hours)
 #   make clean   remove what was built, keep the environment
 #
-# PROFILE=ci|book|gpu picks the parameters of the chapters (notebooks/profiles), and
-# PYTHON=python3.12 the interpreter that .venv is made with.
+# PROFILE=ci|book|gpu picks the parameters of the chapters (notebooks/profiles), JOBS=1 how many are
+# executed at a time, and PYTHON=python3.12 the interpreter that .venv is made with.
 
 PYTHON ?= python3
 PROFILE ?= book
@@ -39,7 +39,7 @@ book: execute
 	$(BIN)/python book/build_book.py --profile $(PROFILE)
 
 execute: $(READY)
-	$(BIN)/python book/execute.py --profile $(PROFILE)
+	$(BIN)/python book/execute.py --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
 
 html: $(READY)
 	$(BIN)/python book/build_book.py --profile $(PROFILE)

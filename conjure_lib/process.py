@@ -375,7 +375,7 @@ def load(
     if folder.is_dir():
         _check_files(folder)
         options["local_files_only"] = True
-        source, name = str(folder), folder.name
+        source, name = str(folder), EMBEDDED if str(model) == EMBEDDED else folder.name
     elif str(model) == EMBEDDED:
         raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
     else:

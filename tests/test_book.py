@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import build_book
 import execute
 import nbformat
+import papermill
 import pytest
+import torch
 import yaml
 from execute import ROOT, ChapterError
+
+import conjure_lib as cj
 
 NOTEBOOKS = execute.chapters(ROOT / "notebooks")
 PROFILES = sorted((ROOT / "notebooks" / "profiles").glob("*.yaml"))
 HTML = ROOT / "_build" / "html"
+
+FIELDS = {int: "integer", float: "number", str: "string", bool: "boolean"}  # of Colab's forms
 
 PARAMETERS = """\
 DRAWS: int = 3  # how many
@@ -122,6 +130,7 @@ def test_a_chapter_is_executed_once_and_again_when_something_changes(tmp_path: P
         tmp_path / "notebooks" / "01_a.ipynb",
         "import os, sys\nprint(DRAWS, os.environ['TQDM_DISABLE'], sys.path)",
         "print('careful', file=sys.stderr)",
+        "from myst_nb import glue\nglue('answer', DRAWS * 6, display=False)",
     )
     out = tmp_path / "out"
     assert execute.execute(notebook, out, {"DRAWS": 7}, "base")
@@ -138,6 +147,12 @@ def test_a_chapter_is_executed_once_and_again_when_something_changes(tmp_path: P
     assert record["seconds"] > 0
     assert 10 < record["peak_mib"] < 10_000
 
+    execute.write_record(tmp_path / "all.json", [notebook], out, {"01_a": {"DRAWS": 7}})
+    (written,) = json.loads((tmp_path / "all.json").read_text()).values()
+    assert written["glued"] == {"answer": "42"}
+    assert written["parameters"] == {"DRAWS": 7}
+    assert written["torch"] == record["torch"]
+
     assert execute.execute(notebook, out, {"DRAWS": 7}, "another base")
     assert execute.execute(notebook, out, {"DRAWS": 8}, "another base")
 
@@ -151,6 +166,63 @@ def test_a_failing_cell_fails_and_is_named(tmp_path: Path) -> None:
     assert "02_b.ipynb, cell [3] failed with ZeroDivisionError" in message
     assert "the culprit" in message
     assert not (out / "02_b.json").exists()  # so it is not taken for executed
+
+
+def test_chapters_run_side_by_side_and_a_failure_stops_those_not_begun(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    meet = """
+import os, pathlib, time
+pathlib.Path("here-" + ME).touch()
+until = time.monotonic() + 60
+while len(list(pathlib.Path().glob("here-*"))) < 2:  # neither ends before the other has begun
+    assert time.monotonic() < until, "alone"
+    time.sleep(0.05)
+print(os.environ["OMP_NUM_THREADS"])
+"""
+    pair = [
+        write_notebook(tmp_path / f"0{i}_a.ipynb", meet, parameters=f"ME: str = '{i}'  # me")
+        for i in (1, 2)
+    ]
+    out, profile = tmp_path / "out", {f"0{i}_a": {} for i in range(1, 6)}
+    execute.execute_all(pair, out, profile, "base", jobs=2)
+    said = capfd.readouterr().out
+    assert "[2/2] 0" in said
+    assert " MiB" in said
+    assert all(json.loads((out / f"{path.stem}.json").read_text())["jobs"] == 2 for path in pair)
+
+    bad = [write_notebook(tmp_path / "03_a.ipynb", "1 / 0")]
+    rest = [write_notebook(tmp_path / f"0{i}_a.ipynb", "1") for i in (4, 5)]
+    with pytest.raises(ChapterError, match=r"03_a\.ipynb, cell"):
+        execute.execute_all(pair + bad + rest, out, profile, "base", jobs=1)
+    said = capfd.readouterr().out
+    assert "[1/5] 01_a.ipynb: unchanged" in said
+    assert "05_a" not in said
+
+
+def test_a_chapter_depends_on_the_scripts_that_it_imports(tmp_path: Path) -> None:
+    notebook = write_notebook(
+        tmp_path / "01_a.ipynb", "import json\nimport study as s\n# import comment\nx = 1"
+    )
+    for name, text in {
+        "study": "from data import f\nif f:\n    import late",
+        "data": "import study",  # and back
+        "late": "",
+        "comment": "",
+        "other": "",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    found = [path.stem for path in execute.scripts(notebook, tmp_path)]
+    assert found == ["data", "late", "study"]
+    (notebook_7,) = (path for path in NOTEBOOKS if path.stem.startswith("07"))
+    assert {"ablations", "record"} <= {path.stem for path in execute.scripts(notebook_7)}
+
+
+def test_the_environment_lists_what_is_required() -> None:
+    found = execute.environment()
+    for name in ("python", "machine", "torch", "numpy", "ray", "sphinxcontrib-bibtex"):
+        assert found[name]
+    assert found["torch"] == torch.__version__
 
 
 def test_the_fingerprint_sees_contents_names_and_new_files(tmp_path: Path) -> None:
@@ -200,6 +272,52 @@ def test_the_book_lists_every_chapter_and_page_once() -> None:
     pages = [path.with_suffix("") for path in (ROOT / "book").glob("*.md")]
     pages += [path.with_suffix("") for path in NOTEBOOKS]
     assert sorted(listed) == sorted(page.relative_to(ROOT).as_posix() for page in pages)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_papermills_and_forms_on_colab(path: Path) -> None:
+    declared = execute.declared_parameters(path)
+    inspected = papermill.inspect_notebook(str(path))
+    assert list(inspected) == list(declared)
+    (cell,) = (
+        cell
+        for cell in nbformat.read(path, as_version=4).cells
+        if "parameters" in cell.metadata.get("tags", ())
+    )
+    off, *lines = cell.source.splitlines()
+    assert off == "# fmt: off"  # for the formatter would break lines
+    assert len(lines) == len(declared)  # one each
+    for line, (name, value) in zip(lines, declared.items(), strict=True):
+        field = FIELDS.get(type(value), "raw")
+        options = r"\[.*\]" if field == "string" else "(?!)"
+        pattern = rf'{name}: \S.* = .*  # @param ({{type:"{field}"}}|{options})( # \S.*)?'
+        assert re.fullmatch(pattern, line), line
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_colab_gets_this_version_and_nothing_else(path: Path) -> None:
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    (set_up,) = (source for source in sources if '"google.colab" in sys.modules' in source)
+    tag = f"v{cj.__version__}"
+    installs = f'git+{{address}}@{tag}"' in set_up and '"--no-deps"' in set_up
+    assert installs or f'"--branch", "{tag}"' in set_up
+    assert ('"pip"' in set_up) == ("--no-deps" in set_up)
+    assert not any(re.search(r"^\s*[%!]\s*pip", source, re.MULTILINE) for source in sources)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_chapters_of_the_gpu_profile_say_how_long_they_take(path: Path) -> None:
+    profile = execute.read_profile(ROOT / "notebooks" / "profiles" / "gpu.yaml", NOTEBOOKS)
+    title = nbformat.read(path, as_version=4).cells[0].source
+    assert bool(profile[path.stem]) == ("**On a GPU" in title)
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    folder = ROOT / ".github" / "workflows"
+    used = re.findall(r"uses: (\S+)", "".join(file.read_text() for file in folder.glob("*.yml")))
+    assert len(used) > 5
+    for action in used:
+        assert re.fullmatch(r"\./\S+\.yml|[\w./-]+@[0-9a-f]{40}", action), action
 
 
 # -- the build -----------------------------------------------------------------------------
@@ -257,6 +375,7 @@ def small_book(folder: Path, text: str) -> Path:
     (folder / "book").mkdir(parents=True)
     (folder / "book" / "introduction.md").write_text(f"# A book\n\n$x^2$ {text}\n")
     (folder / "book" / "references.bib").write_text("")
+    shutil.copytree(ROOT / "book" / "images", folder / "book" / "images")
     (folder / "_toc.yml").write_text("format: jb-book\nroot: book/introduction\n")
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     effective = build_book.effective_config(config, "https://github.com/someone/book")

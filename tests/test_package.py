@@ -13,7 +13,7 @@ import pytest
 import conjure_lib as cj
 
 ROOT = Path(__file__).resolve().parents[1]
-ASK = "import conjure_lib as cj; p = cj.load(device='cpu'); print(cj.__file__)"
+ASK = "import conjure_lib as cj; p = cj.load(device='cpu'); print(cj.__file__, p.name)"
 ASK += "; print(cj.distance(p, 'cat', 'dog', steps=2, draws=1).value)"
 
 
@@ -50,7 +50,8 @@ def test_the_wheel_installs_alone_and_carries_the_model(
     run("-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel, folder=tmp_path)
     shutil.rmtree(tmp_path / "source")
     path = f"import sys; sys.path.insert(0, {str(target)!r}); "
-    where, value = run("-c", path + ASK, folder=tmp_path).split()
+    where, name, value = run("-c", path + ASK, folder=tmp_path).split()
     assert Path(where) == target / "conjure_lib" / "__init__.py"
+    assert name == process.name == "emoji-diffusion"
     expected = cj.distance(process, "cat", "dog", steps=2, draws=1).value
     assert float(value) == pytest.approx(expected, rel=1e-5)
