@@ -84,7 +84,8 @@ def emoji_pairs(
     for first in range(0, count, 64):
         drawn = np.stack([draw(p, emoji, rng) for p in pictures[first : first + 64]])
         with torch.no_grad():
-            latents.append(vae.encode(to_tensor(drawn).to(vae.device)).latent_dist.mode().cpu())
+            found = vae.encode(to_tensor(drawn).to(vae.device, vae.dtype)).latent_dist.mode()
+        latents.append(found.float().cpu())
     return captions, torch.cat(latents).flatten(1)
 
 
@@ -104,7 +105,8 @@ def conjured_pictures(process: cj.GenerativeProcess, texts: Sequence[str], steps
         condition = process.encode(texts[first : first + 128])
         rows = [0] * len(condition)
         x_T = process.noise([0], 0).expand(len(rows), *process.latent_shape)
-        parts.append(process.trajectories(condition, x_T, rows, steps=steps).final.flatten(1).cpu())
+        found = process.trajectories(condition, x_T, rows, steps=steps).final
+        parts.append(found.flatten(1).float().cpu())
     return torch.cat(parts)
 
 

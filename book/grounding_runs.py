@@ -64,7 +64,7 @@ class Plan:
     bf16: bool = True
     anchors: int = 4  # of a conjured embedding
     steps: int = 5  # of the sampler that conjures a picture
-    student_epochs: int = 4
+    student_epochs: int = 8
     student_learning_rate: float = 1e-3  # its head starts from nothing
     held_out: int = 200  # texts; and pairs that student and teacher are compared on
     resamples: int = 400

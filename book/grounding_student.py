@@ -112,9 +112,9 @@ def student_run(plan: Plan, data: Data, start: Path, seed: int, folder: Path) ->
     student = Student(encoder, images.shape[1])
     corpus = Corpus(data.texts + data.captions, images)
     options = {"epochs": plan.student_epochs, "batch_size": plan.batch_size, "seed": seed}
-    found = train(
-        student, Batches(tokenizer, None, corpus, **options), folder, **settings(plan, seed)
-    )
+    batches = Batches(tokenizer, None, corpus, **options)
+    faster = settings(plan, seed) | {"learning_rate": plan.student_learning_rate}
+    found = train(student, batches, folder, **faster)
     tables = {name: benchmarks.load_pairs(name) for name in plan.sets}
     found["similarities"] = {k: closeness(student, tokenizer, t) for k, t in tables.items()}
     found["held_out"] = closeness(student, tokenizer, held_out_pairs(plan, data))

@@ -16,7 +16,6 @@ Training is transformers' Trainer, which needs the package accelerate.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -41,6 +40,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from conjure_lib.adapters import quiet
 from conjure_lib.process import EMBEDDED, _embedded_folder, generator, pick_device
 
 TEMPERATURE = 0.05
@@ -327,12 +327,10 @@ def train(
 
 def _claim(folder: Path, model: nn.Module, batches: Batches, **settings: Any) -> None:
     """Note in ``folder`` what is trained there, or compare with the note that is there."""
-    weights = [list(p.shape) for p in model.parameters()]
     note = {
         **settings,
         "model": type(model).__name__,
         "weight": getattr(model, "weight", None),
-        "weights": hashlib.sha256(json.dumps(weights).encode()).hexdigest(),
         "steps": len(batches),
         "batch_size": batches.batch_size,
         "batches": batches.seed,
@@ -371,11 +369,12 @@ def load_encoder(name: str | Path = EMBEDDED, *, seed: int = 0) -> tuple[Any, An
             repository of the Hugging Face Hub, such as "bert-base-uncased" or "roberta-base".
         seed: of the weights of the small one.
     """
-    if str(name) != EMBEDDED:
-        return AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-    folder = _embedded_folder()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    clip = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    with quiet():
+        if str(name) != EMBEDDED:
+            return AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        folder = _embedded_folder()
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        clip = CLIPTextModel.from_pretrained(folder / "text_encoder")
     table = clip.get_input_embeddings().weight.detach().float()
     return small_encoder(table, seed=seed, pad=tokenizer.pad_token_id), tokenizer
 

@@ -239,6 +239,8 @@ def test_finished_trainings_are_read_and_not_repeated(
     again = distilled.student_run(PLAN, done.data, Path(), 1, done.folder / "student-1")
     assert again == done.students[1]
     assert not list(done.folder.glob("*/checkpoint-*"))
+    noted = json.loads((done.folder / "student-1/settings.json").read_text("utf-8"))
+    assert noted["learning_rate"] == PLAN.student_learning_rate != PLAN.learning_rate
 
 
 def test_the_table_holds_differences_within_seeds(done: Done) -> None:
