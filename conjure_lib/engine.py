@@ -71,6 +71,8 @@ def pair_squares(
                         process, condition, paths, timesteps, ends, batch_size, bar
                     )
                 found[np.ix_(rows, some)] = squares.swapaxes(0, 1)
+                del paths  # before the next ones are made: two would not fit
+            del condition
     return found, timesteps
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,10 +70,16 @@ def test_no_memory_budget_changes_a_number(prompts: int, changed: dict[str, obje
 
 
 def test_no_more_prompts_are_held_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    held, kept = [], engine._trajectories
-    monkeypatch.setattr(
-        engine, "_trajectories", lambda p, c, *rest: held.append(len(c)) or kept(p, c, *rest)
-    )
+    held, kept, before = [], engine._trajectories, []
+
+    def watched(process: cj.GenerativeProcess, condition: Tensor, *rest: object) -> object:
+        held.append(len(condition))
+        assert not any(paths() for paths in before)  # those of the group before are gone
+        paths = kept(process, condition, *rest)
+        before.append(weakref.ref(paths))
+        return paths
+
+    monkeypatch.setattr(engine, "_trajectories", watched)
     process, _ = toy()
     terms(process, MATRIX, memory=10 * BYTES, draws=1)
     assert max(held) <= 10 and len(held) > 5

@@ -1,0 +1,134 @@
+"""One callable in a loop, in local processes and on a Ray cluster whose parts are killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from cluster_driver import ROWS, SETTINGS, toy
+
+import conjure_lib as cj
+from conjure_lib.cluster import PairScorer, score_files
+
+HERE = Path(__file__).resolve().parent
+PAIRS = pd.DataFrame(
+    [(f"p{i:03d}", f"left {i}", f"right {i}") for i in range(72)], columns=["id", "text1", "text2"]
+)
+Block = dict[str, np.ndarray]
+without_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None,
+    reason='Ray is an extra: pip install "conjure_lib[ray]"',
+)
+
+
+def scorer(folder: Path) -> PairScorer:
+    return PairScorer(str(folder), toy, **SETTINGS)
+
+
+def blocks(table: pd.DataFrame) -> list[Block]:
+    parts = [table.iloc[i : i + ROWS] for i in range(0, len(table), ROWS)]
+    return [{name: part[name].to_numpy() for name in part} for part in parts]
+
+
+def joined(found: list[Block]) -> pd.DataFrame:
+    return pd.concat(map(pd.DataFrame, found)).set_index("id").sort_index()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The plain loop."""
+    return joined([scorer(tmp_path_factory.mktemp("loop"))(block) for block in blocks(PAIRS)])
+
+
+def test_a_plain_loop_gives_the_distances(tmp_path: Path, expected: pd.DataFrame) -> None:
+    texts = list(zip(PAIRS["text1"], PAIRS["text2"], strict=True))
+    for weighting in cj.WEIGHTINGS:
+        found = cj.distances(toy(str(tmp_path)), texts, weighting=weighting, **SETTINGS)
+        np.testing.assert_allclose(expected[weighting], [e.value for e in found], rtol=1e-4)
+        error = [e.stderr for e in found]
+        np.testing.assert_allclose(expected[f"{weighting}_stderr"], error, rtol=1e-3)
+
+
+def test_a_worker_loads_its_model_once(tmp_path: Path) -> None:
+    loads = []
+
+    def loader(model: str, device: str | None) -> cj.GenerativeProcess:
+        loads.append(model)
+        return toy(model, device)
+
+    one = PairScorer(str(tmp_path), loader, **SETTINGS)
+    one(blocks(PAIRS)[0]), one(blocks(PAIRS)[1])
+    assert loads == [str(tmp_path)]
+
+
+def test_local_processes(tmp_path: Path, expected: pd.DataFrame) -> None:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        found = joined(list(pool.map(scorer(tmp_path), blocks(PAIRS[:24]))))
+    pd.testing.assert_frame_equal(found, expected.iloc[:24], rtol=1e-5)
+    assert 1 <= len(list(tmp_path.glob("log-*"))) <= 2
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-W", "ignore", str(HERE / "cluster_driver.py"), str(folder)]
+    patience = {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300"}
+    habits = {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}  # nothing written at home
+    environment = os.environ | patience | habits
+    with (folder / "driver.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def written(folder: Path) -> pd.DataFrame:
+    files = sorted((folder / "out").glob("**/*.parquet"))
+    return pd.concat(map(pd.read_parquet, files)) if files else PAIRS[:0]
+
+
+@without_ray
+def test_a_ray_cluster_whose_driver_and_worker_are_killed(
+    tmp_path: Path, expected: pd.DataFrame
+) -> None:
+    PAIRS.to_parquet(tmp_path / "pairs.parquet", index=False)
+    with start(tmp_path) as driver:
+        deadline = time.monotonic() + 900
+        while len(written(tmp_path)) < 3 * ROWS and driver.poll() is None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.3)
+        driver.kill()
+    assert driver.returncode == -signal.SIGKILL, (tmp_path / "driver.log").read_text()
+    done = set(written(tmp_path)["id"])
+    assert 3 * ROWS <= len(done) < len(PAIRS)
+    left = PAIRS[~PAIRS["id"].isin(done)]
+    (tmp_path / "poison").write_text(left["text1"].iloc[len(left) // 2])  # for a worker, once
+    with start(tmp_path) as driver:
+        try:
+            driver.wait(900)
+        finally:
+            driver.kill()
+    assert driver.returncode == 0, (tmp_path / "driver.log").read_text()
+    assert not (tmp_path / "poison").exists()
+
+    table = written(tmp_path)
+    assert sorted(table["id"]) == list(PAIRS["id"])  # each once
+    found = table.set_index("id").sort_index()[list(expected)]
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+    asked = [t for log in tmp_path.glob("log-*") for t in log.read_text().splitlines()]
+    repeated = sum(text.startswith("left") for text in asked) - len(PAIRS)
+    # the block that each of two workers had in hand, one that was not written yet, the poisoned one
+    assert repeated <= 4 * ROWS
+
+
+def test_without_ray_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(ImportError, match=r"conjure_lib\[ray\]"):
+        score_files(tmp_path, tmp_path, tmp_path)
