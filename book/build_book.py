@@ -21,7 +21,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import live
 import yaml
 from execute import ROOT, ChapterError, chapters
 
@@ -105,7 +104,6 @@ def put_together(root: Path, executed: Path, source: Path, repository: str | Non
     """Fill the folder ``source`` with everything that the book is built from."""
     shutil.rmtree(source, ignore_errors=True)
     copy_pages(root, source)
-    live.put_beside(source / "book")
     records = copy_chapters(root, executed, source)
     (source / "book" / "cost_table.txt").write_text(cost_table(records, executed.name))
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
@@ -179,7 +177,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         put_together(ROOT, ROOT / "_build" / "executed" / profile, source, repository_url())
         html = build(source, ROOT)
-        live.publish(html)
         if outside := [f"{page} loads {address}" for page, address in outside_resources(html)]:
             raise ChapterError("the book needs a network:\n" + "\n".join(outside))
     except ChapterError as error:
