@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 from pathlib import Path
 
@@ -271,7 +272,8 @@ def test_the_cost_of_a_search_is_measured() -> None:
 
 def test_growth_sees_what_comes_and_goes() -> None:
     with studies.Growth() as growth:
-        held = np.ones(2**24)  # 128 MiB
+        held = mmap.mmap(-1, 2**27)  # 128 MiB that are new, which malloc's need not be
+        np.frombuffer(held, np.uint8)[:] = 1
         end = time.monotonic() + 20
         while growth.mib < 100 and time.monotonic() < end:  # the watcher may have to wait its turn
             time.sleep(0.01)
