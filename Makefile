@@ -9,6 +9,7 @@
 #   make lint    ruff and mypy
 #   make execute the chapters alone, into _build/executed/PROFILE
 #   make html    the book from chapters that are executed already
+#   make bench   measure speed and scale again, for chapter 14 (an hour on two quiet cores)
 #   make train   make, or go on making, the embedded model (hours)
 #   make clean   remove what was built, keep the environment
 #
@@ -20,7 +21,7 @@ PROFILE ?= book
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup book test lint execute html train clean
+.PHONY: help setup book test lint execute html bench train clean
 .DEFAULT_GOAL := help
 
 help:
@@ -50,6 +51,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python bench/bench.py
 
 train: $(READY)
 	$(BIN)/python -m training

@@ -1,0 +1,102 @@
+"""Models to measure with: the architecture of Stable Diffusion 1.x, and a stub for a network."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import conjure_lib as cj
+from conjure_lib.process import generator
+
+SCHEDULE = {  # of Stable Diffusion 1.x
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+NAME = "Stable Diffusion 1.x, random weights"
+STABLE_DIFFUSION = {"sample_size": 64, "cross_attention_dim": 768}  # the rest are the defaults
+
+
+def stable_diffusion(
+    side: int = 64, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> cj.GenerativeProcess:
+    """The U-Net of Stable Diffusion 1.x, 860 million random weights, on latents (4, side, side).
+
+    Texts become random hidden states (77, 768), keyed by the text.
+    """
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**STABLE_DIFFUSION)
+    unet = torch.nn.Module.to(unet, dtype)  # diffusers' own warns of layers that are not there
+    unet = unet.to_empty(device=device).eval().requires_grad_(False)
+    _fill(unet)
+
+    def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return unet(x.to(dtype), t, condition.to(dtype), return_dict=False)[0]
+
+    return cj.GenerativeProcess(
+        predict,
+        _hidden_states(77, 768, device),
+        DDIMScheduler(**SCHEDULE),
+        (4, side, side),
+        name=NAME if side == 64 else f"{NAME}, {side}×{side} latents",
+        device=torch.device(device),
+        modules={"unet": unet},
+    )
+
+
+def stub(side: int = 16) -> cj.GenerativeProcess:
+    """No network but a few operations, so that what is around the network shows."""
+
+    def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return torch.tanh(x * condition.mean((1, 2))[:, None, None, None])
+
+    return cj.GenerativeProcess(
+        predict,
+        _hidden_states(4, 8, "cpu"),
+        DDIMScheduler(**SCHEDULE),
+        (4, side, side),
+        name=f"stub, {side}×{side} latents",
+    )
+
+
+def flops(process: cj.GenerativeProcess, tokens: int) -> int:
+    """Floating-point operations of one evaluation, counted on a copy without weights."""
+    config: Any = process.modules["unet"].config
+    with torch.device("meta"):
+        copy = UNet2DConditionModel.from_config(config)
+        x, t = torch.empty(1, *process.latent_shape), torch.empty(1)
+        hidden = torch.empty(1, tokens, config.cross_attention_dim)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy(x, t, hidden)
+    return counter.get_total_flops()
+
+
+def _hidden_states(tokens: int, width: int, device: str) -> Callable[[Sequence[str]], Tensor]:
+    def encode(texts: Sequence[str]) -> Tensor:
+        shape = (tokens, width)
+        keys = [zlib.crc32(text.encode()) for text in texts]
+        return torch.stack([torch.randn(shape, generator=generator(k)) for k in keys]).to(device)
+
+    return encode
+
+
+@torch.no_grad()
+def _fill(unet: torch.nn.Module) -> None:
+    """Weights of about the usual size, all from one block of random numbers, since it is quick."""
+    block = torch.randn(1 << 20, generator=generator(0))
+    for name, weight in unet.named_parameters():
+        if weight.ndim == 1:
+            weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            continue
+        flat = block.repeat(math.ceil(weight.numel() / len(block)))[: weight.numel()]
+        weight.copy_(flat.view_as(weight) / math.sqrt(weight[0].numel()))

@@ -1,0 +1,253 @@
+"""Ours against the naive loop, and how near the machine's limit the network runs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import models
+import naive
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+import conjure_lib as cj
+from conjure_lib import benchmarks, runs
+from conjure_lib.process import EMBEDDED
+
+Row = dict[str, Any]
+Pairs = list[tuple[str, str]]
+WARM = ("a cat", "a dog")
+FOLDER = Path(__file__).resolve().parent.parent / "data" / EMBEDDED
+TOLERANCE = 1e-3  # float32 sums in other orders, over a trajectory
+
+
+def against_naive(small: bool) -> list[Row]:
+    """The embedded model: RG-65, STS-B and a matrix of words, without and with guidance."""
+    process = cj.load()
+    pipeline = DiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
+    pipeline = pipeline.to(process.device)
+    pipeline.unet.requires_grad_(False).eval()
+
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        return pipeline.encode_prompt(list(texts), process.device, 1, False)[0]
+
+    cases: list[tuple[str, Pairs, float, int]] = []
+    for name, size in (("rg65", 4 if small else None), ("stsb", 4 if small else 128)):
+        try:
+            pairs = _texts(benchmarks.load_pairs(name), size)
+        except FileNotFoundError as error:
+            print(f"{name} is left out: {error}")
+            continue
+        cases += [(f"{name}, {len(pairs)} pairs", pairs, w, 10) for w in (1.0, 7.5)]
+    nouns = benchmarks.load_pairs("simlex999").query("pos == 'N'")["text1"]
+    words = list(dict.fromkeys(nouns))[: 6 if small else 60]
+    matrix = list(itertools.combinations(words, 2))
+    cases.append((f"matrix of {len(words)} words", matrix, 7.5, 2 if small else 5))
+    rows = []
+    for name, pairs, guidance, steps in cases:
+        count = 1 if small else 10
+        rows += compare(
+            process, pipeline.unet, embed, name, pairs, count, guidance=guidance, steps=steps
+        )
+    return rows
+
+
+def against_naive_in_full(small: bool) -> list[Row]:
+    """The same for the full architecture of Stable Diffusion 1.x, and its speed at full size.
+
+    Without a GPU: one pair, two steps, latents of a quarter of the area.
+    """
+    cuda = torch.cuda.is_available()
+    side = 64 if cuda else 8 if small else 32
+    process = models.stable_diffusion(side, "cuda" if cuda else "cpu")
+    pairs = list(itertools.combinations("abcdefgh", 2)) if cuda else [("a", "b")]
+    count, steps = (4, 10) if cuda else (1, 2)
+    unet = process.modules["unet"]
+    way: dict[str, Any] = {"guidance": 7.5, "steps": steps, "warm": cuda}
+    rows = compare(process, unet, process.encode, process.name, pairs, count, **way)
+    if not cuda and not small:  # with a GPU, :func:`device` has measured it
+        process.latent_shape = (4, 64, 64)
+        limit = ceiling(torch.float32, process.device, 2048)
+        shared: Row = {"part": "device", "model": models.NAME, "device": device_name(process)}
+        shared |= {"dtype": "float32", "ceiling_flops": limit, "compiled": False}
+        rows.append({**shared, **rate(process, 1, limit, calls=1)})
+    return rows
+
+
+def compare(
+    process: cj.GenerativeProcess,
+    unet: torch.nn.Module,
+    embed: Callable[[Sequence[str]], torch.Tensor],
+    case: str,
+    pairs: Pairs,
+    count: int,
+    *,
+    guidance: float,
+    steps: int,
+    warm: bool = True,
+) -> list[Row]:
+    """Two rows: the naive loop over ``count`` pairs, ours over all of them; one draw.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    scheduler = DDIMScheduler.from_config(process.scheduler.config)
+    noise = process.noise([0], 0)
+    way: dict[str, Any] = {"steps": steps, "guidance": guidance}
+    some = pairs[:: max(1, len(pairs) // count)][:count]
+    if warm:
+        naive.distances(unet, scheduler, embed, [WARM], noise, steps=1, guidance=guidance)
+        cj.distances(process, [WARM], draws=1, steps=1, progress=False)
+    plain, spent = timed(lambda: naive.distances(unet, scheduler, embed, some, noise, **way), unet)
+    mine, ours = timed(
+        lambda: cj.distances(process, pairs, draws=1, progress=False, **way),
+        process.modules["unet"],
+    )
+    at = [pairs.index(pair) for pair in some]
+    difference = float(np.max(np.abs(np.array([mine[i].value for i in at]) / plain[:, 0] - 1)))
+    if difference > TOLERANCE:
+        raise ValueError(f"{case}: ours and the naive loop differ by {difference:.2g}")
+    shared = {
+        "case": case,
+        "model": process.name,
+        "draws": 1,
+        **way,
+        "device": device_name(process),
+    }
+    return [
+        {"part": "naive", "method": "naive", **shared, **_per_pair(len(some), spent)},
+        {
+            "part": "naive",
+            "method": "conjure_lib",
+            **shared,
+            **_per_pair(len(pairs), ours),
+            "prompts": len({text for pair in pairs for text in pair}),
+            "largest_difference": difference,
+        },
+    ]
+
+
+def device(small: bool) -> list[Row]:
+    """Evaluations a second by batch, precision and compilation, against the matrix ceiling."""
+    cuda = torch.cuda.is_available()
+    dtypes = [torch.float32, torch.bfloat16] + ([torch.float16] if cuda else [])
+    batches = (1, 2, 4, 8, 16, 32, 64) if cuda else (1, 4) if small else (1, 4, 16, 64, 256)
+    rows: list[Row] = []
+    exact: np.ndarray | None = None
+    for dtype in dtypes:
+        for tf32 in (False, True) if cuda and dtype == torch.float32 else (False,):
+            # Stable Diffusion's network where there is a GPU for it, else the embedded model's
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+            process = models.stable_diffusion(64, "cuda", dtype) if cuda else cj.load(dtype=dtype)
+            name = "tf32" if tf32 else str(dtype).removeprefix("torch.")
+            limit = ceiling(dtype, process.device, 8192 if cuda else 1024 if small else 2048)
+            shared: Row = {"part": "device", "model": process.name, "device": device_name(process)}
+            shared |= {"dtype": name, "ceiling_flops": limit}
+            shared["floor_sde"], found = _rounding(process)
+            exact = found if exact is None else exact
+            shared["error_sde"] = float(np.max(np.abs(found / exact - 1)))
+            plain = dtype == torch.float32 or cuda
+            for batch in batches if plain else batches[-1:]:
+                rows.append({**shared, "compiled": False, **rate(process, batch, limit)})
+            if plain and not small:
+                process.compile(batches[-1], tf32=tf32)
+                rows.append({**shared, "compiled": True, **rate(process, batches[-1], limit)})
+    return rows
+
+
+def rate(process: cj.GenerativeProcess, batch: int, limit: float, calls: int = 3) -> Row:
+    """Evaluations a second in calls of ``batch`` rows: the median of a few, after one."""
+    condition = process.encode([WARM[0]])[[0] * batch]
+    x = process.noise(range(batch), 0)
+    t = torch.full((batch,), 501, device=process.device)
+    found = []
+    for _ in range(calls + 1):
+        _, spent = timed(lambda: process.eps(x, t, condition).sum().item())
+        found.append((spent["seconds"], spent["cpu_seconds"]))
+    first, (wall, cpu) = found[0], np.median(found[1:], axis=0)
+    operations = models.flops(process, condition.shape[1])
+    busy = wall if process.device.type == "cuda" else cpu
+    row: Row = {
+        "batch": batch,
+        "first_call_seconds": first[0] if process.device.type == "cuda" else first[1],
+        "evaluations_per_second": batch / wall,
+        "evaluations_per_cpu_second": batch / cpu,
+        "flops_per_evaluation": operations,
+        "share_of_ceiling": batch * operations / busy / limit,
+    }
+    if process.device.type == "cuda":
+        row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return row
+
+
+def ceiling(dtype: torch.dtype, device: torch.device, size: int) -> float:
+    """Floating-point operations a second of a product of two square matrices, the best of five."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = np.inf
+    for _ in range(6):
+        _, spent = timed(lambda: (a @ b)[0, 0].item())
+        best = min(best, spent["seconds" if device.type == "cuda" else "cpu_seconds"])
+    return 2 * size**3 / best
+
+
+def _rounding(process: cj.GenerativeProcess) -> tuple[float, np.ndarray]:
+    """What rounding makes of the distance of a prompt from itself, as a share of a real distance.
+
+    Also two real distances, one of them small: what another precision says of them is its error.
+    """
+    terms, t = cj.floor(process, WARM[0], steps=2, batch_size=4)
+    floor = cj.Estimate.from_terms(terms[0], t, process.schedule, "sde").value
+    pairs = [WARM, (WARM[0], "a kitten")]
+    real = cj.distances(process, pairs, steps=2, draws=1, progress=False)
+    return floor / real[0].value, np.array([e.value for e in real])
+
+
+def timed(
+    call: Callable[[], Any], unet: torch.nn.Module | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """What ``call`` returns, and what it took: wall and CPU seconds, rows that ``unet`` was given.
+
+    On a machine that does other work too, CPU seconds are those that can be compared.
+    """
+    with _counting(unet) as rows:
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    return result, {**spent, "evaluations": sum(rows)}
+
+
+@contextmanager
+def _counting(unet: torch.nn.Module | None) -> Iterator[list[int]]:
+    """The rows of every call of ``unet``, counted in the network itself."""
+    rows: list[int] = []
+    handle = unet and unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    yield rows
+    if handle:
+        handle.remove()
+
+
+def _per_pair(pairs: int, spent: dict[str, Any]) -> Row:
+    return {
+        "pairs": pairs,
+        **spent,
+        "evaluations_per_pair": spent["evaluations"] / pairs,
+        "pairs_per_second": pairs / spent["seconds"],
+        "pairs_per_cpu_second": pairs / spent["cpu_seconds"],
+    }
+
+
+def _texts(table: Any, size: int | None) -> Pairs:
+    table = runs.stratified(table, size or len(table))
+    return list(zip(table["text1"], table["text2"], strict=True))
+
+
+def device_name(process: cj.GenerativeProcess) -> str:
+    """The GPU, or the CPU with its threads."""
+    return str(runs.provenance(process)["machine"])
