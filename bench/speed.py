@@ -30,7 +30,7 @@ def against_naive(small: bool) -> list[Row]:
     """The embedded model: RG-65, STS-B and a matrix of words, without and with guidance."""
     process = cj.load()
     pipeline = DiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
-    pipeline = pipeline.to(process.device)
+    pipeline = pipeline.to(process.device, torch.float32)  # it is stored in half precision
     pipeline.unet.requires_grad_(False).eval()
 
     def embed(texts: Sequence[str]) -> torch.Tensor:
