@@ -29,6 +29,7 @@ WORK = ROOT / "_build" / "bench"
 RECORD = ROOT / "data" / "results" / "bench.json"
 PARTS = {
     "naive": speed.against_naive,
+    "cores": speed.all_cores,
     "device": speed.device,
     "scaling": scaling.scaling,
     "anchors": anchors.anchors,
@@ -37,6 +38,7 @@ PARTS = {
 SHOWN = {  # columns of the printed tables
     "naive": "case guidance steps method pairs evaluations_per_pair pairs_per_second "
     "pairs_per_cpu_second largest_difference",
+    "cores": "case guidance steps method pairs cores pairs_per_second largest_difference",
     "device": "model dtype batch compiled evaluations_per_second evaluations_per_cpu_second "
     "share_of_ceiling floor_sde error_sde",
     "scaling": "case pairs cpu_seconds pairs_per_cpu_second base_mib peak_mib",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +21,21 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 
 import conjure_lib as cj
 from conjure_lib import benchmarks, runs
+from conjure_lib.cluster import PairScorer
 from conjure_lib.process import EMBEDDED
 
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]
 WARM = ("a cat", "a dog")
 FOLDER = Path(__file__).resolve().parent.parent / "data" / EMBEDDED
+PATIENCE = 1800  # seconds, in which a worker is expected to have compiled its network
 TOLERANCE = 1e-3  # float32 sums in other orders, over a trajectory
 
 
 def against_naive(small: bool) -> list[Row]:
     """The embedded model: RG-65, STS-B and a matrix of words, without and with guidance."""
     process = cj.load()
-    pipeline = DiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
-    pipeline = pipeline.to(process.device, torch.float32)  # it is stored in half precision
-    pipeline.unet.requires_grad_(False).eval()
-
-    def embed(texts: Sequence[str]) -> torch.Tensor:
-        return pipeline.encode_prompt(list(texts), process.device, 1, False)[0]
-
+    unet, embed = diffusers_model(process.device)
     cases: list[tuple[str, Pairs, float, int]] = []
     for name, size in (("rg65", 4 if small else None), ("stsb", 4 if small else 128)):
         try:
@@ -51,10 +51,86 @@ def against_naive(small: bool) -> list[Row]:
     rows = []
     for name, pairs, guidance, steps in cases:
         count = 1 if small else 10
-        rows += compare(
-            process, pipeline.unet, embed, name, pairs, count, guidance=guidance, steps=steps
-        )
+        rows += compare(process, unet, embed, name, pairs, count, guidance=guidance, steps=steps)
     return rows
+
+
+def all_cores(small: bool) -> list[Row]:
+    """The embedded model on STS-B: the naive loop with all threads, ours with a worker a core.
+
+    By the clock, without the time in which workers start and compile, and only where nothing else
+    runs. The workers' network is compiled, the naive loop's is as diffusers gives it.
+    """
+    try:
+        pairs = _texts(benchmarks.load_pairs("stsb"), 16 if small else 256)
+    except FileNotFoundError as error:
+        print(f"stsb is left out: {error}")
+        return []
+    process, cores = cj.load(device="cpu"), os.cpu_count() or 1
+    unet, embed = diffusers_model(process.device)
+    scheduler = DDIMScheduler.from_config(process.scheduler.config)
+    noise, some = process.noise([0], 0), pairs[:: len(pairs) // (2 if small else 16)]
+    block = len(pairs) // (2 if small else 8)  # 32 pairs have 64 texts: full batches throughout
+    texts = [np.array(side) for side in zip(*pairs, strict=True)]
+    columns = {"id": np.arange(len(pairs)), "text1": texts[0], "text2": texts[1]}
+    blocks = [
+        {k: v[i : i + block] for k, v in columns.items()} for i in range(0, len(pairs), block)
+    ]
+    context, rows = get_context("spawn"), []
+    for guidance in (1.0, 7.5):
+        way: dict[str, Any] = {"steps": 10, "guidance": guidance}
+        shared = {"part": "cores", "case": "stsb", "model": process.name, "draws": 1, **way}
+        shared |= {"device": device_name(process), "cores": cores}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(cores)
+        naive.distances(unet, scheduler, embed, [WARM], noise, steps=1, guidance=guidance)
+        plain, spent = timed(partial(naive.distances, unet, scheduler, embed, some, noise, **way))
+        torch.set_num_threads(threads)
+        rate = len(some) / spent["seconds"]
+        rows.append({**shared, "method": "naive", "pairs": len(some), "pairs_per_second": rate})
+        ready = context.Barrier(cores + 1)
+        scorer = PairScorer(draws=1, threads=1, compiled=True, device="cpu", **way)
+        warm = {k: v[:2] for k, v in blocks[0].items()}
+        with ProcessPoolExecutor(
+            cores, mp_context=context, initializer=_warm, initargs=(scorer, warm, ready)
+        ) as pool:
+            waiting = [pool.submit(time.sleep, 0) for _ in range(cores)]  # starts all of them
+            ready.wait(PATIENCE)
+            _ = [one.result() for one in waiting]
+            found, spent = timed(partial(_mapped, pool, scorer, blocks))
+        mine = dict(zip(pairs, np.concatenate([block["sde"] for block in found]), strict=True))
+        difference = float(np.max(np.abs([mine[pair] for pair in some] / plain[:, 0] - 1)))
+        if difference > TOLERANCE:
+            raise ValueError(f"ours and the naive loop differ by {difference:.2g}")
+        rate = len(pairs) / spent["seconds"]
+        rows.append({
+            **shared, "method": "conjure_lib", "pairs": len(pairs), "pairs_per_second": rate,
+            "largest_difference": difference,
+        })  # fmt: skip
+    return rows
+
+
+def _warm(scorer: PairScorer, block: Any, ready: Any) -> None:
+    scorer(block)
+    ready.wait(PATIENCE)
+
+
+def _mapped(pool: ProcessPoolExecutor, scorer: PairScorer, blocks: Sequence[Any]) -> list[Any]:
+    return list(pool.map(scorer, blocks))
+
+
+def diffusers_model(
+    device: torch.device,
+) -> tuple[torch.nn.Module, Callable[[Sequence[str]], torch.Tensor]]:
+    """The embedded model as diffusers loads it: its network, and texts to hidden states."""
+    pipeline = DiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
+    pipeline = pipeline.to(device, torch.float32)  # it is stored in half precision
+    pipeline.unet.requires_grad_(False).eval()
+
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        return pipeline.encode_prompt(list(texts), device, 1, False)[0]
+
+    return pipeline.unet, embed
 
 
 def against_naive_in_full(small: bool) -> list[Row]:
