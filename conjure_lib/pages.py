@@ -1,0 +1,40 @@
+"""What a chapter puts into its page: numbers of its run, code it has used, results of record."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown
+
+from conjure_lib import runs
+
+try:
+    from myst_nb import glue  # keeps a value under a name, for {glue:text}`name` in the text
+except ImportError:  # outside the book, as on Colab, the reader sees it where it is made
+
+    def glue(name: str, variable: Any, display: bool = True) -> None:
+        """Print a value with its name."""
+        print(f"{name} = {variable}")
+
+
+def say(**values: Any) -> None:
+    """Glue several numbers or sentences at once; an underscore in a name becomes a hyphen."""
+    for name, value in values.items():
+        plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers as Python's
+        glue(name.replace("_", "-"), plain, display=False)
+
+
+def show_source(*functions: Any) -> Markdown:
+    """The code of functions that a page has used."""
+    return Markdown("\n".join(f"```python\n{inspect.getsource(f)}```\n" for f in functions))
+
+
+def recorded(name: str) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """A record and its provenance; None, which is printed, where it has not been made."""
+    try:
+        return runs.results_of_record(name)
+    except FileNotFoundError:
+        print(f"There is no record “{name}”: what would be drawn from it is left out.")
+        return None
