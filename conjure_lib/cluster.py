@@ -109,8 +109,9 @@ def score_files(
             :func:`conjure_lib.runs.arranged` where prompts repeat.
         out: the folder that gets Parquet files with a row a pair, in no order.
         workers: how many workers, each with its own model, ``cpus`` cores and ``gpus`` GPUs.
-        block: pairs that a worker scores at once, one to five minutes of work. A worker that dies
-            costs no more than its block; a driver that dies, what is not written yet.
+        block: pairs that a worker scores at once, one to five minutes of work. Nobody begins a
+            block before its worker's last one is written, so that a worker that dies costs no
+            more than one block, and a driver that dies no more than one a worker.
         settings: of :class:`PairScorer`.
 
     Raises:
@@ -125,6 +126,7 @@ def score_files(
     context.checkpoint_config = CheckpointConfig(
         id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
     )
+    context.set_config(*_written_first(workers))
     table = ray.data.read_parquet(str(pairs), columns=["id", "text1", "text2"])
     # Without this a block is as large as the file gives it, and is lost whole with its worker.
     table = table.repartition(target_num_rows_per_block=block)
@@ -138,3 +140,26 @@ def score_files(
         num_gpus=gpus,
     )
     scored.write_parquet(str(out))
+
+
+def _written_first(workers: int) -> tuple[str, list[type]]:
+    """A setting of Ray Data: at most ``workers`` blocks are in hand or wait to be written.
+
+    Its own limits are on bytes, and blocks of distances are small: where writers are slow to start,
+    scored blocks would pile up, and be lost with the driver.
+    """
+    from ray.data._internal.execution import backpressure_policy as ray_policy
+    from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+
+    class WrittenFirst(ray_policy.BackpressurePolicy):
+        def can_add_input(self, op: Any) -> bool:
+            if not isinstance(op, ActorPoolMapOperator):
+                return True
+            writers = op.output_dependencies
+            ahead = op.num_active_tasks() + op.internal_output_queue_num_blocks()
+            ahead += op.internal_input_queue_num_blocks()
+            ahead += sum(self._topology[one].total_enqueued_input_blocks() for one in writers)
+            return ahead + sum(one.num_active_tasks() for one in writers) < workers
+
+    key = ray_policy.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY
+    return key, [*ray_policy.ENABLED_BACKPRESSURE_POLICIES, WrittenFirst]
