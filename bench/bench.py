@@ -31,6 +31,7 @@ PARTS = {
     "naive": speed.against_naive,
     "cores": speed.all_cores,
     "device": speed.device,
+    "profile": speed.profile,
     "scaling": scaling.scaling,
     "anchors": anchors.anchors,
     "full": speed.against_naive_in_full,
@@ -41,6 +42,7 @@ SHOWN = {  # columns of the printed tables
     "cores": "case guidance steps method pairs cores pairs_per_second largest_difference",
     "device": "model dtype batch compiled evaluations_per_second evaluations_per_cpu_second "
     "share_of_ceiling floor_sde error_sde",
+    "profile": "model batch operations share",
     "scaling": "case pairs cpu_seconds pairs_per_cpu_second base_mib peak_mib",
     "anchors": "case weighting steps draws anchors width spearman_exact spearman_people",
 }

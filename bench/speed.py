@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +30,12 @@ Pairs = list[tuple[str, str]]
 WARM = ("a cat", "a dog")
 FOLDER = Path(__file__).resolve().parent.parent / "data" / EMBEDDED
 PATIENCE = 1800  # seconds, in which a worker is expected to have compiled its network
+KINDS = {  # of operations, by their names
+    "convolutions": "convolution",
+    "linear layers": r"addmm|::b?mm|::linear",
+    "attention": "scaled_dot_product|attention",
+    "normalisation": "_norm",
+}
 TOLERANCE = 1e-3  # float32 sums in other orders, over a trajectory
 
 
@@ -234,6 +241,30 @@ def device(small: bool) -> list[Row]:
                 process.compile(batches[-1], tf32=tf32)
                 rows.append({**shared, "compiled": True, **rate(process, batches[-1], limit)})
     return rows
+
+
+def profile(small: bool) -> list[Row]:
+    """What the time of the network goes into, by kind of operation."""
+    cuda = torch.cuda.is_available()
+    process = models.stable_diffusion(64, "cuda", torch.float16) if cuda else cj.load(device="cpu")
+    batch = 4 if small else 16 if cuda else 64
+    condition = process.encode([WARM[0]])[[0] * batch]
+    x, t = process.noise(range(batch), 0), torch.full((batch,), 501, device=process.device)
+    process.eps(x, t, condition)
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
+    with torch.profiler.profile(activities=kinds) as found:
+        process.eps(x, t, condition).sum().item()
+    spent = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    for event in found.key_averages():
+        kind = next((k for k, v in KINDS.items() if re.search(v, event.key)), "the rest")
+        if event.key.startswith("aten::"):  # the kernels that they launch are listed once more
+            spent[kind] += event.self_device_time_total if cuda else event.self_cpu_time_total
+    shared: Row = {"part": "profile", "model": process.name, "device": device_name(process)}
+    return [
+        {**shared, "batch": batch, "operations": kind, "share": one / sum(spent.values())}
+        for kind, one in spent.items()
+    ]
 
 
 def rate(process: cj.GenerativeProcess, batch: int, limit: float, calls: int = 3) -> Row:
