@@ -124,11 +124,14 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any], source: str)
             )
 
 
-def environment() -> dict[str, str]:
-    """What the numbers of a run depend on beside the repository: versions, "-" for none."""
+def environment(packages: Iterable[str] = ()) -> dict[str, str]:
+    """What the numbers of a run depend on beside the repository: versions, "-" for none.
+
+    Of all required packages, where none are named.
+    """
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    names = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    for name in names:
+    required = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    for name in packages or required:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -136,9 +139,9 @@ def environment() -> dict[str, str]:
     return found
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 over the names and contents of files, and of all files inside folders."""
-    digest = hashlib.sha256(json.dumps(environment()).encode())
+def fingerprint(paths: Iterable[Path], packages: Iterable[str] = ()) -> str:
+    """SHA-256 over :func:`environment`, names and contents of files, and of all inside folders."""
+    digest = hashlib.sha256(json.dumps(environment(packages)).encode())
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and "__pycache__" not in file.parts:

