@@ -9,6 +9,7 @@
 #   make lint    ruff and mypy
 #   make execute the chapters alone, into _build/executed/PROFILE
 #   make html    the book from chapters that are executed already
+#   make browse  open every page of the built book in a browser, and check it
 #   make bench   measure speed and scale again, for chapter 14 (an hour on two quiet cores)
 #   make train   make, or go on making, the embedded model (hours)
 #   make clean   remove what was built, keep the environment
@@ -21,7 +22,7 @@ PROFILE ?= book
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup book test lint execute html bench train clean
+.PHONY: help setup book test lint execute html browse bench train clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,7 +46,10 @@ html: $(READY)
 	$(BIN)/python book/build_book.py --profile $(PROFILE)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/test_site.py
+
+browse: $(READY)
+	$(BIN)/python -m pytest tests/test_site.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

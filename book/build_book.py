@@ -21,12 +21,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import explorer
+import live
 import yaml
 from execute import ROOT, ChapterError, chapters
 
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
 COLAB = "https://colab.research.google.com"
 LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "prefetch"}
+# Markup of Sphinx and its extensions that misleads screen readers, and what stands for it.
+MENDED = {
+    '<summary aria-label="Toggle hidden content">': "<summary>",  # which says what it shows
+    '<div role="list" class="citation-list">': '<div class="citation-list">',  # of no list items
+}
 # url(...) and @import of style sheets, wherever they stand
 STYLE_ADDRESS = re.compile(r"""(?:url\(|@import)\s*["']?\s*((?:https?:)?//[^"')\s;]+)""", re.I)
 
@@ -104,6 +111,10 @@ def put_together(root: Path, executed: Path, source: Path, repository: str | Non
     """Fill the folder ``source`` with everything that the book is built from."""
     shutil.rmtree(source, ignore_errors=True)
     copy_pages(root, source)
+    (source / "_static").mkdir()
+    shutil.copy(root / "book" / "book.css", source / "_static")
+    live.put_beside(source / "book")
+    explorer.put_beside(source / "book")
     records = copy_chapters(root, executed, source)
     (source / "book" / "cost_table.txt").write_text(cost_table(records, executed.name))
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
@@ -125,6 +136,11 @@ def build(source: Path, output: Path) -> Path:
     options = ["--path-output", str(output), "--warningiserror", "--keep-going", "--quiet"]
     if subprocess.run([tool, "build", str(source), *options], check=False).returncode:
         raise ChapterError("the book was not built: a warning is an error here, see above")
+    for page in html.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for wrong, right in MENDED.items():
+            text = text.replace(wrong, right)
+        page.write_text(text, encoding="utf-8")
     return html
 
 
@@ -177,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         put_together(ROOT, ROOT / "_build" / "executed" / profile, source, repository_url())
         html = build(source, ROOT)
+        live.publish(html)
+        explorer.publish(html)
         if outside := [f"{page} loads {address}" for page, address in outside_resources(html)]:
             raise ChapterError("the book needs a network:\n" + "\n".join(outside))
     except ChapterError as error:
