@@ -29,6 +29,7 @@ from execute import ROOT, ChapterError, chapters
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
 COLAB = "https://colab.research.google.com"
 LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "prefetch"}
+FAVICON = "_static/favicon.svg"
 # Markup of Sphinx and its extensions that misleads screen readers, and what stands for it.
 MENDED = {
     '<summary aria-label="Toggle hidden content">': "<summary>",  # which says what it shows
@@ -141,6 +142,10 @@ def build(source: Path, output: Path) -> Path:
         for wrong, right in MENDED.items():
             text = text.replace(wrong, right)
         page.write_text(text, encoding="utf-8")
+    first = html / "index.html"  # Jupyter Book's is one line that leads to the introduction
+    title = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))["title"]
+    head = f'<html lang="en">\n<title>{title}</title>\n<link rel="icon" href="{FAVICON}">\n'
+    first.write_text(f"<!DOCTYPE html>\n{head}{first.read_text(encoding='utf-8')}</html>\n")
     return html
 
 
