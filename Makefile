@@ -46,7 +46,8 @@ html: $(READY)
 	$(BIN)/python book/build_book.py --profile $(PROFILE)
 
 test: $(READY)
-	$(BIN)/python -m pytest --ignore=tests/test_site.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/test_site.py \
+		--numprocesses logical --maxprocesses 4 --dist loadfile
 
 browse: $(READY)
 	$(BIN)/python -m pytest tests/test_site.py
