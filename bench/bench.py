@@ -1,9 +1,10 @@
 """Speed and scale, measured: a table on the screen and data/results/bench.json.
 
-    python bench/bench.py                 # everything, some twenty minutes of one core
+    python bench/bench.py                 # everything, some twenty minutes on two quiet cores
     python bench/bench.py --small naive   # parts, at sizes that show that all of it works
 
-A part that is finished is kept in _build/bench and not measured again, unless with --again.
+A part that is finished is kept in _build/bench and not measured again, unless with --again. The
+record is written when all parts are there in full; till then the table is in _build/bench.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import anchors
 import pandas as pd
 import scaling
 import speed
+import torch
 
 import conjure_lib as cj
 from conjure_lib import runs
@@ -57,6 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         sys.exit(f"there is no part {', '.join(sorted(unknown))}: {', '.join(PARTS)}")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     WORK.mkdir(parents=True, exist_ok=True)
     for name in options.parts:
         file = WORK / f"{name}{'-small' if options.small else ''}.json"
@@ -64,8 +67,11 @@ def main() -> None:
             print(f"measuring {name} …", flush=True)
             file.write_text(json.dumps(measured(name, options.small), indent=1) + "\n")
     record = assemble()
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    whole = all(about["small"] is False for about in record["provenance"].values())
+    whole = whole and record["provenance"].keys() == PARTS.keys()
+    file = RECORD if whole else WORK / "bench.json"
+    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {file.relative_to(ROOT)}")
     show(pd.DataFrame(record["rows"]))
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ KINDS = {  # of operations, by their names
     "linear layers": r"addmm|::b?mm|::linear",
     "attention": "scaled_dot_product|attention",
     "normalisation": "_norm",
+    "activations": "gelu|silu|::mul",
+    "copies": "copy_|::cat|clone|contiguous",
+    "additions": "::add_?$",
 }
 TOLERANCE = 1e-3  # float32 sums in other orders, over a trajectory
 
@@ -63,67 +66,94 @@ def against_naive(small: bool) -> list[Row]:
 
 
 def all_cores(small: bool) -> list[Row]:
-    """The embedded model on STS-B: the naive loop with all threads, ours with a worker a core.
+    """The embedded model on STS-B: the naive loop and ours, each with all cores.
 
-    By the clock, without the time in which workers start and compile, and only where nothing else
-    runs. The workers' network is compiled, the naive loop's is as diffusers gives it.
+    The naive loop both as one process with a thread a core and as a process a core; ours as a
+    process a core, its network compiled. By the clock, without the time in which processes start
+    and compile, and only where nothing else runs.
     """
+    cores = os.cpu_count() or 1
     try:
-        pairs = _texts(benchmarks.load_pairs("stsb"), 16 if small else 256)
+        pairs = _texts(benchmarks.load_pairs("stsb"), 16 if small else 128 * cores)
     except FileNotFoundError as error:
         print(f"stsb is left out: {error}")
         return []
-    process, cores = cj.load(device="cpu"), os.cpu_count() or 1
-    unet, embed = diffusers_model(process.device)
-    scheduler = DDIMScheduler.from_config(process.scheduler.config)
-    noise, some = process.noise([0], 0), pairs[:: len(pairs) // (2 if small else 16)]
-    block = len(pairs) // (2 if small else 8)  # 32 pairs have 64 texts: full batches throughout
-    texts = [np.array(side) for side in zip(*pairs, strict=True)]
-    columns = {"id": np.arange(len(pairs)), "text1": texts[0], "text2": texts[1]}
-    blocks = [
-        {k: v[i : i + block] for k, v in columns.items()} for i in range(0, len(pairs), block)
-    ]
-    context, rows = get_context("spawn"), []
+    process = cj.load(device="cpu")
+    shared = {"part": "cores", "case": "stsb", "model": process.name, "draws": 1, "cores": cores}
+    shared |= {"device": device_name(process)}
+    some = pairs[:: len(pairs) // (8 * cores if not small else cores)]
+    rows = []
     for guidance in (1.0, 7.5):
         way: dict[str, Any] = {"steps": 10, "guidance": guidance}
-        shared = {"part": "cores", "case": "stsb", "model": process.name, "draws": 1, **way}
-        shared |= {"device": device_name(process), "cores": cores}
-        threads = torch.get_num_threads()
-        torch.set_num_threads(cores)
-        naive.distances(unet, scheduler, embed, [WARM], noise, steps=1, guidance=guidance)
-        plain, spent = timed(partial(naive.distances, unet, scheduler, embed, some, noise, **way))
-        torch.set_num_threads(threads)
-        rate = len(some) / spent["seconds"]
-        rows.append({**shared, "method": "naive", "pairs": len(some), "pairs_per_second": rate})
-        ready = context.Barrier(cores + 1)
+        plain, one = _timed_in_processes(partial(_naive_block, cores, way), [some])
+        again, many = _timed_in_processes(partial(_naive_block, 1, way), _parts(some, cores))
         scorer = PairScorer(draws=1, threads=1, compiled=True, device="cpu", **way)
-        warm = {k: v[:2] for k, v in blocks[0].items()}
-        with ProcessPoolExecutor(
-            cores, mp_context=context, initializer=_warm, initargs=(scorer, warm, ready)
-        ) as pool:
-            waiting = [pool.submit(time.sleep, 0) for _ in range(cores)]  # starts all of them
-            ready.wait(PATIENCE)
-            _ = [one.result() for one in waiting]
-            found, spent = timed(partial(_mapped, pool, scorer, blocks))
-        mine = dict(zip(pairs, np.concatenate([block["sde"] for block in found]), strict=True))
-        difference = float(np.max(np.abs([mine[pair] for pair in some] / plain[:, 0] - 1)))
-        if difference > TOLERANCE:
+        size = 32  # such pairs have 64 texts: full batches throughout
+        found, ours = _timed_in_processes(
+            partial(_our_block, scorer), _parts(pairs, max(cores, len(pairs) // size))
+        )
+        mine = dict(zip(pairs, found, strict=True))
+        difference = np.max(np.abs([mine[pair] for pair in some] / plain - 1))
+        if max(difference, np.max(np.abs(again / plain - 1))) > TOLERANCE:
             raise ValueError(f"ours and the naive loop differ by {difference:.2g}")
-        rate = len(pairs) / spent["seconds"]
-        rows.append({
-            **shared, "method": "conjure_lib", "pairs": len(pairs), "pairs_per_second": rate,
-            "largest_difference": difference,
-        })  # fmt: skip
+        for method, count, seconds in (
+            ("naive, one process", len(some), one),
+            ("naive, a process a core", len(some), many),
+            ("conjure_lib, a process a core", len(pairs), ours),
+        ):
+            rate = {"method": method, "pairs": count, "pairs_per_second": count / seconds}
+            rows.append({**shared, **way, **rate, "largest_difference": float(difference)})
     return rows
 
 
-def _warm(scorer: PairScorer, block: Any, ready: Any) -> None:
-    scorer(block)
+def _parts(pairs: Pairs, count: int) -> list[Pairs]:
+    return [pairs[len(pairs) * i // count : len(pairs) * (i + 1) // count] for i in range(count)]
+
+
+def _timed_in_processes(work: Callable[[Pairs], np.ndarray], parts: list[Pairs]) -> Any:
+    """What ``work`` makes of the parts, joined, and the seconds: a process a core, or one for one.
+
+    Each process has done a pair before the clock starts.
+    """
+    count, context = min(len(parts), os.cpu_count() or 1), get_context("spawn")
+    ready = context.Barrier(count + 1)
+    with ProcessPoolExecutor(
+        count, mp_context=context, initializer=_warm, initargs=(work, ready)
+    ) as pool:
+        waiting = [pool.submit(time.sleep, 0) for _ in range(count)]  # starts all of them
+        ready.wait(PATIENCE)
+        _ = [one.result() for one in waiting]
+        found, spent = timed(partial(_mapped, pool, work, parts))
+    return np.concatenate(found), spent["seconds"]
+
+
+def _warm(work: Callable[[Pairs], np.ndarray], ready: Any) -> None:
+    work([WARM])
     ready.wait(PATIENCE)
 
 
-def _mapped(pool: ProcessPoolExecutor, scorer: PairScorer, blocks: Sequence[Any]) -> list[Any]:
-    return list(pool.map(scorer, blocks))
+def _mapped(pool: ProcessPoolExecutor, work: Any, parts: list[Pairs]) -> list[np.ndarray]:
+    return list(pool.map(work, parts))
+
+
+def _naive_block(threads: int, way: dict[str, Any], pairs: Pairs) -> np.ndarray:
+    """J of the pairs by the naive loop; the model is loaded once a process."""
+    torch.set_num_threads(threads)
+    process, unet, embed = _loaded()
+    scheduler = DDIMScheduler.from_config(process.scheduler.config)
+    noise = process.noise([0], 0)
+    return naive.distances(unet, scheduler, embed, pairs, noise, **way)[:, 0]
+
+
+def _our_block(scorer: PairScorer, pairs: Pairs) -> np.ndarray:
+    """The same by the library."""
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    return scorer({"id": np.arange(len(pairs)), "text1": first, "text2": second})["sde"]
+
+
+@cache
+def _loaded() -> Any:
+    return cj.load(device="cpu"), *diffusers_model(torch.device("cpu"))
 
 
 def diffusers_model(
@@ -152,10 +182,14 @@ def against_naive_in_full(small: bool) -> list[Row]:
     count, steps = (4, 10) if cuda else (1, 2)
     unet = process.modules["unet"]
     way: dict[str, Any] = {"guidance": 7.5, "steps": steps, "warm": cuda}
-    rows = compare(process, unet, process.encode, process.name, pairs, count, **way)
+    case = f"{process.name}, all pairs of 8 texts" if cuda else process.name
+    rows = compare(process, unet, process.encode, case, pairs, count, **way)
+    if cuda:  # and pairs that share no text
+        apart = [(f"left {i}", f"right {i}") for i in range(16)]
+        rows += compare(process, unet, process.encode, process.name, apart, count, **way)
     if not cuda and not small:  # with a GPU, :func:`device` has measured it
         process.latent_shape = (4, 64, 64)
-        limit = ceiling(torch.float32, process.device, 2048)
+        limit = ceiling(torch.float32, process.device, small)
         shared: Row = {"part": "device", "model": models.NAME, "device": device_name(process)}
         shared |= {"dtype": "float32", "ceiling_flops": limit, "compiled": False}
         rows.append({**shared, **rate(process, 1, limit, calls=1)})
@@ -228,7 +262,7 @@ def device(small: bool) -> list[Row]:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
             process = models.stable_diffusion(64, "cuda", dtype) if cuda else cj.load(dtype=dtype)
             name = "tf32" if tf32 else str(dtype).removeprefix("torch.")
-            limit = ceiling(dtype, process.device, 8192 if cuda else 1024 if small else 2048)
+            limit = ceiling(dtype, process.device, small)
             shared: Row = {"part": "device", "model": process.name, "device": device_name(process)}
             shared |= {"dtype": name, "ceiling_flops": limit}
             shared["floor_sde"], found = _rounding(process)
@@ -236,10 +270,13 @@ def device(small: bool) -> list[Row]:
             shared["error_sde"] = float(np.max(np.abs(found / exact - 1)))
             plain = dtype == torch.float32 or cuda
             for batch in batches if plain else batches[-1:]:
-                rows.append({**shared, "compiled": False, **rate(process, batch, limit)})
+                try:
+                    rows.append({**shared, "compiled": False, **rate(process, batch, limit)})
+                except torch.OutOfMemoryError:
+                    print(f"{name}: no memory for {batch} rows")
             if plain and not small:
-                process.compile(batches[-1], tf32=tf32)
-                rows.append({**shared, "compiled": True, **rate(process, batches[-1], limit)})
+                process.compile(64, tf32=tf32)  # the size that the engine takes by default
+                rows.append({**shared, "compiled": True, **rate(process, 64, limit)})
     return rows
 
 
@@ -269,6 +306,8 @@ def profile(small: bool) -> list[Row]:
 
 def rate(process: cj.GenerativeProcess, batch: int, limit: float, calls: int = 3) -> Row:
     """Evaluations a second in calls of ``batch`` rows: the median of a few, after one."""
+    if process.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     condition = process.encode([WARM[0]])[[0] * batch]
     x = process.noise(range(batch), 0)
     t = torch.full((batch,), 501, device=process.device)
@@ -292,14 +331,15 @@ def rate(process: cj.GenerativeProcess, batch: int, limit: float, calls: int = 3
     return row
 
 
-def ceiling(dtype: torch.dtype, device: torch.device, size: int) -> float:
-    """Floating-point operations a second of a product of two square matrices, the best of five."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = np.inf
-    for _ in range(6):
-        _, spent = timed(lambda: (a @ b)[0, 0].item())
-        best = min(best, spent["seconds" if device.type == "cuda" else "cpu_seconds"])
-    return 2 * size**3 / best
+def ceiling(dtype: torch.dtype, device: torch.device, small: bool) -> float:
+    """Floating-point operations a second of products of square matrices, the best of some."""
+    cuda, best = device.type == "cuda", 0.0
+    for size in (512,) if small else (4096, 8192) if cuda else (512, 1024, 2048):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        for _ in range(6):  # ten at a time, beside which a launch is nothing
+            _, spent = timed(lambda a=a, b=b: [a @ b for _ in range(10)][-1][0, 0].item())  # type: ignore[misc]
+            best = max(best, 20 * size**3 / spent["seconds" if cuda else "cpu_seconds"])
+    return best
 
 
 def _rounding(process: cj.GenerativeProcess) -> tuple[float, np.ndarray]:

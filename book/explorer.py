@@ -1,6 +1,6 @@
 """The explorer of recorded results: two figures, their numbers, and what their texts conjure.
 
-    python book/explorer.py    # make the record of the matrix, resumable: 78,000 noise predictions
+    python book/explorer.py    # make the record of the matrix, resumable: 76,000 noise predictions
 
 The figures are pictures that can be read alone. Beside them lie the same numbers and the place of
 each in its picture, from which web/src/explorer.js tells what is under the pointer.
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from execute import ROOT, declared_parameters, fingerprint
-from live import BUILT, WEIGHTS, refresh
+from live import BUILT, NODE, WEIGHTS, refresh
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -50,6 +51,13 @@ PICTURES: dict[str, Any] = {
     "guidance": 3.0,
     "seed": 0,
 }  # clearer than without guidance
+SCRIPTS = """\
+```{raw} html
+<link rel="stylesheet" href="../_static/live/explorer.css">
+<script src="../_static/live/explorer.js" defer></script>
+```
+"""
+WITHOUT = "This copy of the book was built without Node.js, and the figures are pictures alone."
 COLUMNS = 16  # pictures in a row of their sheet
 ENCODER = "text_encoder_last"
 
@@ -304,7 +312,10 @@ def draw(folder: Path) -> None:
     try:
         draw_scatter(folder, rated_pairs())
     except FileNotFoundError as error:
-        figure = f"The figure could not be drawn when this book was built: {error}\n"
+        print(f"the explorer has no sentences: {error}", file=sys.stderr)
+        figure = (
+            "This copy of the book was built without the data sets, so the figure is missing.\n"
+        )
     (folder / "explorer_figure.txt").write_text(figure, encoding="utf-8")
 
 
@@ -314,6 +325,8 @@ def files() -> Path:
     sources = [ROOT / "conjure_lib", WEIGHTS, Path(__file__), *RESULTS.glob("matrix.*")]
     sources += [RESULTS / "sts.parquet", *([Path(data) / "sts"] if data else [])]
     sources += [NOTEBOOKS / f"{name}.ipynb" for name in ("05_sts", "08_distance_matrices")]
+    if not (BUILT / "explorer" / "explorer-scatter.txt").is_file():
+        (BUILT / "explorer.key").unlink(missing_ok=True)  # the sentences may be there by now
     return refresh(BUILT / "explorer", sources, draw)
 
 
@@ -322,6 +335,7 @@ def put_beside(page: Path) -> None:
     for file in files().iterdir():
         if file.suffix in (".txt", ".png"):
             shutil.copy(file, page / "images" if file.suffix == ".png" else page)
+    (page / "explorer_scripts.txt").write_text(SCRIPTS if NODE else f"{WITHOUT}\n")
 
 
 def publish(html: Path) -> None:

@@ -2,7 +2,7 @@
 
 :class:`PairScorer` takes columns and returns columns. It runs in a plain loop, in the processes of
 ``concurrent.futures`` and, through :func:`score_files`, on a Ray cluster, with the same numbers.
-Ray is an extra, ``pip install "conjure_lib[ray]"``, and imported only where it is used.
+Ray is an extra, ``pip install ".[ray]"`` in a clone, and imported only where it is used.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class PairScorer:
         loader: gives the process; :func:`conjure_lib.load` by default.
         threads: CPU threads of a worker; one a core is best where every core has a worker.
         compiled: compile the network for calls of ``batch_size`` rows.
+        dtype: of the network alone, such as "float16"; look at :func:`conjure_lib.floor` first.
 
     The others are settings of :func:`conjure_lib.pair_terms`.
     """
@@ -47,12 +48,15 @@ class PairScorer:
     batch_size: int = 64
     threads: int | None = None
     compiled: bool = False
+    dtype: str = "float32"
 
     def __call__(self, block: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Columns id, text1, text2 to id, and of each weighting the distance and its error."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        process = _process(self.loader, self.model, self.device, self.batch_size, self.compiled)
+        process = _process(
+            self.loader, self.model, self.device, self.dtype, self.batch_size, self.compiled
+        )
         texts = list(zip(block["text1"], block["text2"], strict=True))
         terms, timesteps = pair_terms(
             process,
@@ -78,11 +82,12 @@ def _process(
     loader: Callable[..., GenerativeProcess],
     model: str,
     device: str | None,
+    dtype: str,
     batch_size: int,
     compiled: bool,
 ) -> GenerativeProcess:
     """The model of this worker, loaded at its first block."""
-    process = loader(model, device=device)
+    process = loader(model, device=device, dtype=getattr(torch, dtype))
     if compiled:
         process.compile(batch_size)
     return process
@@ -108,7 +113,8 @@ def score_files(
         pairs: a file or a folder with the columns id (unique), text1 and text2; arranged by
             :func:`conjure_lib.runs.arranged` where prompts repeat.
         out: the folder that gets Parquet files with a row a pair, in no order.
-        workers: how many workers, each with its own model, ``cpus`` cores and ``gpus`` GPUs.
+        workers: how many workers, each with its own model, ``cpus`` cores and ``gpus`` GPUs. The
+            cluster needs a core or more besides, for reading and writing.
         block: pairs that a worker scores at once, one to five minutes of work. Nobody begins a
             block before its worker's last one is written, so that a worker that dies costs no
             more than one block, and a driver that dies no more than one a worker.
@@ -121,25 +127,29 @@ def score_files(
         import ray.data
         from ray.data.checkpoint import CheckpointConfig
     except ImportError as error:
-        raise ImportError('Ray is missing: pip install "conjure_lib[ray]"') from error
-    context = ray.data.DataContext.get_current()
+        raise ImportError(
+            'Ray is missing, the extra conjure_lib[ray]: in a clone, pip install ".[ray]"'
+        ) from error
+    context = ray.data.DataContext.get_current().copy()  # the caller's own stays as it is
     context.checkpoint_config = CheckpointConfig(
         id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
     )
+    context.execution_no_progress_timeout_s = -1  # a block may take longer than half an hour
     context.set_config(*_written_first(workers))
-    table = ray.data.read_parquet(str(pairs), columns=["id", "text1", "text2"])
-    # Without this a block is as large as the file gives it, and is lost whole with its worker.
-    table = table.repartition(target_num_rows_per_block=block)
-    scored = table.map_batches(
-        PairScorer,
-        fn_constructor_kwargs={"threads": max(1, int(cpus))} | settings,
-        batch_size=None,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=cpus,
-        num_gpus=gpus,
-    )
-    scored.write_parquet(str(out))
+    with ray.data.DataContext.current(context):
+        table = ray.data.read_parquet(str(pairs), columns=["id", "text1", "text2"])
+        # Without this a block is as large as the file gives it, and is lost whole with its worker.
+        table = table.repartition(target_num_rows_per_block=block)
+        scored = table.map_batches(
+            PairScorer,
+            fn_constructor_kwargs={"threads": max(1, int(cpus))} | settings,
+            batch_size=None,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            num_cpus=cpus,
+            num_gpus=gpus,
+        )
+        scored.write_parquet(str(out))
 
 
 def _written_first(workers: int) -> tuple[str, list[type]]:

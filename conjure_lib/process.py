@@ -370,6 +370,8 @@ def load(
     import diffusers
 
     target = pick_device(device)
+    if target.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
     folder = _embedded_folder() if str(model) == EMBEDDED else Path(model)
     options: dict[str, Any] = {"use_safetensors": True}
     if folder.is_dir():

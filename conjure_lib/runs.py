@@ -303,7 +303,9 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
         "machine": torch.cuda.get_device_name(process.device)
         if cuda
         else f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else None,
+        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+        if cuda
+        else None,
         "compiled": process.rows is not None,
         "versions": {
             "python": platform.python_version(),

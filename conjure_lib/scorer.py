@@ -15,6 +15,8 @@ from conjure_lib.process import GenerativeProcess, check_prompts, generator
 from conjure_lib.sde import Weighting, term_weights
 from conjure_lib.similarity import check_counts, check_weighting, chunks, distances, pair_terms
 
+PORTION = 1024  # texts whose conditions are held at a time
+
 
 class _Card:
     """Where an evaluator of sentence-transformers leaves what it has measured."""
@@ -136,26 +138,41 @@ class Scorer:
             raise ValueError("no texts were given")
         x, t, weights, keys = self._anchors(batch_size)
         hashes = [_hashing(*key, x[0].numel(), self.width) for key in keys] if self.width else []
+        vectors = torch.zeros(len(prompts), self.width or len(x) * x[0].numel())
+        options: dict[str, Any] = {"desc": "conjured embeddings", "unit": "eval", "delay": 2}
+        options |= {"disable": True} if show_progress_bar is False else {}
+        with tqdm(total=len(prompts) * len(x), **options) as bar:
+            for first in range(0, len(prompts), PORTION):
+                some = slice(first, first + PORTION)
+                anchors = (x, t, weights.sqrt().float(), hashes)
+                self._embed(prompts[some], vectors[some], *anchors, batch_size, bar)
+        vectors = vectors[0] if isinstance(sentences, str) else vectors
+        return vectors.numpy() if convert_to_numpy and not convert_to_tensor else vectors
+
+    def _embed(
+        self,
+        prompts: Sequence[str],
+        vectors: Tensor,
+        x: Tensor,
+        t: Tensor,
+        roots: Tensor,
+        hashes: Sequence[tuple[Tensor, Tensor]],
+        batch_size: int,
+        bar: Any,
+    ) -> None:
+        """Fill ``vectors`` (n, width), zeros so far, with the embeddings of some prompts."""
         condition = self.process.encode(prompts)
-        whole = len(x) * x[0].numel()
-        vectors = torch.zeros(len(prompts), self.width or whole)
-        rows = [(i, a) for i in range(len(prompts)) for a in range(len(x))]
-        options = {"disable": True} if show_progress_bar is False else {}
-        for chunk in tqdm(
-            list(chunks(rows, batch_size)), desc="conjured embeddings", delay=2, **options
-        ):
-            i, a = (torch.tensor(side) for side in zip(*chunk, strict=True))
+        for rows in chunks(list(np.ndindex(len(prompts), len(x))), batch_size):
+            i, a = (torch.tensor(side) for side in zip(*rows, strict=True))
             at = x[a].to(self.process.device), t[a].to(self.process.device)
-            eps = self.process.eps(*at, condition[i]).flatten(1).cpu()
-            parts = weights[a].sqrt().float()[:, None] * eps
+            parts = roots[a, None] * self.process.eps(*at, condition[i]).flatten(1).cpu()
             if hashes:
                 place, sign = (torch.stack([hashes[k][n] for k in a.tolist()]) for n in (0, 1))
-                short = torch.zeros(len(chunk), vectors.shape[1])
+                short = torch.zeros(len(rows), vectors.shape[1])
                 vectors.index_add_(0, i, short.scatter_add_(1, place, sign * parts))
             else:
                 vectors.view(len(prompts), len(x), -1)[i, a] = parts
-        vectors = vectors[0] if isinstance(sentences, str) else vectors
-        return vectors.numpy() if convert_to_numpy and not convert_to_tensor else vectors
+            bar.update(len(rows))
 
     def _anchors(
         self, batch_size: int

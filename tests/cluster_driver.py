@@ -24,7 +24,9 @@ ROWS = 6  # pairs a block
 SETTINGS = {"draws": 2, "steps": 2, "batch_size": 16}
 
 
-def toy(folder: str, device: str | None = None) -> cj.GenerativeProcess:
+def toy(
+    folder: str, device: str | None = None, dtype: torch.dtype | None = None
+) -> cj.GenerativeProcess:
     """A slow model that notes the texts it encodes, and once kills the worker that it is in.
 
     It does so at the text that stands in ``folder``/poison, where there is such a file.

@@ -12,6 +12,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ PAIRS = pd.DataFrame(
 Block = dict[str, np.ndarray]
 without_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
-    reason='Ray is an extra: pip install "conjure_lib[ray]"',
+    reason='Ray is an extra: pip install ".[ray]"',
 )
 
 
@@ -63,9 +64,9 @@ def test_a_plain_loop_gives_the_distances(tmp_path: Path, expected: pd.DataFrame
 def test_a_worker_loads_its_model_once(tmp_path: Path) -> None:
     loads = []
 
-    def loader(model: str, device: str | None) -> cj.GenerativeProcess:
+    def loader(model: str, **how: Any) -> cj.GenerativeProcess:
         loads.append(model)
-        return toy(model, device)
+        return toy(model, **how)
 
     one = PairScorer(str(tmp_path), loader, **SETTINGS)
     one(blocks(PAIRS)[0]), one(blocks(PAIRS)[1])

@@ -26,7 +26,7 @@ function explore(root) {
   const sheet = new Image();
   const marker = element("div", { class: "explorer-marker", hidden: "" });
   const floating = element("div", { class: "explorer-card explorer-floating", hidden: "" });
-  const card = element("div", { class: "explorer-card", role: "status", hidden: "" });
+  const card = element("div", { class: "explorer-card", hidden: "" });
   const frame = element("div", { class: "explorer-frame" });
   const slider = element("input", { type: "range", min: 1, max: data.marks.length, value: 1 });
   const choices = data.choose ? [0, 1].map(() => choice(data.texts)) : [];
@@ -34,11 +34,18 @@ function explore(root) {
   marker.classList.toggle("explorer-dot", !data.side);
   if (data.side) marker.style.width = marker.style.height = `${100 * data.side}%`;
 
+  /** What the slider says of a mark: its texts and its first score. */
+  function describe(index) {
+    const [first, second, , , value] = data.marks[index];
+    const words = `${data.texts[first]} and ${data.texts[second]}, ${data.scores[0]} ${value}`;
+    slider.setAttribute("aria-valuetext", words);
+  }
+
   /** Show a mark, beside the pointer of a mouse or else below the figure. */
   function show(index, beside = false) {
     const [first, second, x, y, ...values] = data.marks[index];
     slider.value = index + 1;
-    slider.setAttribute("aria-valuetext", `${data.texts[first]} and ${data.texts[second]}`);
+    describe(index);
     const pair = [first, second]; // a reader who chose them the other way round keeps that order
     if (Number(choices[0]?.value) === second) pair.reverse();
     choices.forEach((field, i) => (field.value = pair[i]));
@@ -51,8 +58,7 @@ function explore(root) {
     floating.classList.toggle("explorer-left", x > 0.5);
     floating.classList.toggle("explorer-above", y > 0.5);
     if (!beside) card.hidden = false; // from then on it stays, so that nothing jumps
-    if (beside) fill(floating, [first, second], values);
-    if (!card.hidden) fill(card, [first, second], values);
+    fill(beside ? floating : card, [first, second], values);
   }
 
   function fill(place, texts, values) {
@@ -73,7 +79,11 @@ function explore(root) {
 
   async function paint(canvas, text) {
     sheet.src ||= new URL(data.sheet, base); // not before somebody explores
-    await sheet.decode().catch(() => {}); // without it the card shows words and numbers
+    try {
+      await sheet.decode();
+    } catch {
+      return; // the card shows words and numbers alone
+    }
     const [column, row] = [text % data.columns, Math.floor(text / data.columns)];
     const from = [column * TILE, row * TILE, TILE, TILE];
     canvas.getContext("2d").drawImage(sheet, ...from, 0, 0, TILE, TILE);
@@ -87,11 +97,18 @@ function explore(root) {
     if (gaps[nearest] <= REACH) show(nearest, pointerType === "mouse");
   }
 
-  /** The pair of both chosen texts, in either order; that of the same text twice is not there. */
+  /** The pair of both chosen texts, in either order; a text has no distance from itself. */
   function choose() {
+    card.setAttribute("aria-live", "polite"); // the slider speaks for itself
     const chosen = choices.map((field) => Number(field.value));
     const index = data.marks.findIndex(([a, b]) => chosen.includes(a) && chosen.includes(b));
-    if (chosen[0] !== chosen[1]) show(index);
+    if (chosen[0] !== chosen[1]) {
+      show(index);
+      return;
+    }
+    card.replaceChildren(element("p", {}, "Choose two different texts: one is at 0 from itself."));
+    card.hidden = false;
+    marker.hidden = true;
   }
 
   picture.replaceWith(frame);
@@ -104,12 +121,17 @@ function explore(root) {
   });
   frame.addEventListener("pointerdown", point);
   frame.addEventListener("pointerleave", () => (floating.hidden = true));
-  slider.addEventListener("input", () => show(slider.value - 1));
+  slider.addEventListener("input", () => {
+    card.setAttribute("aria-live", "off");
+    show(slider.value - 1);
+  });
   for (const field of choices) field.addEventListener("change", choose);
   root.append(
     labelled("Pairs in the order of their distance", slider),
     ...choices.map((field, i) => labelled(["One text", "and another"][i], field)),
   );
+  describe(0);
+  choices.forEach((field, i) => (field.value = data.marks[0][i]));
   root.hidden = false;
 }
 

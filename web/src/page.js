@@ -11,12 +11,14 @@ import { paint } from "./pictures.js";
 const COLOURS = ["#0072B2", "#D55E00"]; // of the first and the second prompt, as in the figures
 const WEIGHTINGS = { sde: "nats", score: "", noise: "" };
 const FIELDS = ["a", "b", "steps", "draws", "guidance", "seed"]; // what the address holds
+const PATIENCE = 5000; // milliseconds, for a worker that is asked to stop
 const base = new URL(".", document.currentScript.src);
 const root = document.getElementById("conjure");
 const find = (name) => root.querySelector(`[data-part="${name}"]`);
 const form = find("form");
 
 let worker = null;
+let loaded = false; // whether the run that goes on has its model
 let shown = null; // what the page shows: {prompts, settings, values, steps, follow}
 
 // -- the form and the address --------------------------------------------------------------
@@ -57,8 +59,10 @@ async function copyAddress() {
 
 // -- talking to the reader -----------------------------------------------------------------
 
-function say(text) {
+/** Show how far the run is; aloud, for a screen reader too, where that is news. */
+function say(text, aloud = true) {
   find("status").textContent = text;
+  if (aloud) find("spoken").textContent = text;
 }
 
 function warn(text) {
@@ -75,8 +79,10 @@ function giveUp(reason) {
 }
 
 function setBusy(busy) {
-  find("run").disabled = busy;
-  find("cancel").disabled = !busy;
+  const [on, off] = busy ? [find("cancel"), find("run")] : [find("run"), find("cancel")];
+  on.disabled = false;
+  if (document.activeElement === off) on.focus(); // a button that is switched off loses the focus
+  off.disabled = true;
   find("progress").hidden = !busy;
   find("results").setAttribute("aria-busy", busy);
 }
@@ -98,16 +104,41 @@ function start(event) {
   layOut();
   find("progress").value = 0;
   setBusy(true);
+  loaded = false;
   say("Loading the model; only the first time takes long.");
-  worker ??= openWorker();
-  worker.postMessage({ type: "run", prompts, settings, processor: form.elements.processor.value });
+  try {
+    worker ??= openWorker();
+    const processor = form.elements.processor.value;
+    worker.postMessage({ type: "run", prompts, settings, processor });
+  } catch (error) {
+    answers.failed(error);
+  }
+}
+
+/** Ask the worker to stop after its step; one that is loading, or that does not answer, is ended. */
+function cancel() {
+  const asked = worker;
+  const end = () => {
+    if (worker !== asked || find("cancel").disabled) return;
+    closeWorker();
+    answers.cancelled();
+  };
+  worker?.postMessage({ type: "cancel" });
+  if (loaded) setTimeout(end, PATIENCE);
+  else end();
 }
 
 function openWorker() {
   const opened = new Worker(new URL(`worker.js?${VERSION}`, base), { type: "module" });
   opened.onmessage = ({ data }) => answers[data.type](data);
-  opened.onerror = () => giveUp("This browser could not start the worker that computes.");
+  opened.onerror = () =>
+    answers.failed({ message: "the worker that computes did not start, or has stopped" });
   return opened;
+}
+
+function closeWorker() {
+  worker?.terminate();
+  worker = null;
 }
 
 const answers = {
@@ -115,6 +146,7 @@ const answers = {
     find("progress").value += share;
   },
   ready({ processor }) {
+    loaded = true;
     root.dataset.processor = processor;
     const where = processor === "webgpu" ? "graphics card" : "processor";
     say(`The model is loaded. Conjuring on the ${where}.`);
@@ -138,11 +170,10 @@ const answers = {
     showDistances();
     // at the end both texts see the same picture; on the way there they do not
     if (draw === 0 && shown.follow) choose(Math.ceil(shown.steps.length / 3));
-    say(`Draw ${draw + 1} of ${shown.settings.draws}: ${inWords()}.`);
+    say(`Draw ${draw + 1} of ${shown.settings.draws}: ${inWords()}.`, draw === 0);
   },
   done({ seconds }) {
     setBusy(false);
-    root.dataset.seconds = seconds;
     say(`Done in ${format(seconds, 2)} seconds: ${inWords()}.`);
   },
   cancelled() {
@@ -150,6 +181,7 @@ const answers = {
     say("Cancelled.");
   },
   failed({ message }) {
+    closeWorker(); // a runtime that has failed once may fail for ever; the next run starts anew
     setBusy(false);
     say("");
     warn(`The model could not be run: ${message}. The recorded examples below show what it does.`);
@@ -274,7 +306,7 @@ if (reason) {
   form.addEventListener("input", showSettings);
   form.addEventListener("submit", start);
   addEventListener("hashchange", readAddress);
-  find("cancel").addEventListener("click", () => worker.postMessage({ type: "cancel" }));
+  find("cancel").addEventListener("click", cancel);
   find("share").addEventListener("click", copyAddress);
   find("step").addEventListener("input", () => choose(find("step").value));
   for (const button of root.querySelectorAll("[data-a]")) {

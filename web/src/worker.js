@@ -11,6 +11,7 @@ import { clean, timesteps } from "./schedule.js";
 
 const SHOWN = 12; // so many steps of a trajectory are shown at most: a picture costs as much as ε
 const models = {}; // by processor
+let cardFails = false; // found out in "auto": then it is not tried at every run
 let running = null; // the AbortController of the run that goes on
 
 /** A file of the page, uncompressed; tells which share of `total` bytes has come with it. */
@@ -44,13 +45,14 @@ async function open(processor, signal) {
 
 /** The model on the wanted processor ("auto", "wasm", "webgpu"), loaded where it is not yet. */
 async function getModel(wanted, signal) {
-  const useCard = wanted === "webgpu" || (wanted === "auto" && (await graphicsCard()));
+  const useCard = wanted === "webgpu" || (wanted === "auto" && !cardFails && (await graphicsCard()));
   let processor = useCard ? "webgpu" : "wasm";
   try {
     models[processor] ??= await open(processor, signal);
   } catch (error) {
     if (processor === "wasm" || wanted !== "auto" || signal.aborted) throw error;
-    processor = "wasm"; // the card is there and does not compute what it should
+    cardFails = true; // it is there and does not compute what it should
+    processor = "wasm";
     models.wasm ??= await open(processor, signal);
   }
   postMessage({ type: "ready", processor });
