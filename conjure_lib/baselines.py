@@ -22,7 +22,13 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from tqdm import tqdm
 
 from conjure_lib.adapters import quiet
-from conjure_lib.process import GenerativeProcess, check_prompts, generator, pick_device
+from conjure_lib.process import (
+    REVISIONS,
+    GenerativeProcess,
+    check_prompts,
+    generator,
+    pick_device,
+)
 from conjure_lib.similarity import chunks
 
 Pairs = Sequence[tuple[str, str]]
@@ -357,8 +363,8 @@ def _pretrained(source: str | Path, reader: str, revision: str | None) -> tuple[
     """A transformers model on the best device, and its tokenizer or image processor before it."""
     import transformers
 
-    options: dict[str, Any] = {"revision": revision, "local_files_only": Path(source).is_dir()}
-    options["trust_remote_code"] = False
+    options: dict[str, Any] = {"revision": revision or REVISIONS.get(str(source))}
+    options |= {"local_files_only": Path(source).is_dir(), "trust_remote_code": False}
     try:
         with quiet():
             read = getattr(transformers, reader).from_pretrained(str(source), **options)

@@ -26,7 +26,11 @@ from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, 
 
 EMBEDDED = "emoji-diffusion"
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
-REVISIONS = {"CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b"}
+REVISIONS = {  # of repositories on the Hub
+    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
+    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
+}
 SAMPLERS = {
     "ddim": "DDIMScheduler",
     "ddpm": "DDPMScheduler",

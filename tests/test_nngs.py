@@ -279,3 +279,15 @@ def test_growth_sees_what_comes_and_goes() -> None:
             time.sleep(0.01)
         del held
     assert 100 < growth.mib < 200
+
+
+def test_glove_is_read_from_a_text_file(tmp_path: Path) -> None:
+    file = tmp_path / "glove.6B.3d.txt"
+    file.write_text("cat 1 -0.5 2e-3\ndon't 0 0 1\n", encoding="utf-8")
+    found = studies.glove(str(file))
+    assert found is not None
+    name, vectors = found
+    assert name == "glove.6B.3d"
+    np.testing.assert_allclose(vectors(["Don't", "cat"]), [[0, 0, 1], [1, -0.5, 0.002]], rtol=1e-6)
+    with pytest.raises(FileNotFoundError, match="GLOVE is 'nowhere'"):
+        studies.glove("nowhere")

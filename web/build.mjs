@@ -3,8 +3,8 @@
  *
  * FOLDER holds the files of the exported model and receives the live page's page.js, worker.js with
  * one chunk for each runtime, and the runtimes themselves, compressed; explorer.js; and the style
- * sheets of both. VERSION goes into every address that the live page loads, so that no browser mixes
- * files of two versions.
+ * sheets of both. VERSION goes into every address that the scripts load, and book/live.py puts one into
+ * the pages, so that no browser mixes files of two versions.
  */
 
 import { copyFileSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
