@@ -321,12 +321,12 @@ def draw(folder: Path) -> None:
 
 def files() -> Path:
     """The folder of the explorer's figures and numbers."""
-    data = os.environ.get("CONJURE_DATA")
+    # places of the sentences: a figure that was left out for want of them is drawn when they come
+    data = [os.environ.get("CONJURE_DATA"), os.environ.get("CONJURE_CACHE")]
+    data.append(str(Path.home() / ".cache" / "conjure_lib"))
     sources = [ROOT / "conjure_lib", WEIGHTS, Path(__file__), *RESULTS.glob("matrix.*")]
-    sources += [RESULTS / "sts.parquet", *([Path(data) / "sts"] if data else [])]
+    sources += [RESULTS / "sts.parquet", *(Path(one) / "sts" for one in data if one)]
     sources += [NOTEBOOKS / f"{name}.ipynb" for name in ("05_sts", "08_distance_matrices")]
-    if not (BUILT / "explorer" / "explorer-scatter.txt").is_file():
-        (BUILT / "explorer.key").unlink(missing_ok=True)  # the sentences may be there by now
     return refresh(BUILT / "explorer", sources, draw)
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -227,6 +228,13 @@ def test_a_pair_is_computed_as_in_python(computed: Page, process: cj.GenerativeP
 
 def test_the_page_is_quiet_and_stays_at_home(computed: Page) -> None:
     assert computed.faults == []
+
+
+@pytest.mark.parametrize("name", ["live", "explorer"])
+def test_scripts_and_styles_are_asked_for_by_their_version(small_site: str, name: str) -> None:
+    text = urlopen(f"{small_site}/book/{name}.html").read().decode()
+    versions = re.findall(r'_static/live/\w+\.(?:js|css)(?:\?([0-9a-f]{12}))?"', text)
+    assert len(versions) == 2 and all(versions)
 
 
 def test_the_page_fits_the_window(computed: Page) -> None:
