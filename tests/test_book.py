@@ -306,6 +306,13 @@ def test_colab_gets_this_version_and_nothing_else(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_line_of_the_text_is_lost_as_a_comment(path: Path) -> None:
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
+    prose = [re.sub(r"^```.*?^```", "", source, flags=re.DOTALL | re.MULTILINE) for source in cells]
+    assert re.findall(r"^%.*", "\n".join(prose), re.MULTILINE) == []  # MyST drops such lines
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_chapters_of_the_gpu_profile_say_how_long_they_take(path: Path) -> None:
     profile = execute.read_profile(ROOT / "notebooks" / "profiles" / "gpu.yaml", NOTEBOOKS)
     title = nbformat.read(path, as_version=4).cells[0].source
