@@ -272,6 +272,18 @@ def test_the_address_holds_prompts_and_settings(computed: Page, browser: Any) ->
     page.close()
 
 
+def test_the_address_can_be_copied(browser: Any, address: str) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    watched = Page(context.new_page(), address).open()
+    watched.fill({"a": "a red heart", "steps": 7})
+    watched.page.get_by_role("button", name="Copy the address").click()
+    watched.wait_for("is copied")
+    copied = watched.page.evaluate("navigator.clipboard.readText()")
+    assert copied == watched.page.url
+    assert "a=a+red+heart" in copied and "steps=7" in copied
+    context.close()
+
+
 def test_an_address_out_of_range_is_brought_into_it(browser: Any, address: str) -> None:
     page = browser.new_page()
     watched = Page(page, address).open("#steps=900&draws=-3&guidance=x&seed=1e9&a=<b>")
