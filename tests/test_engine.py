@@ -219,3 +219,17 @@ def test_a_vector_index_takes_them() -> None:
     _, found = index.search(vectors, 3)
     mine = -cj.Scorer.similarity(scorer(), vectors, vectors).numpy()
     np.testing.assert_array_equal(found, np.argsort(mine, axis=1, kind="stable")[:, :3])
+
+
+@pytest.mark.parametrize("width", [None, 7])
+def test_texts_are_embedded_in_portions(monkeypatch: pytest.MonkeyPatch, width: int | None) -> None:
+    texts = [f"text {i}" for i in range(9)]
+    process, _ = toy()
+    held, encode = [], process.encode
+    process.encode = lambda some: held.append(len(some)) or encode(some)
+    scorer = cj.Scorer(process, steps=3, draws=2, width=width)
+    whole = scorer.encode(texts)
+    monkeypatch.setattr("conjure_lib.scorer.PORTION", 4)
+    held.clear()
+    np.testing.assert_allclose(scorer.encode(texts), whole, rtol=1e-5, atol=1e-5)
+    assert held[-3:] == [4, 4, 1]
