@@ -69,15 +69,6 @@ function warn(text) {
   find("warnings").append(element("p", {}, text));
 }
 
-/** Say why nothing can be computed here, and point at the recorded examples. */
-function giveUp(reason) {
-  form.hidden = true;
-  find("results").hidden = true;
-  setBusy(false);
-  say("");
-  warn(`${reason} The recorded examples below show what it computes.`);
-}
-
 function setBusy(busy) {
   const [on, off] = busy ? [find("cancel"), find("run")] : [find("run"), find("cancel")];
   on.disabled = false;
@@ -299,7 +290,7 @@ function obstacle() {
 find("absent").remove();
 const reason = obstacle();
 if (reason) {
-  giveUp(reason);
+  warn(`${reason} The recorded examples below show what it computes.`); // the form stays hidden
 } else {
   form.hidden = false;
   readAddress();
