@@ -26,7 +26,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 import conjure_lib as cj
 from conjure_lib import benchmarks, runs
 from conjure_lib.cluster import PairScorer
-from conjure_lib.process import EMBEDDED
+from conjure_lib.loading import EMBEDDED
 
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]

@@ -32,7 +32,7 @@ from scipy import stats
 
 import conjure_lib as cj
 from conjure_lib import benchmarks, runs
-from conjure_lib.process import EMBEDDED
+from conjure_lib.loading import EMBEDDED
 
 WORK = ROOT / "_build" / "grounding"
 

@@ -31,7 +31,7 @@ from conjure_lib.grounding import (
     train,
     uniformity,
 )
-from conjure_lib.process import EMBEDDED
+from conjure_lib.loading import EMBEDDED
 
 UNTRAINED, SIMCSE = "untrained", "SimCSE"
 DEV = "stsb-dev"

@@ -63,7 +63,7 @@ class Space:
 
 def main() -> None:
     """Write the record."""
-    table, notes = make(cj.process.EMBEDDED, ROOT / "_build" / "spaces")
+    table, notes = make(cj.loading.EMBEDDED, ROOT / "_build" / "spaces")
     pairs = benchmarks.load_pairs("rg65")
     notes["agreement"] = agreement(table, pairs).to_dict("records")
     write_provenance("spaces", notes)

@@ -5,7 +5,8 @@
 >>> cj.distance(process, "snow leopard", "bengal tiger")   # Estimate(value, stderr)
 """
 
-from conjure_lib.process import GenerativeProcess, from_pipeline, load
+from conjure_lib.loading import from_pipeline, load
+from conjure_lib.process import GenerativeProcess
 from conjure_lib.scorer import Scorer
 from conjure_lib.sde import WEIGHTINGS, Mixture, Schedule
 from conjure_lib.similarity import (

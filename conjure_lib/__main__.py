@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from conjure_lib import WEIGHTINGS, Estimate, GenerativeProcess, load, pair_terms
-from conjure_lib.process import EMBEDDED, SAMPLERS
+from conjure_lib.loading import EMBEDDED
+from conjure_lib.process import SAMPLERS
 
 
 def main(arguments: list[str] | None = None) -> int:

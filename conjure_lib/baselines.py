@@ -22,13 +22,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from tqdm import tqdm
 
 from conjure_lib.adapters import quiet
-from conjure_lib.process import (
-    REVISIONS,
-    GenerativeProcess,
-    check_prompts,
-    generator,
-    pick_device,
-)
+from conjure_lib.loading import REVISIONS, pick_device
+from conjure_lib.process import GenerativeProcess, check_prompts, generator
 from conjure_lib.similarity import chunks
 
 Pairs = Sequence[tuple[str, str]]

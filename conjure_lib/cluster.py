@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from conjure_lib.process import EMBEDDED, GenerativeProcess, load
+from conjure_lib.loading import EMBEDDED, load
+from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS
 from conjure_lib.similarity import Estimate, pair_terms
 

@@ -41,7 +41,8 @@ from transformers import (
 )
 
 from conjure_lib.adapters import quiet
-from conjure_lib.process import EMBEDDED, REVISIONS, _embedded_folder, generator, pick_device
+from conjure_lib.loading import EMBEDDED, REVISIONS, pick_device, shipped
+from conjure_lib.process import generator
 
 TEMPERATURE = 0.05
 WIDTH = 256  # of the space in which texts meet images
@@ -374,7 +375,7 @@ def load_encoder(name: str | Path = EMBEDDED, *, seed: int = 0) -> tuple[Any, An
             pinned = REVISIONS.get(str(name), "main")  # which a folder has no use for
             found = AutoModel.from_pretrained(name, revision=pinned, use_safetensors=True)
             return found, AutoTokenizer.from_pretrained(name, revision=pinned)
-        folder = _embedded_folder()
+        folder = shipped(EMBEDDED)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         clip = CLIPTextModel.from_pretrained(folder / "text_encoder")
     table = clip.get_input_embeddings().weight.detach().float()

@@ -36,6 +36,7 @@ from tqdm import tqdm
 import conjure_lib
 from conjure_lib.adapters import CutWarning
 from conjure_lib.engine import tiled
+from conjure_lib.loading import shipped
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS, term_weights
 from conjure_lib.similarity import (
@@ -269,9 +270,7 @@ def results_of_record(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     Raises:
         FileNotFoundError: there is no such record.
     """
-    here = Path(__file__).resolve().parent
-    packaged = here / "results"
-    file = (packaged if packaged.is_dir() else here.parent / "data/results") / f"{name}.parquet"
+    file = shipped("results") / f"{name}.parquet"
     notes = file.with_suffix(".json")
     record = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
     if file.is_file():
