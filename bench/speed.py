@@ -21,12 +21,12 @@ import models
 import naive
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler
 
 import conjure_lib as cj
 from conjure_lib import benchmarks, runs
 from conjure_lib.cluster import PairScorer
-from conjure_lib.loading import EMBEDDED
+from conjure_lib.loading import EMBEDDED, open_pipeline
 
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]
@@ -164,8 +164,7 @@ def diffusers_model(
     device: torch.device,
 ) -> tuple[torch.nn.Module, Callable[[Sequence[str]], torch.Tensor]]:
     """The embedded model as diffusers loads it: its network, and texts to hidden states."""
-    pipeline = DiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
-    pipeline = pipeline.to(device, torch.float32)  # it is stored in half precision
+    pipeline = open_pipeline(FOLDER).to(device)
     pipeline.unet.requires_grad_(False).eval()
 
     def embed(texts: Sequence[str]) -> torch.Tensor:

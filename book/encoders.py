@@ -135,7 +135,7 @@ def train_arm(
     """Train an arm, or go on; its finished weights come to ``folder``/weights.safetensors."""
     if (folder / "weights.safetensors").is_file():
         return
-    tokenizer = AutoTokenizer.from_pretrained(MODEL / "tokenizer", local_files_only=True)
+    tokenizer = cj.weights.reader(AutoTokenizer, MODEL / "tokenizer")
     if name == "plain":
         emoji = [replace(one, near=()) for one in emoji]
     start: Any = None

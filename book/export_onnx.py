@@ -27,6 +27,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
 import conjure_lib as cj
+from conjure_lib.weights import reader
 
 LIMIT = 30_000_000  # bytes over the wire, of everything
 AGREEMENT = 1e-5  # of onnxruntime with torch, relative to the norm
@@ -214,7 +215,7 @@ def export(folder: Path) -> None:
             raise ValueError(f"{name} is not what torch computes")
     source = ROOT / "data" / "emoji-diffusion" / "tokenizer"
     write(folder, "tokenizer.json", (source / "tokenizer.json").read_bytes())
-    content = json.dumps(manifest(process, AutoTokenizer.from_pretrained(source)))
+    content = json.dumps(manifest(process, reader(AutoTokenizer, source)))
     write(folder, "model.json", content.encode())
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{size / 1e6:.1f} MB over the wire")

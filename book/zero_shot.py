@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import conjure_lib as cj
 from conjure_lib.process import generator
+from conjure_lib.weights import pretrained, reader
 
 sys.path.insert(0, str(ROOT))  # the recipe is no part of the package
 
@@ -247,13 +248,13 @@ def clip_embeddings(
     """Projected embeddings of images (n, d) and of texts (m, d) by a CLIP of the Hub, or a folder.
 
     Raises:
-        OSError: it cannot be had.
+        FileNotFoundError, ValueError: it cannot be had, or is not complete.
     """
     from transformers import AutoProcessor, CLIPModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = CLIPModel.from_pretrained(source, use_safetensors=True).eval().to(device)
-    prepare: Any = AutoProcessor.from_pretrained(source)
+    model = pretrained(CLIPModel, source).to(device)
+    prepare = reader(AutoProcessor, source)
 
     def embedded(of: Callable[..., Any], rows: Sequence[Any], ready: Callable[..., Any]) -> Any:
         parts = []

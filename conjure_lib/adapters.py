@@ -6,10 +6,12 @@ meaning of its output, and in how its scheduler is set. One function a family, o
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,36 +62,82 @@ class Adapter:
     sigmas: Callable[[int], np.ndarray] | None = None
 
 
+def family_of(kind: type | str) -> Callable[[Any], Adapter]:
+    """The adapter of a pipeline's class, or of its name where there is no such class.
+
+    Raises:
+        ValueError: the class is not adapted.
+    """
+    own = kind if isinstance(kind, str) else kind.__name__
+    names = {own} if isinstance(kind, str) else {cls.__name__ for cls in kind.__mro__}
+    for name, family in FAMILIES.items():
+        if name in names:
+            return family
+    raise ValueError(f"{own} is not adapted; these are: {', '.join(sorted(FAMILIES))}")
+
+
 def adapt(pipeline: Any) -> Adapter:
     """The adapter of a loaded pipeline, found by its class.
 
     Raises:
-        ValueError: a pipeline of another kind.
+        ValueError: a pipeline of another kind, or whose parts do not fit together.
     """
-    kinds = {cls.__name__ for cls in type(pipeline).__mro__}
+    family = family_of(type(pipeline))
+    for part in ("unet", "transformer", "vae", "scheduler", "tokenizer", "text_encoder"):
+        if part in pipeline.components and pipeline.components[part] is None:
+            raise ValueError(f"this {type(pipeline).__name__} has no {part}")
     network = getattr(pipeline, "unet", None)
     if network is not None and network.config.get("time_cond_proj_dim") is not None:
         raise ValueError("networks with an embedded guidance scale (LCM) are not adapted")
-    for name, family in FAMILIES.items():
-        if name in kinds:
-            return family(pipeline)
-    raise ValueError(
-        f"{type(pipeline).__name__} is not adapted; these are: {', '.join(sorted(FAMILIES))}"
+    adapter = family(pipeline)
+    _check_fit(pipeline, adapter.latent_shape[0])
+    return adapter
+
+
+def _check_fit(pipeline: Any, channels: int) -> None:
+    """Refuse parts of different models, before a tensor's shape does in words of its own."""
+    name, latents = type(pipeline).__name__, pipeline.vae.config.latent_channels
+    if channels != latents:
+        raise ValueError(
+            f"the network of this {name} takes {channels} channels, and its latents have {latents}:"
+            " networks with further inputs, such as those for inpainting, are not adapted"
+        )
+    ends = [end for end in ("", "_2", "_3") if getattr(pipeline, f"text_encoder{end}", None)]
+    encoders = {end: getattr(pipeline, f"text_encoder{end}") for end in ends}
+    for end, encoder in encoders.items():
+        size, rows = len(getattr(pipeline, f"tokenizer{end}")), encoder.config.vocab_size
+        if size > rows:  # fewer are usual: tables are filled up, T5's from 32,100 to 32,128
+            raise ValueError(
+                f"tokenizer{end} of this {name} knows {size} tokens and text_encoder{end} {rows}: "
+                "they are of different models"
+            )
+    config = getattr(getattr(pipeline, "unet", None), "config", {})
+    takes, gives = (
+        config.get("cross_attention_dim"),
+        sum(encoder.config.hidden_size for encoder in encoders.values()),
     )
+    if isinstance(takes, int) and takes != gives and config.get("encoder_hid_dim_type") is None:
+        raise ValueError(
+            f"the U-Net of this {name} takes texts of width {takes}, and its text encoders give "
+            f"{gives}: they are of different models"
+        )
 
 
 def prediction_of(pipeline: Any) -> Prediction:
     """What the network of ``pipeline`` predicts, as its scheduler's settings say.
 
     Raises:
-        ValueError: something that has no noise prediction, such as "sample".
+        ValueError: something that has no noise prediction, such as "sample", or whose schedule
+            is of another kind, such as EDM's.
     """
-    config = pipeline.scheduler.config
-    if "base_shift" in config or "FlowMatch" in type(pipeline.scheduler).__name__:
+    config, name = pipeline.scheduler.config, type(pipeline.scheduler).__name__
+    if "base_shift" in config or "FlowMatch" in name:
         return "flow"
     kind = config.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"{type(pipeline).__name__} predicts {kind!r}, which is not adapted")
+    if not hasattr(pipeline.scheduler, "alphas_cumprod"):
+        raise ValueError(f"{name} has no variance-preserving schedule: it is not adapted")
     return kind
 
 
@@ -258,9 +306,36 @@ def warn_if_cut(texts: Sequence[str], readers: Sequence[tuple[Any, int]]) -> Non
                 )
 
 
+_using: dict[str | int, tuple[int, Callable[[], None]]] = {}
+_counting = threading.Lock()
+
+
 @contextmanager
-def quiet() -> Iterator[None]:
+def _while_used(key: str | int, change: Callable[[], Callable[[], None]]) -> Iterator[None]:
+    """``change`` a state that threads share, for as long as any of them needs it changed.
+
+    The first to come changes it, and the last to leave calls what ``change`` returned.
+    """
+    with _counting:
+        users, undo = _using[key] if key in _using else (0, change())
+        _using[key] = users + 1, undo
+    try:
+        yield
+    finally:
+        with _counting:
+            users, undo = _using.pop(key)
+            if users > 1:
+                _using[key] = users - 1, undo
+            else:
+                undo()
+
+
+def quiet() -> AbstractContextManager[None]:
     """Neither log lines nor progress bars of diffusers and transformers."""
+    return _while_used("quiet", _silence)
+
+
+def _silence() -> Callable[[], None]:
     import diffusers
     import transformers
 
@@ -269,10 +344,32 @@ def quiet() -> Iterator[None]:
     for logging in loggings:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         for logging, (verbosity, bars) in zip(loggings, kept, strict=True):
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
+
+    return undo
+
+
+@contextmanager
+def evaluating(*networks: torch.nn.Module) -> Iterator[None]:
+    """Without dropout: networks that are being trained are in eval mode inside, and not after."""
+
+    def change(network: torch.nn.Module) -> Callable[[], None]:
+        training = [module for module in network.modules() if module.training]
+        for module in training:
+            module.training = False
+
+        def undo() -> None:
+            for module in training:
+                module.training = True
+
+        return undo
+
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(_while_used(id(network), partial(change, network)))
+        yield

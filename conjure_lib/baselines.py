@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 from tqdm import tqdm
 
-from conjure_lib.adapters import quiet
-from conjure_lib.loading import REVISIONS, pick_device
+from conjure_lib import weights
+from conjure_lib.loading import pick_device
 from conjure_lib.process import GenerativeProcess, check_prompts, generator
 from conjure_lib.similarity import chunks
 
@@ -221,12 +221,12 @@ def sentence_cosine(
 
     "mean": last hidden states averaged over what is not padding (Reimers and Gurevych 2019), for
     "sentence-transformers/all-MiniLM-L6-v2". "cls": the first, before BERT's pooler, for SimCSE
-    (Gao et al. 2021), "princeton-nlp/unsup-simcse-bert-base-uncased". Texts are cut at 256 word
+    (Gao et al. 2021), from a folder with its weights in safetensors. Texts are cut at 256 word
     pieces, as all-MiniLM-L6-v2 cuts them.
     """
     _one_of("pooling", pooling, "mean", "cls")
     prompts, index = _unique(pairs)
-    tokenizer, model = _pretrained(folder_or_name, "AutoTokenizer", revision)
+    tokenizer, model = _pretrained(folder_or_name, "AutoTokenizer", revision, ("pooler",))
     room = min(WORD_PIECES, tokenizer.model_max_length, model.config.max_position_embeddings)
     options = {"padding": True, "truncation": True, "max_length": room, "return_tensors": "pt"}
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # for little padding
@@ -354,24 +354,15 @@ def _minus_squares(
     return total / draws
 
 
-def _pretrained(source: str | Path, reader: str, revision: str | None) -> tuple[Any, Any]:
+def _pretrained(
+    source: str | Path, reader: str, revision: str | None, unread: Sequence[str] = ()
+) -> tuple[Any, Any]:
     """A transformers model on the best device, and its tokenizer or image processor before it."""
     import transformers
 
-    options: dict[str, Any] = {"revision": revision or REVISIONS.get(str(source))}
-    options |= {"local_files_only": Path(source).is_dir(), "trust_remote_code": False}
-    try:
-        with quiet():
-            read = getattr(transformers, reader).from_pretrained(str(source), **options)
-            model = transformers.AutoModel.from_pretrained(
-                str(source), use_safetensors=True, **options
-            )
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{str(source)!r} is neither a folder nor a Hub repository that can be had, with a "
-            f"transformers model in safetensors: {error}"
-        ) from error
-    return read, model.float().eval().to(pick_device())
+    model = weights.pretrained(transformers.AutoModel, source, revision=revision, unread=unread)
+    read = weights.reader(getattr(transformers, reader), source, revision=revision)
+    return read, model.to(pick_device())
 
 
 def _unique(pairs: Pairs) -> tuple[list[str], np.ndarray]:

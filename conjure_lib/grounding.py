@@ -40,9 +40,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from conjure_lib.adapters import quiet
-from conjure_lib.loading import EMBEDDED, REVISIONS, pick_device, shipped
+from conjure_lib.loading import EMBEDDED, pick_device, shipped
 from conjure_lib.process import generator
+from conjure_lib.weights import pretrained, reader
 
 TEMPERATURE = 0.05
 WIDTH = 256  # of the space in which texts meet images
@@ -369,15 +369,16 @@ def load_encoder(name: str | Path = EMBEDDED, *, seed: int = 0) -> tuple[Any, An
         name: "emoji-diffusion" for a small one, see :func:`small_encoder`; or a folder or a
             repository of the Hugging Face Hub, such as "bert-base-uncased" or "roberta-base".
         seed: of the weights of the small one.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`conjure_lib.weights.pretrained`.
     """
-    with quiet():
-        if str(name) != EMBEDDED:
-            pinned = REVISIONS.get(str(name), "main")  # which a folder has no use for
-            found = AutoModel.from_pretrained(name, revision=pinned, use_safetensors=True)
-            return found, AutoTokenizer.from_pretrained(name, revision=pinned)
-        folder = shipped(EMBEDDED)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        clip = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    if str(name) != EMBEDDED:
+        found = pretrained(AutoModel, name, unread=("pooler",))
+        return found, reader(AutoTokenizer, name)
+    folder = shipped(EMBEDDED)
+    tokenizer = reader(AutoTokenizer, folder / "tokenizer")
+    clip = pretrained(CLIPTextModel, folder / "text_encoder")
     table = clip.get_input_embeddings().weight.detach().float()
     return small_encoder(table, seed=seed, pad=tokenizer.pad_token_id), tokenizer
 

@@ -1,37 +1,47 @@
-"""From a folder or a repository to a process: weights, revisions, device, and what is shipped."""
+"""From a name or a folder to a process: which device, which parts, and what is shipped."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import warnings
+import dataclasses
+import json
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from conjure_lib.adapters import Conditioning, adapt, prediction_of, quiet, warn_if_cut
+from conjure_lib import weights
+from conjure_lib.adapters import (
+    Conditioning,
+    adapt,
+    evaluating,
+    family_of,
+    prediction_of,
+    quiet,
+    warn_if_cut,
+)
 from conjure_lib.process import GenerativeProcess
 
 EMBEDDED = "emoji-diffusion"
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
-REVISIONS = {  # of repositories on the Hub
-    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
-    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
-    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
-}
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+NETWORKS = ("unet", "transformer")
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that no process runs
+_TEXTS = threading.RLock()  # how to cut and to fill is a state of a tokenizer, not of a call
 
 
 def load(
     model: str | Path = EMBEDDED,
     *,
     device: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     revision: str | None = None,
+    variant: str | None = None,
 ) -> GenerativeProcess:
     """Load a model: the embedded one, a pipeline folder, or a repository of the Hugging Face Hub.
 
@@ -39,79 +49,169 @@ def load(
         model: "emoji-diffusion", a folder in diffusers' layout, or for example
             "CompVis/stable-diffusion-v1-4". Only safetensors are read and no remote code runs.
         device: "cpu", "cuda", "mps"; the best one that is there by default.
-        dtype: of the U-Net or transformer; text encoders, autoencoder and everything outside the
-            networks are float32 and sums are float64.
-        revision: a commit of a Hub repository; pinned in ``REVISIONS`` for known ones.
+        dtype: of the U-Net or transformer, one of ``DTYPES``; text encoders, autoencoder and
+            everything outside the networks are float32 and sums are float64.
+        revision: a commit of a Hub repository; pinned in ``weights.REVISIONS`` for known ones.
+        variant: of the weights' files, such as "fp16", where there are several.
 
     Raises:
-        FileNotFoundError: there is no such model, or its weights are missing.
-        ValueError: the weights are damaged, or the device is not there.
+        FileNotFoundError: there is no such model, or something of it is missing.
+        ValueError: a part is damaged or incomplete, or does not fit the others; the model is of a
+            family that is not adapted; the device is not there, or the dtype is none.
+        TypeError: the model is neither a name nor a folder.
+    """
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(
+            f"model must be a name or a folder, not {type(model).__name__}: what is loaded already "
+            "goes through from_pipeline"
+        )
+    target, precision = pick_device(device), pick_dtype(dtype)
+    if target.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
+    name = str(model)
+    folder = shipped(EMBEDDED) if name == EMBEDDED else Path(name)
+    local = folder.is_dir()
+    if local:
+        weights.no_revision(folder, revision)
+    else:
+        folder = _fetched(folder, name, revision, variant)
+    with quiet():
+        pipeline = open_pipeline(folder, dtype=precision, variant=variant).to(target)
+    process = from_pipeline(pipeline, folder.name if local and name != EMBEDDED else name)
+    for network in process.modules.values():
+        network.requires_grad_(False)
+    process.revision = None if local else revision or weights.REVISIONS.get(name)
+    return process
+
+
+def _fetched(folder: Path, name: str, revision: str | None, variant: str | None) -> Path:
+    """The folder of a pipeline on the Hub; its family is looked at before the weights come."""
+    if name == EMBEDDED:
+        raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
+    if folder.is_file():
+        raise FileNotFoundError(
+            f"{folder} is a file and a model is a folder: open it with diffusers' "
+            "from_single_file, and make the folder with save_pretrained"
+        )
+
+    def fetch(commit: str | None, local: bool) -> str:
+        import diffusers
+        from huggingface_hub import hf_hub_download
+
+        options: dict[str, Any] = {"revision": commit, "local_files_only": local}
+        index = _index(Path(hf_hub_download(name, "model_index.json", **options)).parent)
+        options |= {part: None for part in UNUSED if part in index}  # which need not come
+        download = diffusers.DiffusionPipeline.download
+        return str(download(name, use_safetensors=True, variant=variant, **options))
+
+    return weights.from_hub(name, revision, fetch)
+
+
+def open_pipeline(
+    folder: Path, *, dtype: torch.dtype = torch.float32, variant: str | None = None
+) -> Any:
+    """The diffusers pipeline of a folder, every part of it complete, on the CPU.
+
+    Args:
+        dtype: of the U-Net or transformer; the other parts are float32.
+        variant: of the weights' files, such as "fp16", where there are several.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load`.
     """
     import diffusers
 
-    target = pick_device(device)
-    if target.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
-    folder = shipped(EMBEDDED) if str(model) == EMBEDDED else Path(model)
-    options: dict[str, Any] = {"use_safetensors": True}
-    if folder.is_dir():
-        _check_files(folder)
-        options["local_files_only"] = True
-        source, name = str(folder), EMBEDDED if str(model) == EMBEDDED else folder.name
-    elif str(model) == EMBEDDED:
-        raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
-    else:
-        source = name = str(model)
-        options["revision"] = revision or REVISIONS.get(source)
+    index = _index(folder)
+    weights.check_sums(folder)
+    known = (folder / weights.LOADED).is_file()  # a hash of the weights in float32
+    first = torch.float32 if known else dtype
+    parts: dict[str, Any] = {}
+    for part, entry in index.items():
+        if isinstance(entry, list):
+            unused = part in UNUSED or entry == [None, None]
+            parts[part] = None if unused else _part(folder, part, entry, first, variant)
+    if known:
+        weights.check_loaded(folder, parts)
+        for part in {"unet", "transformer"} & set(parts):
+            parts[part].to(dtype)
+    with weights.reading(folder, getattr(diffusers, index["_class_name"])) as kind:
+        return kind.from_pretrained(str(folder), local_files_only=True, **parts)
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """The parts of a pipeline folder, which must be of an adapted family."""
+    import diffusers
+
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no model_index.json: it is no diffusers pipeline")
     try:
-        with quiet(), warnings.catch_warnings():
-            # "dtype" is the name of the future; releases of today and yesterday know this one
-            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
-            kinds = {"unet": dtype, "transformer": dtype, "default": torch.float32}
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                source, torch_dtype=kinds, **options
-            )
-            pipeline.to(target)
-    except SafetensorError as error:
-        raise ValueError(f"weights of {source!r} are damaged, fetch them again: {error}") from error
-    except (OSError, ValueError) as error:
-        if folder.is_dir():
-            raise FileNotFoundError(f"{source!r} is not a whole pipeline: {error}") from error
-        raise FileNotFoundError(
-            f"cannot load {source!r}: it is no folder with a diffusers pipeline, and the Hugging "
-            f"Face Hub did not give it ({str(error).splitlines()[0]}). The embedded model is "
-            f"called {EMBEDDED!r}."
-        ) from error
-    process = from_pipeline(pipeline, name=name)
-    process.revision = options.get("revision")
-    return process
+        index = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON, fetch it again: {error}") from error
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    if not isinstance(name, str):
+        raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
+    family_of(getattr(diffusers, name, name))
+    return dict(index)
+
+
+def _part(
+    folder: Path, part: str, entry: list[Any], dtype: torch.dtype, variant: str | None
+) -> Any:
+    """One part of a pipeline, of the library and class that its index names."""
+    import diffusers
+    import transformers
+
+    library, name = entry if len(entry) == 2 else (None, entry)
+    module = {"diffusers": diffusers, "transformers": transformers}.get(str(library))
+    kind = getattr(module, str(name), None)
+    if not isinstance(kind, type):
+        raise ValueError(
+            f"{folder / 'model_index.json'}: {part} is to be {name!r} of {library!r}, which is not "
+            f"in {weights.releases()}"
+        )
+    if not (folder / part).is_dir():
+        raise FileNotFoundError(f"{folder / part} is missing: fetch the model's folder again")
+    if not issubclass(kind, torch.nn.Module):
+        return weights.reader(kind, folder / part)
+    precision = dtype if part in ("unet", "transformer") else torch.float32
+    return weights.pretrained(kind, folder / part, dtype=precision, variant=variant)
 
 
 def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
     """A process over a loaded diffusers text-to-image pipeline of an adapted family.
 
+    The pipeline stays as it is: its networks are in eval mode only while the process runs them.
+
     Raises:
-        ValueError: the pipeline is of another family, or predicts something else.
+        ValueError: the pipeline is of another family, predicts something else, or its parts do not
+            fit together.
     """
     adapter, kind = adapt(pipeline), prediction_of(pipeline)
     network, vae = adapter.network, pipeline.vae
-    modules = {k: m for k, m in pipeline.components.items() if isinstance(m, torch.nn.Module)}
-    for module in modules.values():
-        module.requires_grad_(False).eval()
-    dtype = next(network.parameters()).dtype
+    modules = {
+        k: m
+        for k, m in pipeline.components.items()
+        if isinstance(m, torch.nn.Module) and k not in UNUSED
+    }
+    readers = [m for k, m in modules.items() if k.startswith("text_encoder")]
+    dtype = getattr(network, "dtype", None) or next(network.parameters()).dtype
     tokenizer = adapter.readers[0][0]
 
     def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         if isinstance(condition, Tensor):
             condition = Conditioning({HIDDEN: condition})
         parts = {k: v.to(dtype) if v.is_floating_point() else v for k, v in condition.parts.items()}
-        return adapter.call(x.to(dtype), t, Conditioning(parts))
+        with evaluating(network):
+            return adapter.call(x.to(dtype), t, Conditioning(parts))
 
     @torch.no_grad()
     def encode(texts: Sequence[str]) -> Tensor | Conditioning:
-        warn_if_cut(texts, adapter.readers)
-        with quiet():  # diffusers would say once more what is cut
-            parts = [adapter.encode(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
+        with _TEXTS, evaluating(*readers):
+            warn_if_cut(texts, adapter.readers)
+            with quiet():  # diffusers would say once more what is cut
+                parts = [adapter.encode(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
         whole = Conditioning.cat(parts)
         return whole.parts[HIDDEN] if set(whole.parts) == {HIDDEN} else whole
 
@@ -119,12 +219,22 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
     def decode(latents: Tensor) -> np.ndarray:
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         z = latents.to(vae.dtype) / vae.config.scaling_factor + shift
-        pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in z.split(16)])
+        with evaluating(vae):
+            pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in z.split(16)])
         return (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
     def lengths(texts: Sequence[str]) -> Tensor:
-        tokens = tokenizer(list(texts), truncation=True, max_length=tokenizer.model_max_length)
+        with _TEXTS:
+            tokens = tokenizer(list(texts), truncation=True, max_length=tokenizer.model_max_length)
         return torch.tensor([len(ids) for ids in tokens["input_ids"]])
+
+    def twin(process: GenerativeProcess, memo: dict[int, Any]) -> GenerativeProcess:
+        if (process.predict, process.encode, process.decode) != (predict, encode, decode):
+            raise TypeError(f"a function of {process.name} was replaced: it cannot be copied")
+        fresh = from_pipeline(copy.deepcopy(pipeline, memo), process.name)
+        kept = ("scheduler", "latent_shape", "kind", "revision", "evaluations", "rows")
+        changes = {field: copy.deepcopy(getattr(process, field), memo) for field in kept}
+        return dataclasses.replace(fresh, **changes)
 
     return GenerativeProcess(
         predict,
@@ -138,7 +248,21 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         name or type(pipeline).__name__,
         torch.device(pipeline.device),
         modules=modules,
+        twin=twin,
     )
+
+
+def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype that networks compute in, of itself or of its name.
+
+    Raises:
+        ValueError: it is none of ``DTYPES``.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES or not isinstance(dtype, str | torch.dtype):
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def pick_device(device: str | None = None) -> torch.device:
@@ -153,7 +277,7 @@ def pick_device(device: str | None = None) -> torch.device:
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
     try:
         target = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device {device!r} is not a torch device; try 'cpu'") from error
     count = torch.cuda.device_count() if target.type == "cuda" else 1
     if not there.get(target.type, False) or (target.index or 0) >= count:
@@ -170,17 +294,3 @@ def shipped(name: str) -> Path:
     here = Path(__file__).resolve().parent
     packaged = here / name.replace("-", "_")
     return packaged if packaged.is_dir() else here.parent / "data" / name
-
-
-def _check_files(folder: Path) -> None:
-    """Compare a pipeline folder with its SHA256SUMS, where it has one."""
-    if not (folder / "model_index.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no model_index.json: it is no diffusers pipeline")
-    sums = folder / "SHA256SUMS"
-    for line in sums.read_text().splitlines() if sums.is_file() else ():
-        expected, name = line.split(maxsplit=1)
-        file = folder / name
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing: fetch the model's folder again")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            raise ValueError(f"{file} is damaged (its SHA-256 differs): fetch it again")

@@ -49,6 +49,7 @@ class GenerativeProcess:
         modules: the networks that ``predict``, ``encode`` and ``decode`` run, by name.
         evaluations: noise predictions made so far, of one prompt at one x each.
         rows: the rows of every network call, where :meth:`compile` has fixed them.
+        twin: makes the copy of it that shares no network, for ``copy.deepcopy``.
     """
 
     predict: Callable[[Tensor, Tensor, Any], Tensor]
@@ -65,11 +66,24 @@ class GenerativeProcess:
     modules: Mapping[str, torch.nn.Module] = field(default_factory=dict, repr=False)
     evaluations: int = 0
     rows: int | None = None
+    twin: Callable[[GenerativeProcess, dict[int, Any]], GenerativeProcess] | None = field(
+        default=None, repr=False
+    )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GenerativeProcess:
+        """A process with networks of its own.
+
+        Raises:
+            TypeError: its functions are somebody else's, and so are the networks in them.
+        """
+        if self.twin is None:
+            raise TypeError(f"{self.name} was not made by from_pipeline: it cannot be copied")
+        return self.twin(self, memo)
 
     @property
     def network(self) -> torch.nn.Module | None:
         """The U-Net or transformer, where there is one."""
-        return self.modules.get("unet") or self.modules.get("transformer")
+        return self.modules.get("unet", self.modules.get("transformer"))
 
     @property
     def schedule(self) -> Schedule | FlowSchedule:

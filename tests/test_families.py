@@ -184,6 +184,9 @@ def make(build: Build, clip: Any) -> tuple[Any, cj.GenerativeProcess]:
             if weight.ndim > 1 or "scale_shift" in name:
                 weight.data.add_(0.05 * torch.randn_like(weight))  # some start at zero
     pipeline.set_progress_bar_config(disable=True)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()  # diffusers' own runs have no other way to be without dropout
     return pipeline, cj.from_pipeline(pipeline)
 
 

@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 import transformers
-from diffusers import DiffusionPipeline
 
 from conjure_lib import WEIGHTINGS, Estimate, GenerativeProcess, from_pipeline, load, pair_terms
 from conjure_lib.benchmarks import agreement, load_pairs
+from conjure_lib.loading import open_pipeline
 from training import unet as unet_recipe
 from training.autoencoder import reconstruction_psnr
 from training.pictures import load_emoji
@@ -48,7 +48,7 @@ def conjured(process: GenerativeProcess, label: str, guidance: float) -> list[di
     return rows
 
 
-def text_encoder_alone(pipeline: DiffusionPipeline) -> list[dict[str, Any]]:
+def text_encoder_alone(pipeline: Any) -> list[dict[str, Any]]:
     """Agreement of the cosine of the pooled text embeddings: no picture is conjured."""
 
     def embed(texts: Sequence[str]) -> torch.Tensor:
@@ -68,8 +68,7 @@ def text_encoder_alone(pipeline: DiffusionPipeline) -> list[dict[str, Any]]:
 
 def measure(folder: Path, sources: Path) -> dict[str, Any]:
     """Everything that the card quotes, with what it was measured on."""
-    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    pipeline.to(torch.float32)
+    pipeline = open_pipeline(folder)
     emoji = load_emoji(sources / FONT, sources / ANNOTATIONS)
     parts = {name: getattr(pipeline, name) for name in ("text_encoder", "unet", "vae")}
     rows = [r for g in (1.0, 3.0) for r in conjured(load(folder), "conjured distance", g)]

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel
 
 from conjure_lib import load
 from conjure_lib.plots import picture_grid, use_style
+from conjure_lib.weights import LOADED, loaded_hash
 from training.unet import build_scheduler
 
 CONTACT_SHEET = (
@@ -31,7 +32,7 @@ def assemble(
     scaling_factor: float,
     folder: Path,
 ) -> None:
-    """Write the pipeline in half precision, safetensors only, with SHA256SUMS beside it."""
+    """Write the pipeline in half precision, safetensors only, and hashes of files and weights."""
     autoencoder.register_to_config(scaling_factor=scaling_factor)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
@@ -49,6 +50,7 @@ def assemble(
         f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder)}" for f in files
     ]
     (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    (folder / LOADED).write_text(loaded_hash(pipeline.components) + "\n")
 
 
 def write_log(work: Path, folder: Path, table_variance: float) -> None:

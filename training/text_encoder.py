@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
+from conjure_lib.weights import pretrained, reader
 from training.loop import save_atomically, train
 from training.pictures import Emoji, caption, compose
 
@@ -37,7 +38,7 @@ LENGTH = 32  # tokens of a prompt, [CLS] and [SEP] included
 
 def build_tokenizer(teacher: Path):  # type: ignore[no-untyped-def]
     """The teacher's own WordPiece tokenizer, cut and padded at 32 tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
+    tokenizer = reader(AutoTokenizer, teacher)
     tokenizer.model_max_length = LENGTH
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
@@ -69,7 +70,7 @@ def build(vocabulary: int, sep: int, cls: int, pad: int) -> CLIPTextModel:
 @torch.no_grad()
 def teach(teacher: Path, ids: Sequence[list[int]], pad: int, batch: int = 256) -> Tensor:
     """The teacher's unit-length sentence embeddings (n, 384): mean over tokens, normalised."""
-    model = AutoModel.from_pretrained(teacher, local_files_only=True).eval()
+    model = pretrained(AutoModel, teacher)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     result = torch.empty(len(ids), model.config.hidden_size)
     for first in tqdm(range(0, len(ids), batch), desc="teacher", mininterval=5):
