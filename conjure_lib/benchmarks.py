@@ -27,6 +27,7 @@ from conjure_lib.correlation import paired_bootstrap as paired_bootstrap
 from conjure_lib.correlation import partial_spearman as partial_spearman
 from conjure_lib.correlation import pearson as pearson
 from conjure_lib.correlation import spearman as spearman
+from conjure_lib.hub import SECONDS, from_hub
 
 STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
 WORDS = (
@@ -275,7 +276,7 @@ def _fetch(name: str) -> tuple[pd.DataFrame, str]:
 
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
-        with urllib.request.urlopen(URLS[name], timeout=30) as answer:
+        with urllib.request.urlopen(URLS[name], timeout=SECONDS) as answer:
             text, origin = answer.read().decode("utf-8"), URLS[name]
     if name == "google":
         return _analogies(text), origin
@@ -312,12 +313,19 @@ def _from_hub(name: str) -> pd.DataFrame:
     kinds = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.gz")
     repository, revision, _ = HUB[name]
     patterns = [f"*{kind}" for kind in kinds]
-    folder = snapshot_download(
-        repository, repo_type="dataset", revision=revision, allow_patterns=patterns
-    )
+
+    def fetch(commit: str | None, local: bool) -> str:
+        options: dict[str, Any] = {
+            "revision": commit,
+            "local_files_only": local,
+            "allow_patterns": patterns,
+        }
+        return snapshot_download(repository, repo_type="dataset", **options)
+
+    folder = from_hub(repository, revision, fetch, kind="dataset")
     files: list[Path] = []
     for split in ("train", "validation", "test") if name == "stsb" else ("test",):
-        found = sorted(f for f in Path(folder).rglob(f"{split}*") if f.name.endswith(kinds))
+        found = sorted(f for f in folder.rglob(f"{split}*") if f.name.endswith(kinds))
         files += [f for f in found if f.suffix == found[0].suffix]  # one format, if there are two
     exact: dict[str, Any] = {"lines": True, "dtype": False, "precise_float": True}
     tables = [

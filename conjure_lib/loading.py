@@ -25,6 +25,7 @@ from conjure_lib.adapters import (
     quiet,
     warn_if_cut,
 )
+from conjure_lib.hub import REVISIONS, from_hub
 from conjure_lib.process import GenerativeProcess
 
 EMBEDDED = "emoji-diffusion"
@@ -51,7 +52,7 @@ def load(
         device: "cpu", "cuda", "mps"; the best one that is there by default.
         dtype: of the U-Net or transformer, one of ``DTYPES``; text encoders, autoencoder and
             everything outside the networks are float32 and sums are float64.
-        revision: a commit of a Hub repository; pinned in ``weights.REVISIONS`` for known ones.
+        revision: a commit of a Hub repository; pinned in ``hub.REVISIONS`` for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
 
     Raises:
@@ -80,7 +81,7 @@ def load(
     process = from_pipeline(pipeline, folder.name if local and name != EMBEDDED else name)
     for network in process.modules.values():
         network.requires_grad_(False)
-    process.revision = None if local else revision or weights.REVISIONS.get(name)
+    process.revision = None if local else revision or REVISIONS.get(name)
     return process
 
 
@@ -104,7 +105,8 @@ def _fetched(folder: Path, name: str, revision: str | None, variant: str | None)
         download = diffusers.DiffusionPipeline.download
         return str(download(name, use_safetensors=True, variant=variant, **options))
 
-    return weights.from_hub(name, revision, fetch)
+    with quiet():
+        return from_hub(name, revision, fetch)
 
 
 def open_pipeline(

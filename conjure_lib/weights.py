@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,20 +18,10 @@ from typing import Any
 import torch
 
 from conjure_lib.adapters import quiet
+from conjure_lib.hub import first_line, from_hub
 
-REVISIONS = {  # of repositories on the Hub, each a commit with safetensors
-    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
-    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
-    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
-    "openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef",
-    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
-    "sentence-transformers/all-MiniLM-L6-v2": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
-}
 LOADED = "LOADED_SHA256"  # a file beside a model: the hash that its weights have once loaded
 FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")
-HUB_SECONDS = 5.0  # for its one answer
-HUB_REST = 60.0  # until a Hub that gave none is asked again
-_rest = {"until": 0.0}
 
 
 def pretrained(
@@ -49,7 +37,7 @@ def pretrained(
 
     Args:
         source: a folder, or a repository of the Hub with a transformers model.
-        revision: a commit of the repository; pinned in ``REVISIONS`` for known ones.
+        revision: a commit of the repository; pinned in ``hub.REVISIONS`` for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
         unread: parts of the model that the caller does not use, and that a checkpoint of another
             class need not have: ("pooler",).
@@ -117,7 +105,8 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
             ignore_patterns=["*/*"],
         )
 
-    return from_hub(str(source), revision, fetch)
+    with quiet():
+        return from_hub(str(source), revision, fetch)
 
 
 def no_revision(folder: Path, revision: str | None) -> None:
@@ -127,58 +116,6 @@ def no_revision(folder: Path, revision: str | None) -> None:
             f"revision is of repositories on the Hub, and {folder} is a folder: leave out "
             f"revision={revision!r}"
         )
-
-
-def from_hub(
-    name: str,
-    revision: str | None,
-    fetch: Callable[[str | None, bool], str],
-    kind: str = "model",
-) -> Path:
-    """The folder that ``fetch(commit, only_from_the_cache)`` gives of a repository of the Hub.
-
-    The Hub is asked once, and not for long. If it does not answer, or ``HF_HUB_OFFLINE`` is set,
-    the cache of this machine is looked at.
-
-    Raises:
-        FileNotFoundError: neither has it.
-    """
-    from huggingface_hub.errors import HFValidationError
-
-    commit = revision or REVISIONS.get(name)
-    silence = _silence(name, commit, kind)
-    try:
-        with quiet():
-            return Path(fetch(commit, silence is not None))
-    except (OSError, HFValidationError) as error:
-        at = f" --revision {commit}" if commit else ""
-        raise FileNotFoundError(
-            f"cannot load {name!r}: there is no such folder here, it is not in this machine's "
-            f"cache of the Hugging Face Hub, and {silence or _first_line(error)}. Where there is a "
-            f"network, 'hf download {name}{at}' fetches it once. The embedded model, "
-            "'emoji-diffusion', needs none."
-        ) from error
-
-
-def _silence(name: str, commit: str | None, kind: str) -> str | None:
-    """Why the Hub does not give a repository; None where it does."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE"):
-        return "HF_HUB_OFFLINE is set"
-    if time.monotonic() < _rest["until"]:
-        return "the Hub did not answer a moment ago"
-    try:
-        HfApi().repo_info(name, revision=commit, repo_type=kind, timeout=HUB_SECONDS)
-    except HFValidationError:
-        return "it is no name of a repository"
-    except HfHubHTTPError as error:  # it did answer
-        return f"the Hub says: {_first_line(error)}"
-    except Exception as error:  # of the client of the day: requests, httpx
-        _rest["until"] = time.monotonic() + HUB_REST
-        return f"the Hub does not answer ({type(error).__name__}: {_first_line(error)})"
-    return None
 
 
 def check_sums(folder: Path) -> None:
@@ -241,12 +178,10 @@ def _variants(folder: Path) -> set[str | None]:
     found = {parsed[1] for parsed in map(name.fullmatch, names) if parsed}
     if not found:
         pickled = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
-        if pickled:
-            raise ValueError(
-                f"{folder} holds pickled weights alone ({pickled[0]}), which could run anything "
-                "and are not read: take a revision or a copy of the model with safetensors"
-            )
-        raise FileNotFoundError(f"{folder} holds no weights (safetensors): fetch it again")
+        why = f", and {pickled[0]} is a pickle, which could run anything" if pickled else ""
+        raise FileNotFoundError(
+            f"{folder} holds no weights as safetensors{why}: fetch it, or another revision, again"
+        )
     return found
 
 
@@ -262,7 +197,7 @@ def reading(folder: Path, kind: Any) -> Iterator[Any]:
     except Exception as error:  # whatever the libraries raise at a file that they did not write
         raise ValueError(
             f"{folder} cannot be read as {kind.__name__}, fetch it again: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -291,7 +226,3 @@ def _some(keys: set[str]) -> str:
     listed = sorted(keys)
     more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
     return ", ".join(listed[:3]) + more
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")

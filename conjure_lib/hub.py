@@ -1,0 +1,79 @@
+"""The Hugging Face Hub: asked once, and not for long; else this machine's cache is looked at."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+REVISIONS = {  # of repositories, each a commit with safetensors
+    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
+    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
+    "openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef",
+    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    "sentence-transformers/all-MiniLM-L6-v2": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+}
+SECONDS = 5.0  # for the one answer
+REST = 60.0  # seconds until a Hub that gave none is asked again
+_rest = {"until": 0.0}
+
+
+def from_hub(
+    name: str,
+    revision: str | None,
+    fetch: Callable[[str | None, bool], str],
+    kind: str = "model",
+) -> Path:
+    """The folder that ``fetch(commit, only_from_the_cache)`` gives of a repository.
+
+    Args:
+        revision: a commit; by default the one in ``REVISIONS``, or the newest.
+        kind: "model" or "dataset".
+
+    Raises:
+        FileNotFoundError: neither the Hub nor the cache has it; says what to do.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    commit = revision or REVISIONS.get(name)
+    silence = _silence(name, commit, kind)
+    try:
+        return Path(fetch(commit, silence is not None))
+    except (OSError, HFValidationError) as error:
+        choice = f"{name} --revision {commit}" if commit else name
+        choice += " --repo-type dataset" if kind == "dataset" else ""
+        raise FileNotFoundError(
+            f"cannot load {name!r}: there is no such folder here, it is not in this machine's "
+            f"cache of the Hugging Face Hub, and {silence or first_line(error)}. Where there is a "
+            f"network, 'hf download {choice}' fetches it once"
+            + (". The embedded model, 'emoji-diffusion', needs none." * (kind == "model"))
+        ) from error
+
+
+def _silence(name: str, commit: str | None, kind: str) -> str | None:
+    """Why the Hub does not give a repository; None where it does."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    asked_not_to = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if constants.HF_HUB_OFFLINE or asked_not_to:
+        return "HF_HUB_OFFLINE is set"
+    if time.monotonic() < _rest["until"]:
+        return "the Hub did not answer a moment ago"
+    try:
+        HfApi().repo_info(name, revision=commit, repo_type=kind, timeout=SECONDS)
+    except HFValidationError:
+        return "it is no name of a repository"
+    except HfHubHTTPError as error:  # it did answer
+        return f"the Hub says: {first_line(error)}"
+    except Exception as error:  # of the client of the day: requests, httpx
+        _rest["until"] = time.monotonic() + REST
+        return f"the Hub does not answer ({type(error).__name__}: {first_line(error)})"
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
