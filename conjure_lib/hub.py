@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 REVISIONS = {  # of repositories, each a commit with safetensors
@@ -18,6 +20,7 @@ REVISIONS = {  # of repositories, each a commit with safetensors
 SECONDS = 5.0  # for the one answer
 REST = 60.0  # seconds until a Hub that gave none is asked again
 _rest = {"until": 0.0}
+_alone = threading.Lock()
 
 
 def from_hub(
@@ -38,24 +41,26 @@ def from_hub(
     from huggingface_hub.errors import HFValidationError
 
     commit = revision or REVISIONS.get(name)
-    silence = _silence(name, commit, kind)
+    silence = _silence(name, kind)
     try:
-        return Path(fetch(commit, silence is not None))
+        with nullcontext() if silence is None else _offline():
+            return Path(fetch(commit, silence is not None))
     except (OSError, HFValidationError) as error:
         choice = f"{name} --revision {commit}" if commit else name
         choice += " --repo-type dataset" if kind == "dataset" else ""
         raise FileNotFoundError(
             f"cannot load {name!r}: there is no such folder here, it is not in this machine's "
-            f"cache of the Hugging Face Hub, and {silence or first_line(error)}. Where there is a "
+            f"cache of the Hugging Face Hub, and {silence or _told(error)}. Where there is a "
             f"network, 'hf download {choice}' fetches it once"
             + (". The embedded model, 'emoji-diffusion', needs none." * (kind == "model"))
         ) from error
 
 
-def _silence(name: str, commit: str | None, kind: str) -> str | None:
-    """Why the Hub does not give a repository; None where it does."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+def _silence(name: str, kind: str) -> str | None:
+    """Why there is no use in asking the Hub for a repository; None where it gives any answer."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import get_session, validate_repo_id
 
     asked_not_to = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     if constants.HF_HUB_OFFLINE or asked_not_to:
@@ -63,15 +68,31 @@ def _silence(name: str, commit: str | None, kind: str) -> str | None:
     if time.monotonic() < _rest["until"]:
         return "the Hub did not answer a moment ago"
     try:
-        HfApi().repo_info(name, revision=commit, repo_type=kind, timeout=SECONDS)
+        validate_repo_id(name)
+        get_session().get(f"{constants.ENDPOINT}/api/{kind}s/{name}", timeout=SECONDS)
     except HFValidationError:
         return "it is no name of a repository"
-    except HfHubHTTPError as error:  # it did answer
-        return f"the Hub says: {first_line(error)}"
     except Exception as error:  # of the client of the day: requests, httpx
         _rest["until"] = time.monotonic() + REST
         return f"the Hub does not answer ({type(error).__name__}: {first_line(error)})"
     return None
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The Hub's client says who it is talking for, even where it is to look at the cache alone."""
+    from huggingface_hub import constants
+
+    with _alone:
+        kept, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = kept
+
+
+def _told(error: Exception) -> str:
+    return f"the Hub says {type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
