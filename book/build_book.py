@@ -10,7 +10,6 @@ in a page that a reader without a network would miss.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,19 @@ from typing import Any
 import explorer
 import live
 import yaml
-from execute import ROOT, ChapterError, chapters
+from execute import (
+    ROOT,
+    ChapterError,
+    alone,
+    chapter_key,
+    chapters,
+    contents,
+    folders,
+    read_profile,
+    read_record,
+    watched_paths,
+)
+from strict import read_yaml
 
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
 COLAB = "https://colab.research.google.com"
@@ -95,30 +106,69 @@ def copy_chapters(root: Path, executed: Path, source: Path) -> dict[str, dict[st
     """The executed chapters; returns the records of what they cost, by notebook stem.
 
     Raises:
-        ChapterError: a chapter has not been executed under this profile.
+        ChapterError: a chapter has not been executed under this profile, or since then something
+            in the repository that its numbers depend on has changed, or the copy has.
     """
     (source / "notebooks").mkdir()
+    notebooks = chapters(root / "notebooks")
+    file = root / "notebooks" / "profiles" / f"{executed.name}.yaml"
+    profile, base = read_profile(file, notebooks), contents(watched_paths(root))
     records = {}
-    for notebook in chapters(root / "notebooks"):
-        record = executed / f"{notebook.stem}.json"
-        if not record.is_file():
-            raise ChapterError(f"{notebook.name} is not executed yet: make book does it")
-        records[notebook.stem] = json.loads(record.read_text())
+    for notebook in notebooks:
+        records[notebook.stem] = read_record(notebook, executed)
+        if records[notebook.stem]["key"] != chapter_key(notebook, profile[notebook.stem], base):
+            raise ChapterError(
+                f"{notebook.name} was executed before something changed that its numbers depend "
+                "on: make book executes it again"
+            )
         shutil.copy(executed / notebook.name, source / "notebooks")
     return records
 
 
+def check_contents(root: Path) -> None:
+    """Refuse a _toc.yml that does not list every page and every chapter, each once.
+
+    Raises:
+        ChapterError: one is missing, stands twice, or is not there; or a level is unsound.
+    """
+    toc, _ = read_yaml(root / "_toc.yml")
+    listed = list(_listed(toc))
+    pages = [*(root / "book").glob("*.md"), *chapters(root / "notebooks")]
+    there = {page.relative_to(root).with_suffix("").as_posix() for page in pages}
+    for name in sorted({name for name in listed if listed.count(name) > 1}):
+        raise ChapterError(f"_toc.yml lists {name} twice")
+    for name in sorted(there.difference(listed)):
+        raise ChapterError(f"_toc.yml does not list {name}, which would be left out of the book")
+    for name in sorted(set(listed) - there):
+        raise ChapterError(f"_toc.yml lists {name}, and there is no such page or chapter")
+
+
+def _listed(level: Any) -> Iterator[str]:
+    """Every file that a level of a table of contents names, and those below it."""
+    if isinstance(level, list):
+        for entry in level:
+            yield from _listed(entry)
+    elif isinstance(level, dict):
+        for name, value in level.items():
+            if name in ("root", "file"):
+                yield str(value)
+            else:
+                yield from _listed(value)
+
+
 def put_together(root: Path, executed: Path, source: Path, repository: str | None) -> None:
     """Fill the folder ``source`` with everything that the book is built from."""
+    check_contents(root)
+    config, _ = read_yaml(root / "_config.yml")
     shutil.rmtree(source, ignore_errors=True)
     copy_pages(root, source)
     (source / "_static").mkdir()
     shutil.copy(root / "book" / "book.css", source / "_static")
     live.put_beside(source / "book")
     explorer.put_beside(source / "book")
-    records = copy_chapters(root, executed, source)
+    with alone(executed):  # no runner puts other copies in their places meanwhile
+        records = copy_chapters(root, executed, source)
     (source / "book" / "cost_table.txt").write_text(cost_table(records, executed.name))
-    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     effective = yaml.safe_dump(effective_config(config, repository), allow_unicode=True)
     (source / "_config.yml").write_text(effective, encoding="utf-8")
     shutil.copy(root / "_toc.yml", source)
@@ -134,6 +184,8 @@ def build(source: Path, output: Path) -> Path:
     shutil.rmtree(html, ignore_errors=True)
     shutil.rmtree(output / "_build" / ".doctrees", ignore_errors=True)
     tool = str(Path(sys.executable).with_name("jupyter-book"))
+    if not Path(tool).is_file():
+        raise ChapterError(f"there is no {tool}: make setup installs it")
     options = ["--path-output", str(output), "--warningiserror", "--keep-going", "--quiet"]
     if subprocess.run([tool, "build", str(source), *options], check=False).returncode:
         raise ChapterError("the book was not built: a warning is an error here, see above")
@@ -196,13 +248,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     profile = parser.parse_args(arguments).profile
     source = ROOT / "_build" / "book-src"
     try:
-        put_together(ROOT, ROOT / "_build" / "executed" / profile, source, repository_url())
+        _, executed = folders(profile)
+        put_together(ROOT, executed, source, repository_url())
         html = build(source, ROOT)
         live.publish(html)
         explorer.publish(html)
         if outside := [f"{page} loads {address}" for page, address in outside_resources(html)]:
             raise ChapterError("the book needs a network:\n" + "\n".join(outside))
-    except ChapterError as error:
+    except (ChapterError, OSError) as error:
         sys.exit(f"\nFAILED: {error}")
     print(f"The book is built. Open {os.path.relpath(html / 'index.html')} in a browser.")
 

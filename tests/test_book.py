@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,9 @@ import build_book
 import execute
 import nbformat
 import papermill
+import psutil
 import pytest
+import strict
 import torch
 import yaml
 from execute import ROOT, ChapterError
@@ -70,7 +78,7 @@ def test_declared_parameters_are_read_with_their_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["DRAWS = 3", "DRAWS: int = 1 + N", "DRAWS: int", "print(1)"])
 def test_parameters_are_annotated_literals(tmp_path: Path, line: str) -> None:
     notebook = write_notebook(tmp_path / "01_a.ipynb", parameters=line)
-    with pytest.raises(ChapterError, match=r"01_a\.ipynb: a parameter reads"):
+    with pytest.raises(ChapterError, match=r"01_a\.ipynb, line 1 of .*: a parameter reads"):
         execute.declared_parameters(notebook)
 
 
@@ -100,6 +108,112 @@ def test_a_profile_is_refused_for_wrong_names_and_types(
     with pytest.raises(ChapterError) as error:
         execute.read_profile(profile, [notebook])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("01_a:\n  DRAWS: [1\n", "ci.yaml:3: expected ',' or ']'"),
+        ("01_a:\n\tDRAWS: 1\n", "ci.yaml:2: "),
+        ("01_a: {DRAWS: 1}\n---\n02_b: {}\n", "ci.yaml:2: "),
+        ("- 01_a\n", "ci.yaml:1: a mapping is wanted"),
+        ("false", "ci.yaml:1: a mapping is wanted"),
+        ("# x\n01_a: 3\n", "ci.yaml:2: 01_a has NAME: value below it, not 3"),
+        ("# x\n01_a: []\n", "ci.yaml:2: 01_a has NAME: value below it, not []"),
+        (
+            "01_a:\n  DRAWS: 1\n  FAST: true\n  DRAWS: 2\n",
+            "ci.yaml:4: DRAWS stands here and in line 2",
+        ),
+        ("01_a: {DRAWS: 1}\n01_a: {}\n", "ci.yaml:2: 01_a stands here and in line 1"),
+        ("01_a:\n  DRAWS: 010\n", "ci.yaml:2: 01_a declares DRAWS like 3; '010' does not fit"),
+        ("01_a:\n  DRAWS: 1:30\n", "ci.yaml:2: 01_a declares DRAWS like 3; '1:30' does not fit"),
+        ("01_a:\n  DRAWS: 1_000\n", "'1_000' does not fit"),
+        ("01_a:\n  DRAWS: 2026-01-31\n", "'2026-01-31' does not fit"),
+        ("01_a:\n  DRAWS: !!timestamp 2026-01-31\n", "ci.yaml: "),
+        ("01_a:\n  DRAWS: !!int 1:30\n", "ci.yaml"),
+        ("01_a:\n  DRAWS: !!python/object/apply:os.getpid []\n", "ci.yaml:2: could not determine"),
+        ("01_a: &a\n  WORDS: [*a]\n", "ci.yaml"),
+        ("01_a:\n  FAST: yes\n", "'yes' does not fit"),
+        ("01_a:\n  SCALE: .nan\n", "'.nan' does not fit"),
+        ("01_a:\n  DRAWS:\n", "ci.yaml:2: 01_a declares DRAWS like 3; None does not fit"),
+        ("01_a:\n  1: 2\n", "ci.yaml:2: 01_a has no parameter 1"),
+        ("01_a: {}\n1: {}\n", "ci.yaml:2: there is no chapter 1"),
+        (b"01_a:\n  WORDS: [caf\xe9]\n", "ci.yaml:2: not UTF-8; save the file as UTF-8"),
+        ("01_a: {}\n".encode("utf-16"), "ci.yaml:1: not UTF-8"),
+        (b"01_a: \x00\n", "ci.yaml: "),
+    ],
+)
+def test_an_unsound_profile_is_named_with_its_line(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
+    notebook = write_notebook(tmp_path / "01_a.ipynb")
+    file = tmp_path / "ci.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ChapterError) as error:
+        execute.read_profile(file, [notebook])
+    assert message in str(error.value)
+
+
+def test_words_of_a_profile_stay_words(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "01_a.ipynb")
+    text = "\ufeff01_a:\n  WORDS: [no, on, 010, 2026-01-31, 1:30]\n  SCALE: 1e-5\n"
+    (tmp_path / "ci.yaml").write_text(text, encoding="utf-8")
+    words = ["no", "on", "010", "2026-01-31", "1:30"]
+    found = execute.read_profile(tmp_path / "ci.yaml", [notebook])
+    assert found == {"01_a": {"WORDS": words, "SCALE": 1e-5}}
+
+
+@pytest.mark.parametrize("name", ["../profiles/ci", "", "a/b", "ci.yaml", ".."])
+def test_a_profile_is_a_plain_name(name: str) -> None:
+    with pytest.raises(ChapterError, match="profile"):
+        execute.execute_profile(name, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "01_a.ipynb:1: damaged or cut off"),
+        ('{\n "cells": [\n', "01_a.ipynb:3: damaged or cut off"),
+        ("[]", "01_a.ipynb:1: an object is wanted"),
+        ("{}", "01_a.ipynb: no notebook of format 4: nbformat is None"),
+        ('{"nbformat": 3, "nbformat_minor": 0, "worksheets": []}', "nbformat is 3"),
+        ('{"nbformat": 4, "nbformat_minor": 5, "cells": 1}', "01_a.ipynb: no sound notebook"),
+        (b'{\n"\xe9": 1}', "01_a.ipynb:2: not UTF-8"),
+    ],
+)
+def test_an_unsound_notebook_is_named_with_its_line(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
+    file = tmp_path / "01_a.ipynb"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "ci.yaml").write_text("")
+    with pytest.raises(ChapterError) as error:
+        execute.read_profile(tmp_path / "ci.yaml", [file])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("A: int = 1\nB: int = (", "line 2 of the parameters cell: '(' was never closed"),
+        ("A: int = 1\nA: int = 2", "line 2 of the parameters cell: A stands twice"),
+    ],
+)
+def test_unsound_parameters_are_named_with_their_line(
+    tmp_path: Path, cell: str, message: str
+) -> None:
+    notebook = write_notebook(tmp_path / "01_a.ipynb", parameters=cell)
+    with pytest.raises(ChapterError) as error:
+        execute.declared_parameters(notebook)
+    assert message in str(error.value)
+
+
+def test_chapters_have_numbers(tmp_path: Path) -> None:
+    with pytest.raises(ChapterError, match="there are no chapters in"):
+        execute.chapters(tmp_path)
+    write_notebook(tmp_path / "Untitled.ipynb")
+    with pytest.raises(ChapterError, match=r"Untitled\.ipynb: the name of a chapter begins"):
+        execute.chapters(tmp_path)
 
 
 def test_a_profile_that_fits_is_read(tmp_path: Path) -> None:
@@ -243,9 +357,295 @@ def test_the_fingerprint_sees_contents_names_and_new_files(tmp_path: Path) -> No
 
 
 def test_the_data_sets_are_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CONJURE_DATA", str(tmp_path))
-    assert tmp_path in execute.watched_paths()
     assert all(path.exists() for path in execute.watched_paths())
+    notebook = write_notebook(tmp_path / "01_a.ipynb", "1")
+    asked = []
+    monkeypatch.setattr(execute, "is_present", lambda *given: asked.append(given[-1]) or True)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pairs.csv").write_text(name)
+        monkeypatch.setenv("CONJURE_DATA", str(tmp_path / name))
+        execute.execute(notebook, tmp_path, {}, "base")
+    assert asked[0]["datasets"] != asked[1]["datasets"]
+    assert asked[0]["key"] == asked[1]["key"]
+
+
+# -- nothing passes silently, nothing is overwritten ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("import sys; sys.exit(0)", "ended with SystemExit"),
+        ("import sys\ndef f(): sys.exit()\nf()", "ended with SystemExit"),
+        ("raise SystemExit", "ended with SystemExit"),
+        ("import sys; sys.exit(3)", "failed with SystemExit"),
+        ("import os; os._exit(0)", "01_a.ipynb could not be executed: DeadKernelError"),
+    ],
+)
+def test_a_chapter_that_ends_itself_is_a_failure(tmp_path: Path, cell: str, says: str) -> None:
+    notebook = write_notebook(tmp_path / "01_a.ipynb", cell, "print('the rest')")
+    with pytest.raises(ChapterError) as error:
+        execute.execute(notebook, tmp_path / "out", {}, "base")
+    assert says in str(error.value)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left <= {"01_a.failed.ipynb"}  # to be looked at, and taken for nothing
+
+
+def test_a_cell_that_is_left_out_is_a_failure(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "01_a.ipynb", "1", "# a remark alone", "", "2")
+    content = nbformat.read(notebook, as_version=4)
+    content.cells[1].metadata["tags"] = ["skip-execution"]
+    nbformat.write(content, notebook)
+    with pytest.raises(ChapterError, match=r"01_a\.ipynb: its cell number 3 was not executed"):
+        execute.execute(notebook, tmp_path / "out", {}, "base")
+    del content.cells[1].metadata["tags"]
+    nbformat.write(content, notebook)
+    assert execute.execute(notebook, tmp_path / "out", {}, "base")
+
+
+def test_a_copy_or_record_that_is_not_sound_is_made_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    notebook, out = write_notebook(tmp_path / "01_a.ipynb", "print(6 * 7)"), tmp_path / "out"
+    assert execute.execute(notebook, out, {}, "base")
+    copy, record = out / "01_a.ipynb", out / "01_a.json"
+    whole = copy.read_text()
+
+    copy.write_text(whole.replace("42", "43"))
+    with pytest.raises(ChapterError, match=r"01_a\.ipynb was changed after it was executed"):
+        execute.read_record(notebook, out)
+    assert execute.execute(notebook, out, {}, "base")
+    assert "it is executed again" in capfd.readouterr().err
+    assert "42" in copy.read_text()
+
+    record.write_text(record.read_text()[:50])
+    with pytest.raises(ChapterError, match=r"01_a\.json:\d+: damaged or cut off"):
+        execute.write_record(tmp_path / "all.json", [notebook], out, {"01_a": {}})
+    assert not (tmp_path / "all.json").exists()
+    assert execute.execute(notebook, out, {}, "base")
+    assert not execute.execute(notebook, out, {}, "base")
+
+
+RUNNER = """
+import sys
+from pathlib import Path
+import execute
+if __name__ == "__main__":
+    out = Path(sys.argv[2])
+    with execute.alone(out):
+        execute.execute(Path(sys.argv[1]), out, {"ME": sys.argv[3]}, "base")
+"""
+SLOW = """
+import os, pathlib, subprocess, time
+child = subprocess.Popen(["sleep", "600"])
+pathlib.Path("pids.part").write_text(f"{os.getpid()} {os.getppid()} {child.pid}")
+os.rename("pids.part", "pids")
+time.sleep(600 if ME == "slow" else 0)
+print("by", ME)
+"""
+
+
+def until(done: Any, seconds: float = 120) -> bool:
+    end = time.monotonic() + seconds
+    while not done() and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(done())
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, be it that nobody has asked how."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_a_killed_runner_and_write_nothing_later(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    notebook = write_notebook(tmp_path / "01_a.ipynb", SLOW, parameters="ME: str = 'me'  # me")
+    (tmp_path / "runner.py").write_text(RUNNER)
+    out, pids = tmp_path / "out", tmp_path / "pids"
+    path = os.pathsep.join([str(ROOT / "book"), str(ROOT)])
+    command = [sys.executable, str(tmp_path / "runner.py"), str(notebook), str(out)]
+    with subprocess.Popen([*command, "slow"], env=os.environ | {"PYTHONPATH": path}) as runner:
+        try:
+            assert until(lambda: pids.exists() or runner.poll() is not None)
+            started = [int(pid) for pid in pids.read_text().split()]
+            with pytest.raises(ChapterError, match="another runner or build is at work in"):  # noqa: SIM117
+                with execute.alone(out):
+                    pass
+        finally:
+            runner.send_signal(how)
+    assert until(lambda: all(gone(pid) for pid in started), 60)  # kernel, worker, the cell's own
+    with execute.alone(out):  # the lock is free, and what was unfinished is cleared away
+        assert {path.name for path in out.iterdir()} <= {".lock"}
+        assert execute.execute(notebook, out, {"ME": "newer"}, "base")
+    os.kill(int(pids.read_text().split()[2]), signal.SIGKILL)
+    assert "by newer" in (out / "01_a.ipynb").read_text()
+
+
+def test_a_killed_worker_is_named(tmp_path: Path) -> None:
+    cell = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
+    notebook = write_notebook(tmp_path / "01_a.ipynb", cell)
+    with pytest.raises(ChapterError, match=r"01_a\.ipynb: its process was killed"):
+        execute.execute(notebook, tmp_path / "out", {}, "base")
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "message"),
+    [
+        ("nowhere/all.json", None, "there is no folder"),
+        ("notes.json", '{"mine": 1}', "holds something else"),
+        ("torn.json", '{"01_a": ', r"torn\.json:1: damaged or cut off"),
+    ],
+)
+def test_a_place_for_the_record_is_checked_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, content: str | None, message: str
+) -> None:
+    monkeypatch.setattr(execute, "execute_all", lambda *_: pytest.fail("work was begun"))
+    if content:
+        (tmp_path / place).write_text(content)
+    arguments = ["--profile", "ci", "--jobs", "1", "--record", str(tmp_path / place)]
+    with pytest.raises(SystemExit, match=message):
+        execute.main(arguments)
+    assert not content or (tmp_path / place).read_text() == content
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "record.json"
+    strict.write_whole(file, "old")
+
+    def full(_: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        strict.write_whole(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_chapters_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "cores", lambda: 8)
+    for name in execute.threads(1):
+        monkeypatch.delenv(name, raising=False)
+    assert set(execute.threads(1).values()) == {"8"}
+    assert set(execute.threads(3).values()) == {"2"}
+    assert set(execute.threads(20).values()) == {"1"}
+    assert {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"} <= set(execute.threads(2))
+    for set_to, expected in {"1": "1", "64": "4", "0": "4", "4,2": "4", "": "4"}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", set_to)
+        assert execute.threads(2)["OMP_NUM_THREADS"] == expected
+
+
+def small_root(root: Path) -> tuple[Path, Path]:
+    """A repository of one chapter and one page, and the folder where the chapter is executed."""
+    notebook = write_notebook(root / "notebooks" / "01_a.ipynb", "print(DRAWS)")
+    for folder in ("notebooks/profiles", "book", *execute.WATCHED[:-1]):
+        (root / folder).mkdir(parents=True)
+    (root / "requirements.txt").write_text("")
+    (root / "notebooks" / "profiles" / "ci.yaml").write_text("01_a: {DRAWS: 7}\n")
+    (root / "book" / "introduction.md").write_text("# A book\n")
+    base, out = execute.contents(execute.watched_paths(root)), root / "_build" / "ci"
+    execute.execute(notebook, out, {"DRAWS": 7}, base)
+    return notebook, out
+
+
+def test_a_copy_that_is_older_than_its_chapter_is_not_published(tmp_path: Path) -> None:
+    notebook, out = small_root(tmp_path)
+
+    def copied(name: str) -> Any:
+        (tmp_path / name).mkdir()
+        return build_book.copy_chapters(tmp_path, out, tmp_path / name)
+
+    assert list(copied("sound")) == ["01_a"]
+    assert "7" in (tmp_path / "sound" / "notebooks" / "01_a.ipynb").read_text()
+    for file, content in {
+        tmp_path / "notebooks" / "profiles" / "ci.yaml": "01_a: {DRAWS: 8}\n",
+        notebook: notebook.read_text().replace("print(", "print(1 + "),
+        tmp_path / "conjure_lib" / "sde.py": "x = 1\n",
+    }.items():
+        before = file.read_text() if file.exists() else None
+        file.write_text(content)
+        with pytest.raises(ChapterError, match=r"01_a\.ipynb was executed before something"):
+            copied(f"stale {file.stem}")
+        file.unlink() if before is None else file.write_text(before)
+    assert list(copied("sound again")) == ["01_a"]
+    (out / "01_a.ipynb").write_text((out / "01_a.ipynb").read_text() + " ")
+    with pytest.raises(ChapterError, match="was changed after it was executed"):
+        copied("changed")
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (["notebooks/01_a"], None),
+        ([], "does not list notebooks/01_a, which would be left out"),
+        (["notebooks/01_a", "notebooks/01_a"], "lists notebooks/01_a twice"),
+        (["notebooks/01_a", "book/more"], "lists book/more, and there is no such"),
+    ],
+)
+def test_the_contents_of_the_book_are_checked(
+    tmp_path: Path, listed: list[str], message: str | None
+) -> None:
+    write_notebook(tmp_path / "notebooks" / "01_a.ipynb")
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "introduction.md").write_text("# A book\n")
+    parts = [{"caption": "All", "chapters": [{"file": name} for name in listed]}]
+    toc = {"format": "jb-book", "root": "book/introduction", "parts": parts}
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
+    if message is None:
+        build_book.check_contents(tmp_path)
+    else:
+        with pytest.raises(ChapterError, match=message):
+            build_book.check_contents(tmp_path)
+
+
+# -- promises ------------------------------------------------------------------------------
+
+
+def broken_promises(text: str) -> list[str]:
+    """What is wrong with a page of promises: tests that are not there or skipped, or none named."""
+    wrong = []
+    for entry in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        title, *names = [entry.splitlines()[0], *re.findall(r"`([^`]*\btest_[^`]*)`", entry)]
+        wrong += [] if names else [f"{title}: no test"]
+        for name in names:
+            file, _, test = name.partition("::")
+            path = ROOT / "tests" / file
+            source = path.read_text(encoding="utf-8") if path.is_file() else ""
+            found = [
+                node
+                for node in ast.parse(source).body
+                if isinstance(node, ast.FunctionDef) and node.name == test
+            ]
+            skipped = any("mark.skip(" in ast.unparse(d) for f in found for d in f.decorator_list)
+            wrong += [] if found and not skipped else [f"{title}: there is no {name}"]
+    return wrong
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    page = (ROOT / "book" / "promises.md").read_text(encoding="utf-8")
+    assert page.count("\n## ") > 8
+    assert broken_promises(page) == []
+
+
+@pytest.mark.parametrize(
+    ("kept_by", "wrong"),
+    [
+        ("`test_book.py::test_every_promise_names_tests_that_exist`", 0),
+        ("`test_book.py::test_that_nobody_wrote`", 1),
+        ("`test_nothing.py::test_every_promise_names_tests_that_exist`", 1),
+        ("`test_every_promise_names_tests_that_exist`", 1),
+        ("`test_book.py::small_root`", 1),
+        ("no test at all", 1),
+    ],
+)
+def test_a_promise_without_its_test_is_found(kept_by: str, wrong: int) -> None:
+    assert len(broken_promises(f"# Page\n\n## A promise\n\nKept by {kept_by}.\n")) == wrong
 
 
 # -- what is committed ---------------------------------------------------------------------
