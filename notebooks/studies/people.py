@@ -1,6 +1,4 @@
-"""Make the results of record: data/results/NAME.parquet with the provenance in NAME.json.
-
-    python book/record.py words sts agreement
+"""Do distances agree with people: the records 'words', 'sts' and 'agreement', chapters 5 and 6.
 
 Everything is resumable: the distances are runs in _build/records, and each baseline is kept there
 as soon as it is finished. Texts and human scores are not written, because of their licences; rows
@@ -9,13 +7,9 @@ carry the ids of conjure_lib.benchmarks. The seven sentence sets take hours on t
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,50 +17,38 @@ import pandas as pd
 
 import conjure_lib as cj
 from conjure_lib import baselines, benchmarks, runs
+from studies.records import RESULTS, WORK, Made, Pairs, in_single, kept_table, texts_of
 
-ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / "_build" / "records"
-RESULTS = ROOT / "data" / "results"
 SETS = {"words": benchmarks.WORDS, "sts": benchmarks.STS}
 DRAWS = {"rg65": 10, "simlex999": 5}  # of the small sets; three of the others
 GAUSSIAN = {"rg65": 65, "simlex999": 100, "stsb": 100, "sickr": 100}  # pairs: many images a text
 IMAGES = 8
-Pairs = list[tuple[str, str]]
 
 
-def main() -> None:
-    """Make the named records, or all of them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=[*SETS, "agreement"])
-    names = parser.parse_args().names
-    if unknown := set(names) - {*SETS, "agreement"}:
-        sys.exit(f"there is no record {', '.join(sorted(unknown))}: {', '.join(SETS)}, agreement")
-    process = cj.load()
-    for name in names:
-        table = agreement() if name == "agreement" else scores(process, name)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(RESULTS / f"{name}.parquet", index=False)
-        print(f"{len(table)} rows in {RESULTS / name}.parquet")
+def words() -> Made:
+    """The table 'words'."""
+    return scores("words")
 
 
-def scores(process: cj.GenerativeProcess, name: str) -> pd.DataFrame:
+def sts() -> Made:
+    """The table 'sts'."""
+    return scores("sts")
+
+
+def scores(name: str) -> Made:
     """Distances and baselines of every pair of one group of sets; float32, as they are stored."""
-    parts = []
-    records = {}
+    process, parts, notes = cj.load(), [], {}
     for benchmark in SETS[name]:
         draws = DRAWS.get(benchmark, 3)
         pairs = benchmarks.load_pairs(benchmark)
         run = runs.score(process, pairs, WORK / benchmark, draws=draws)
-        records[benchmark] = run.record
+        notes[benchmark] = run.record
         columns = {"benchmark": benchmark, "id": pairs["id"]}
         for weighting in cj.WEIGHTINGS:
             found = run.distances(weighting, draws=draws)
             columns |= {weighting: found["distance"], f"{weighting}_stderr": found["stderr"]}
         parts.append(pd.DataFrame(columns).merge(others(process, benchmark, pairs), on="id"))
-    table = pd.concat(parts, ignore_index=True)
-    floats = table.select_dtypes("float").columns
-    write_provenance(name, records)
-    return table.astype(dict.fromkeys(floats, "float32"))
+    return {name: in_single(pd.concat(parts, ignore_index=True))}, notes
 
 
 def others(process: cj.GenerativeProcess, benchmark: str, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -92,12 +74,12 @@ def others(process: cj.GenerativeProcess, benchmark: str, pairs: pd.DataFrame) -
     result = pd.DataFrame({"id": pairs["id"], **dict.fromkeys(empty, np.nan)})
     for method, (rows, compute) in methods.items():
         file = WORK / f"{benchmark}-{method}-{process.weights_hash()[:12]}.parquet"
-        if not file.is_file():
-            values = compute(list(zip(rows["text1"], rows["text2"], strict=True)))
-            pd.DataFrame({"id": rows["id"], method: values}).to_parquet(file, index=False)
-        result = result.drop(columns=method, errors="ignore").merge(
-            pd.read_parquet(file), on="id", how="left"
-        )
+
+        def made(method: str = method, rows: pd.DataFrame = rows, compute: Any = compute) -> Any:
+            return pd.DataFrame({"id": rows["id"], method: compute(texts_of(rows))})
+
+        found = kept_table(file, made)
+        result = result.drop(columns=method, errors="ignore").merge(found, on="id", how="left")
     return result
 
 
@@ -106,7 +88,7 @@ def gaussian(process: cj.GenerativeProcess, kind: Any, pairs: Pairs) -> np.ndarr
     return baselines.image_gaussian(process, pairs, divergence=kind, images=IMAGES)
 
 
-def agreement() -> pd.DataFrame:
+def agreements() -> Made:
     """Spearman and Pearson of every column of the records with the human scores."""
     rows = []
     for name, sets in SETS.items():
@@ -124,16 +106,4 @@ def agreement() -> pd.DataFrame:
                 values = sign * part.loc[known, method].to_numpy()
                 for row in benchmarks.agreement(pairs[known], values) if known.any() else ():
                     rows.append({"table": name, "benchmark": benchmark, "method": method, **row})
-    write_provenance("agreement", {"computed": "from the records beside it"})
-    return pd.DataFrame(rows)
-
-
-def write_provenance(name: str, record: Mapping[str, object]) -> None:
-    """``record`` as data/results/NAME.json."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, default=str)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    return {"agreement": pd.DataFrame(rows)}, {"computed": "from the records beside it"}
