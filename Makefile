@@ -11,6 +11,7 @@
 #   make html    the book from chapters that are executed already
 #   make browse  open every page of the built book in a browser, and check it
 #   make bench   measure speed and scale, for chapter 14 (twenty minutes on two quiet cores)
+#   make records make the results of record, all that are missing or NAME="words sts" (days in all)
 #   make train   make, or go on making, the embedded model (hours)
 #   make clean   remove what was built, keep the environment
 #
@@ -22,7 +23,7 @@ PROFILE ?= book
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup book test lint execute html browse bench train clean
+.PHONY: help setup book test lint execute html browse bench records train clean
 .DEFAULT_GOAL := help
 
 help:
@@ -58,7 +59,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python bench/bench.py --again
+	PYTHONPATH=book $(BIN)/python bench/bench.py --again
+
+records: $(READY)
+	cd notebooks && ../$(BIN)/python -m studies.records $(NAME)
 
 train: $(READY)
 	$(BIN)/python -m training

@@ -47,7 +47,7 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 WATCHED = ("conjure_lib", "training", "data", "requirements.txt")
-IMPORTED = re.compile(r"^\s*(?:from|import)\s+(\w+)", re.MULTILINE)
+IMPORTED = re.compile(r"^\s*(?:from ([\w.]+) )?import ([\w., ]+|\([\w\s,]+\))", re.MULTILINE)
 GIB_EACH = 4  # memory that is allowed for a chapter when several run at a time
 THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "RAYON")  # libraries that start a thread a core
 COST = ("seconds", "peak_mib", "cores", "jobs")
@@ -205,13 +205,20 @@ def datasets(folder: str) -> str:
     return contents([Path(folder)]) if folder else "-"
 
 
-def scripts(notebook: Path, folder: Path = ROOT / "book") -> list[Path]:
-    """The scripts of ``folder`` that a chapter imports, and those that they import in turn."""
+def modules(source: str) -> Iterable[str]:
+    """Every name that ``source`` may import a module under: of a.b import c both a.b and a.b.c."""
+    for package, names in IMPORTED.findall(source):
+        for name in re.findall(r"[\w.]+", re.sub(r"\bas \w+", "", names)):
+            yield from [package, f"{package}.{name}"] if package else [name]
+
+
+def scripts(notebook: Path, folder: Path = ROOT / "notebooks") -> list[Path]:
+    """The modules of ``folder`` that a chapter imports, and those that they import in turn."""
     cells = read_notebook(notebook).cells
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
     found: set[Path] = set()
     while sources:
-        named = {folder / f"{name}.py" for name in IMPORTED.findall(sources.pop())}
+        named = {folder / f"{name.replace('.', '/')}.py" for name in modules(sources.pop())}
         new = {path for path in named - found if path.is_file()}
         sources += [path.read_text(encoding="utf-8") for path in new]
         found |= new

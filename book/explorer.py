@@ -1,14 +1,11 @@
 """The explorer of recorded results: two figures, their numbers, and what their texts conjure.
 
-    python book/explorer.py    # make the record of the matrix, resumable: 76,000 noise predictions
-
 The figures are pictures that can be read alone. Beside them lie the same numbers and the place of
 each in its picture, from which web/src/explorer.js tells what is under the pointer.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -17,31 +14,26 @@ import sys
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from execute import ROOT, declared_parameters, fingerprint
+from execute import ROOT, fingerprint
 from live import BUILT, NODE, WEIGHTS, refresh
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from record import RESULTS, WORK, write_provenance
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, plots, runs
+from conjure_lib import benchmarks, plots, runs
 from conjure_lib.adapters import CutWarning
 
-NOTEBOOKS = ROOT / "notebooks"
-GROUPS = (
-    "MAMMALS", "BIRDS", "SEA_ANIMALS", "BUGS", "FRUIT", "VEGETABLES", "MEALS", "VEHICLES",
-    "CLOTHES", "INSTRUMENTS",
-)  # fmt: skip
+RESULTS = ROOT / "data" / "results"
+MATRIX, SCATTER = "sde", "noise"  # the weightings of the figures: those that chapters 8 and 5 show
 # Sentences whose licences let them be passed on, and how many pairs of them are shown: captions of
 # pictures (CC BY-SA) and corrected machine translations (CC BY 4.0).
 QUOTED = {("sts14", "images"): 30, ("sts15", "images"): 30, ("sts16", "postediting"): 15}
@@ -60,38 +52,6 @@ SCRIPTS = """\
 WITHOUT = "This copy of the book was built without Node.js, and the figures are pictures alone."
 COLUMNS = 16  # pictures in a row of their sheet
 ENCODER = "text_encoder_last"
-
-
-# -- the record of the matrix ----------------------------------------------------------------
-
-
-def word_groups(count: int | None = None) -> dict[str, list[str]]:
-    """Names and words of the groups of chapter 8; the first ``count`` words of each."""
-    declared = declared_parameters(NOTEBOOKS / "08_distance_matrices.ipynb")
-    return {name.replace("_", " ").lower(): declared[name].split(", ")[:count] for name in GROUPS}
-
-
-def record_matrix(count: int | None) -> None:
-    """Make data/results/matrix: all pairs of the words of chapter 8, with its settings."""
-    groups = word_groups(count)
-    words = [word for members in groups.values() for word in members]
-    texts = pd.DataFrame(combinations(words, 2), columns=["text1", "text2"])
-    pairs = runs.arranged(texts.assign(id=texts["text1"] + " / " + texts["text2"]), 256)
-    process, declared = cj.load(), declared_parameters(NOTEBOOKS / "08_distance_matrices.ipynb")
-    how = {name.lower(): declared[name] for name in ("STEPS", "DRAWS", "SEED")}
-    run = runs.score(process, pairs, WORK / f"matrix-{len(words)}", block=256, **how)
-    found = {"text1": run.pairs["text1"], "text2": run.pairs["text2"]}
-    for weighting in cj.WEIGHTINGS:
-        one = run.distances(weighting, draws=how["draws"])
-        found |= {weighting: one["distance"], f"{weighting}_stderr": one["stderr"]}
-    both = list(zip(run.pairs["text1"], run.pairs["text2"], strict=True))
-    found[ENCODER] = baselines.text_encoder_cosine(process, both)
-    table = pd.DataFrame(found)
-    floats = table.select_dtypes("float").columns
-    file = RESULTS / "matrix.parquet"
-    table.astype(dict.fromkeys(floats, "float32")).to_parquet(file, index=False)
-    write_provenance("matrix", {"groups": groups} | run.record)
-    print(f"{len(table)} rows in {file.relative_to(ROOT)}")
 
 
 # -- what both figures share -----------------------------------------------------------------
@@ -113,7 +73,7 @@ SCORES = [
     *(f"distance, {w}" + (" (nats)" if w == "sde" else "") for w in cj.WEIGHTINGS),
     "text encoder's cosine",
 ]
-SCATTER = """\
+SCATTER_PAGE = """\
 ```{figure} images/explorer-scatter.png
 :name: fig-explorer-scatter
 :alt: Scatter of people's ratings against distances, grey points with some coloured ones among them
@@ -189,7 +149,7 @@ def write_part(
 def draw_matrix(folder: Path) -> None:
     """Half of the distance matrix of chapter 8, its words in the order of their clusters."""
     table, record = runs.results_of_record("matrix")
-    weighting = declared_parameters(NOTEBOOKS / "08_distance_matrices.ipynb")["WEIGHTING"]
+    weighting = MATRIX
     groups = {word: i for i, members in enumerate(record["groups"].values()) for word in members}
     at = {word: i for i, word in enumerate(groups)}
     whole = np.zeros((len(at), len(at)))
@@ -207,7 +167,8 @@ def draw_matrix(folder: Path) -> None:
     axis = figure.add_axes((0.13, 0.125, 0.865, 0.865))
     limits = dict(zip(("vmin", "vmax"), np.quantile(table[weighting], [0.02, 0.98]), strict=True))
     image = axis.imshow(shown, cmap=plots.SEQUENTIAL, interpolation="nearest", **limits)
-    colours = [sns.color_palette("colorblind", len(GROUPS))[groups[word]] for word in words]
+    palette = sns.color_palette("colorblind", len(record["groups"]))
+    colours = [palette[groups[word]] for word in words]
     label_words(axis, words, colours)
     colour_legend(figure, axis, image, record["groups"], weighting)
     pairs = table.assign(
@@ -267,7 +228,7 @@ def rated_pairs() -> pd.DataFrame:
 
 def draw_scatter(folder: Path, table: pd.DataFrame) -> None:
     """Ratings against distances of all pairs; those that may be quoted can be explored."""
-    weighting = declared_parameters(NOTEBOOKS / "05_sts.ipynb")["WEIGHTING"]
+    weighting = SCATTER
     parts = [
         runs.stratified(table[(table["benchmark"] == name) & (table["subset"] == subset)], count)
         for (name, subset), count in QUOTED.items()
@@ -308,7 +269,7 @@ def draw(folder: Path) -> None:
     print("drawing the explorer", flush=True)
     plots.use_style()
     draw_matrix(folder)
-    figure = SCATTER
+    figure = SCATTER_PAGE
     try:
         draw_scatter(folder, rated_pairs())
     except FileNotFoundError as error:
@@ -326,7 +287,6 @@ def files() -> Path:
     data.append(str(Path.home() / ".cache" / "conjure_lib"))
     sources = [ROOT / "conjure_lib", WEIGHTS, Path(__file__), *RESULTS.glob("matrix.*")]
     sources += [RESULTS / "sts.parquet", *(Path(one) / "sts" for one in data if one)]
-    sources += [NOTEBOOKS / f"{name}.ipynb" for name in ("05_sts", "08_distance_matrices")]
     return refresh(BUILT / "explorer", sources, draw)
 
 
@@ -344,9 +304,3 @@ def publish(html: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for sheet in files().glob("*.webp"):
         shutil.copy(sheet, place)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Make the record of the distance matrix.")
-    parser.add_argument("--words", type=int, help="of each group; all by default")
-    record_matrix(parser.parse_args().words)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ablations
 import numpy as np
 import pytest
+
+from studies import ablations
 
 
 @pytest.fixture

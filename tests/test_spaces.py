@@ -5,17 +5,16 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
-import comparison
 import numpy as np
 import pandas as pd
 import pytest
-import spaces
 import torch
 from scipy.spatial.distance import squareform
 from scipy.stats import kstest, spearmanr
 from sklearn.metrics import roc_auc_score
 
 import conjure_lib as cj
+from studies import comparison, spaces
 
 FEW = ["boy", "lad", "coast", "smile"]
 PAIRS = list(combinations(FEW, 2))

@@ -1,6 +1,6 @@
 """Spaces over the same words: their matrices, how alike they are, how far people agree with them.
 
-Chapter 09 and its record use these; a table of spaces has the columns that book/spaces.py writes.
+Chapter 09 and its record use these; a table of spaces has the columns that `spaces` writes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from ablations import compared
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
+
+from studies.ablations import compared
 
 BASE = "ddim"  # the space that agreement with people is compared with
 MEASURED = ("spearman", "low", "high", "difference", "difference_low", "difference_high")

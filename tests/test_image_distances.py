@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import distances
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +15,7 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib import baselines
 from conjure_lib.distributions import METHODS, energy, sample_distances
+from studies import image_distances as distances
 
 SHAPE = (2, 3, 3)
 TEXTS = ["a", "ab", "abcd", "b"]

@@ -1,15 +1,13 @@
 """Does grounding in images help a sentence encoder, real or conjured ones? The record 'grounding'.
 
-    python book/grounding.py
-
-Many small trainings by conjure_lib.grounding, on what book/grounding_data.py gives; each is kept in
+Many small trainings by conjure_lib.grounding, on what `data` gives; each is kept in
 _build/grounding as soon as it is finished, and resumed from its checkpoint where it was cut off.
 Chapter 13 runs the same functions on less, and explains them. CONJURE_DATA must name the human
 judgements: the development set of STS-B chooses checkpoints, the test sets test.
 
 The setting of the paper, on a GPU, by the same code (for COCO: captions_train2014.json):
 
-    python book/grounding.py --encoder bert-base-uncased --texts wiki1m_for_simcse.txt \\
+    python -m studies.mcse.study --encoder bert-base-uncased --texts wiki1m_for_simcse.txt \\
         --captions results_20130124.token --photos flickr30k-images --names train.txt
 """
 
@@ -23,38 +21,39 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from ablations import correlations
-from grounding_data import RESNET, SHUFFLED, emoji_data, photo_data
-from grounding_runs import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full
-from grounding_student import distillation
-from record import RESULTS, ROOT, write_provenance
 from scipy import stats
 
 import conjure_lib as cj
 from conjure_lib import benchmarks, runs
 from conjure_lib.loading import EMBEDDED
+from studies.ablations import correlations
+from studies.mcse.data import RESNET, SHUFFLED, emoji_data, photo_data
+from studies.mcse.student import distillation
+from studies.mcse.trainings import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full
+from studies.records import ROOT, Made
 
 WORK = ROOT / "_build" / "grounding"
 
 
+def record() -> Made:
+    """The table 'grounding'."""
+    plan, process = Plan(), cj.load()
+    table, notes = make(plan, process, WORK / plan.key(process.weights_hash()))
+    return {"grounding": table}, notes
+
+
 def main() -> None:
-    """Make the record, or the table of the full setting where captions are given."""
+    """Make the table of the full setting."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--encoder", default=EMBEDDED, help="such as bert-base-uncased")
-    parser.add_argument("--captions", type=Path, help="Flickr30k's .token, or COCO's .json")
+    captions = "Flickr30k's .token, or COCO's .json"
+    parser.add_argument("--captions", type=Path, required=True, help=captions)
     parser.add_argument("--photos", type=Path, help="the folder of the photographs")
     parser.add_argument("--names", type=Path, help="which photographs, one a line; default all")
     parser.add_argument("--features", default=RESNET, help="the model of the image vectors")
     parser.add_argument("--texts", type=Path, help="one a line; without, λ 0.05 on the pairs only")
     parser.add_argument("--seeds", type=int, default=Plan.seeds)
     given = parser.parse_args()
-    if not given.captions:
-        plan, process = Plan(seeds=given.seeds), cj.load()
-        table, notes = make(plan, process, WORK / plan.key(process.weights_hash()))
-        write_provenance("grounding", notes)
-        table.to_parquet(RESULTS / "grounding.parquet", index=False)
-        print(f"{len(table)} rows in {RESULTS / 'grounding.parquet'}")
-        return
     plan = full(given.encoder, given.seeds, texts=given.texts is not None)
     files = f"{given.texts} {given.captions} {given.names} {given.features}"
     folder = WORK / f"{Path(given.encoder).name}-{plan.key(files)}"

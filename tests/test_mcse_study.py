@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grounding
-import grounding_data as data_of
-import grounding_runs as study
-import grounding_student as distilled
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +19,10 @@ from transformers import BertConfig, BertModel, ConvNextImageProcessor, ResNetCo
 import conjure_lib as cj
 from conjure_lib import benchmarks
 from conjure_lib.grounding import Batches, Corpus, alignment, load_encoder, uniformity
+from studies.mcse import data as data_of
+from studies.mcse import student as distilled
+from studies.mcse import study as grounding
+from studies.mcse import trainings as study
 from training.pictures import load_sample
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,8 +1,5 @@
 """Whose is the meaning, the text encoder's or the pictures': the records 'probes' and 'encoders'.
 
-    python book/encoders.py                    # train the arms, then make both records
-    python book/encoders.py probes encoders    # the records alone, of the arms that are trained
-
 The arms are U-Nets of the recipe in training/, from the same random weights, on the same pictures
 in the same order, for as many steps; they differ in who reads the captions. Everything is
 resumable, in _build/encoders. On one CPU core an arm takes about half an hour.
@@ -10,12 +7,10 @@ resumable, in _build/encoders. On one CPU core an arm takes about half an hour.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +19,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import record
 import torch
-from probes import (
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+import conjure_lib as cj
+from conjure_lib import baselines, benchmarks, runs
+from studies import records
+from studies.probes import (
     POOLINGS,
     PROBES,
     by_similarity,
@@ -36,52 +37,48 @@ from probes import (
     score_probes,
     texts_of,
 )
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import AutoTokenizer
-
-import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
-
-sys.path.insert(0, str(record.ROOT))  # the recipe is no part of the package
-
+from studies.records import ROOT, Made
 from training import text_encoder, unet
 from training.loop import save_atomically
 from training.pictures import Emoji, Picture, load_emoji
 from training.sources import ANNOTATIONS, FONT, TEACHER, WORDNET, fetch
 
-MODEL = record.ROOT / "data" / "emoji-diffusion"
-TRAINING = record.ROOT / "_training"  # the recipe's own caches: read where they are there
-WORK = record.ROOT / "_build" / "encoders"
+MODEL = ROOT / "data" / "emoji-diffusion"
+TRAINING = ROOT / "_training"  # the recipe's own caches: read where they are there
+WORK = ROOT / "_build" / "encoders"
 ARMS = {
     "distilled": "reads with the shipped text encoder, frozen",
     "scratch": "learns to read from the captions, together with the U-Net",
     "plain": "as scratch, from captions without the words that the teacher put beside the emoji",
 }
+RECORDED = ("distilled", "scratch")  # "plain" where it has been trained too
 STEPS, BATCH, PICTURES = 3000, 32, 24_000
 RATE = 1e-3
 DRAWS = {"probes": 3, "rg65": 5, "simlex999": 2}
 
 
-def main() -> None:
-    """Train what is not trained yet, and write the records."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=["train", "probes", "encoders"])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--steps", type=int, default=STEPS)
-    options = parser.parse_args()
-    if unknown := set(options.names) - {"train", "probes", "encoders"}:
-        parser.error(f"there is no {', '.join(sorted(unknown))}: train, probes, encoders")
-    if "train" in options.names:
+def probe_record() -> Made:
+    """The table 'probes', of the arms that are trained for it if need be."""
+    train()
+    table, notes = of_probes(WORK, STEPS)
+    return {"probes": table}, notes
+
+
+def agreement_record() -> Made:
+    """The table 'encoders', likewise."""
+    train()
+    table, notes = agreement(WORK, STEPS)
+    return {"encoders": table}, notes
+
+
+def train(arms: Sequence[str] = RECORDED, steps: int = STEPS) -> None:
+    """Train those arms that are not trained yet."""
+    folders = {name: WORK / f"{name}-{steps}" for name in arms}
+    missing = [n for n, f in folders.items() if not (f / "weights.safetensors").is_file()]
+    if missing:
         seen = recipe(TRAINING, WORK)
-        for name in options.arms:
-            train_arm(name, *seen, folder=WORK / f"{name}-{options.steps}", steps=options.steps)
-    makers = {"probes": probe_record, "encoders": agreement}
-    for name in (n for n in makers if n in options.names):
-        table, notes = makers[name](WORK, options.steps)
-        record.write_provenance(name, notes)
-        table.to_parquet(record.RESULTS / f"{name}.parquet", index=False)
-        print(f"{len(table)} rows in {record.RESULTS / name}.parquet")
+        for name in missing:
+            train_arm(name, *seen, folder=folders[name], steps=steps)
 
 
 # -- the arms ---------------------------------------------------------------------------------
@@ -217,7 +214,7 @@ def curves(work: Path, steps: int) -> dict[str, Any]:
 # -- the probes -------------------------------------------------------------------------------
 
 
-def probe_record(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+def of_probes(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table 'probes', and where it is from: every probe under every method of every model."""
     table, parts = load_probes(), []
     notes: dict[str, Any] = {"probes_sha256": hashlib.sha256(PROBES.read_bytes()).hexdigest()}
@@ -258,7 +255,7 @@ def agreement(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
         for name, process in loaded.items():
             folder = work / f"{benchmark}-{name}-{process.weights_hash()[:12]}"
             if name == "shipped":  # scored already, where the record 'words' was made
-                folder = record.WORK / benchmark
+                folder = records.WORK / benchmark
             found, run = similarities(process, pairs, folder, DRAWS[benchmark])
             notes["runs"][f"{name} {benchmark}"] = run.record
             values |= {(name, method): similarity for method, similarity in found.items()}
@@ -274,7 +271,7 @@ def similarities(
     found: dict[str, np.ndarray] = {}
     for weighting in cj.WEIGHTINGS:
         found[weighting] = -run.by_draw(weighting)[:, :draws].mean(axis=1)
-    texts = list(zip(pairs["text1"], pairs["text2"], strict=True))
+    texts = records.texts_of(pairs)
     for method, pooling in POOLINGS.items():
         found[method] = baselines.text_encoder_cosine(process, texts, pooling=pooling)
     return found, run
@@ -317,7 +314,3 @@ def compared(
                 row |= {"difference_low": less.low, "difference_high": less.high}
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The probes of data/probes: which candidate is nearer to the anchor, by any method, and how often.
 
-Chapter 11 and the record 'probes' (book/encoders.py) share this file.
+Chapter 11 and the record 'probes' (studies.arms) share this file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from scipy.stats import norm
 
 import conjure_lib as cj
 from conjure_lib import baselines, runs
+from studies import records
+from studies.records import ROOT
 
-PROBES = Path(__file__).resolve().parent.parent / "data" / "probes" / "probes.csv"
+PROBES = ROOT / "data" / "probes" / "probes.csv"
 POOLINGS: dict[str, Any] = {"text_encoder_last": "last", "text_encoder_mean": "mean"}
 Z = float(norm.ppf(0.975))  # of a 95 % interval
 Pairs = Sequence[tuple[str, str]]
@@ -40,8 +42,7 @@ def probe_pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 def texts_of(table: pd.DataFrame) -> list[tuple[str, str]]:
     """The texts of :func:`probe_pairs`, (2P,)."""
-    pairs = probe_pairs(table)
-    return list(zip(pairs["text1"], pairs["text2"], strict=True))
+    return records.texts_of(probe_pairs(table))
 
 
 def word_overlap(pairs: Pairs) -> np.ndarray:

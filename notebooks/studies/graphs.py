@@ -1,8 +1,5 @@
 """What neighbourhood graphs say of meaning: the studies of chapter 12, and the records 'nngs_…'.
 
-    python book/nngs.py            # nngs_images, nngs_templates, nngs_scale
-    python book/nngs.py scale      # one of them
-
 Resumable: the templates that are done are kept in _build/nngs. Images and templates take about
 200,000 noise predictions, a quarter of an hour on a free core, and the scale some ten minutes more.
 The pictures are drawn anew from the sources of the recipe (training/sources.py), which are fetched
@@ -11,9 +8,7 @@ if need be.
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,12 +23,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from record import RESULTS, ROOT, write_provenance
-from zero_shot import CLASSES, TEMPLATES, TIMES, VIEWS, class_means, emoji_of, judge_all
 
 import conjure_lib as cj
 from conjure_lib import benchmarks, runs
 from conjure_lib.neighbors import cka, neighbors, nngs
+from studies.records import ROOT, Made
+from studies.zero_shot import CLASSES, TEMPLATES, TIMES, VIEWS, class_means, emoji_of, judge_all
 
 WORK = ROOT / "_build" / "nngs"
 
@@ -41,35 +36,38 @@ Vectors = Callable[[Sequence[str]], np.ndarray]
 """Words to their vectors, (n, width); KeyError names a word that has none."""
 
 
-def main() -> None:
-    """Make the named records, or all of them."""
-    makers = {"images": image_record, "templates": template_record, "scale": scale_record}
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(makers))
-    names = parser.parse_args().names
-    if unknown := set(names) - set(makers):
-        sys.exit(f"there is no record {', '.join(sorted(unknown))}: {', '.join(makers)}")
-    process = cj.load()
-    for name in names:
-        before, began = process.evaluations, time.perf_counter()
-        table, notes = makers[name](process)
-        spent = process.evaluations - before
-        notes |= {"unet_evaluations": spent, "seconds": time.perf_counter() - began}
-        notes |= {"provenance": runs.provenance(process) | {"weights": process.weights_hash()}}
-        write_provenance(f"nngs_{name}", notes)
-        table.to_parquet(RESULTS / f"nngs_{name}.parquet", index=False)
-        print(f"{len(table)} rows in {RESULTS / f'nngs_{name}.parquet'}")
-
-
-def image_record(process: cj.GenerativeProcess) -> tuple[pd.DataFrame, dict[str, Any]]:
+def image_record() -> Made:
     """Means of the pictures of each of CLASSES, see `class_means`."""
-    return class_means(process, emoji_of(CLASSES, everything=True)), {"views": VIEWS}
+    process = cj.load()
+    began = time.perf_counter()
+    table = class_means(process, emoji_of(CLASSES, everything=True))
+    return {"nngs_images": table}, {"views": VIEWS} | _spent(process, began)
 
 
-def template_record(process: cj.GenerativeProcess) -> tuple[pd.DataFrame, dict[str, Any]]:
+def template_record() -> Made:
     """One row per template and class, see `judge_all`."""
+    process = cj.load()
+    began = time.perf_counter()
     table = judge_all(process, emoji_of(CLASSES, everything=True), TEMPLATES, WORK)
-    return table, {"times": TIMES, "seed": 0}
+    return {"nngs_templates": table}, {"times": TIMES, "seed": 0} | _spent(process, began)
+
+
+def scale_record() -> Made:
+    """One row per number of items: what the blocked search costs, each in a process of its own."""
+    began, rows = time.perf_counter(), []
+    tried = [("torch", n) for n in SIZES] + [("faiss", n) for n in SIZES[:2] if find_spec("faiss")]
+    for search, n in tried:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            rows.append(pool.submit(search_cost, search, n).result())
+        print(rows[-1], flush=True)
+    return {"nngs_scale": pd.DataFrame(rows)}, {"cores": os.cpu_count()} | _spent(cj.load(), began)
+
+
+def _spent(process: cj.GenerativeProcess, began: float) -> dict[str, Any]:
+    """What a record took since ``began``, with a process that was loaded for it."""
+    made = runs.provenance(process) | {"weights": process.weights_hash()}
+    seconds = time.perf_counter() - began
+    return {"unet_evaluations": process.evaluations, "seconds": seconds, "provenance": made}
 
 
 # -- toy studies ------------------------------------------------------------------------------
@@ -246,7 +244,7 @@ def conjured(
 ) -> pd.DataFrame:
     """Distances of all pairs of the words under every weighting, like a space of the record.
 
-    Columns space, weighting, text1, text2, distance; the settings are those of book/spaces.py.
+    Columns space, weighting, text1, text2, distance; the settings are those of studies.spaces.
     """
     pairs = list(combinations(words, 2))
     terms, t = cj.pair_terms(process, pairs, steps=steps, draws=draws, seed=seed)
@@ -295,17 +293,6 @@ SIZES = (12_500, 25_000, 50_000, 100_000)
 WIDTH, NEAREST, BLOCK = 384, 10, 2048
 
 
-def scale_record(process: cj.GenerativeProcess) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One row per number of items: what the blocked search costs, each in a process of its own."""
-    tried = [("torch", n) for n in SIZES] + [("faiss", n) for n in SIZES[:2] if find_spec("faiss")]
-    rows = []
-    for search, n in tried:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            rows.append(pool.submit(search_cost, search, n).result())
-        print(rows[-1], flush=True)
-    return pd.DataFrame(rows), {"cores": os.cpu_count()}
-
-
 def search_cost(
     search: Any, n: int, width: int = WIDTH, k: int = NEAREST, block: int = BLOCK
 ) -> dict[str, Any]:
@@ -343,7 +330,3 @@ class Growth:
     def __exit__(self, *_: object) -> None:
         self.running = False
         self.watcher.join()
-
-
-if __name__ == "__main__":
-    main()

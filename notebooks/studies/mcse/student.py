@@ -1,4 +1,4 @@
-"""The conjured distance, distilled into a text encoder: part of the record of book/grounding.py."""
+"""The conjured distance, distilled into a text encoder: part of the record of `study`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from grounding_data import EVERY, WEIGHTING, Data
-from grounding_runs import (
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import conjure_lib as cj
+from conjure_lib import baselines, benchmarks, runs
+from conjure_lib.grounding import (
+    Batches,
+    Corpus,
+    embed,
+    load_encoder,
+    train,
+)
+from studies.mcse.data import EVERY, WEIGHTING, Data
+from studies.mcse.trainings import (
     SIMCSE,
     Plan,
     chosen_weight,
@@ -24,18 +36,6 @@ from grounding_runs import (
     save_weights,
     settings,
     spearman,
-)
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
-import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
-from conjure_lib.grounding import (
-    Batches,
-    Corpus,
-    embed,
-    load_encoder,
-    train,
 )
 
 

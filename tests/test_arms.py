@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import encoders
 import numpy as np
 import pandas as pd
-import probes
 import pytest
 import torch
 from scipy.stats import binomtest
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 import conjure_lib as cj
 from conjure_lib import runs
+from studies import arms, probes
 from training import unet
 from training.pictures import load_sample
 
@@ -26,8 +25,8 @@ PICTURES = unet.HELD_OUT + 8
 @pytest.fixture(scope="module")
 def seen() -> tuple[Any, ...]:
     """Emoji with a near word each, pictures, and latents of no picture."""
-    emoji = load_sample(encoders.MODEL.parent / "emoji-sample")
-    emoji = [encoders.replace(one, near=("thing",)) for one in emoji]
+    emoji = load_sample(arms.MODEL.parent / "emoji-sample")
+    emoji = [arms.replace(one, near=("thing",)) for one in emoji]
     latents = torch.randn(PICTURES, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return emoji, unet.picture_set(PICTURES, len(emoji)), latents
 
@@ -46,7 +45,7 @@ def prepare(
         monkeypatch.setattr(
             unet, "train", lambda model, loss, *_, **__: given.extend((model, loss))
         )
-        encoders.train_arm(name, *seen, folder=tmp_path / name, steps=1, batch=4)
+        arms.train_arm(name, *seen, folder=tmp_path / name, steps=1, batch=4)
         given[0].requires_grad_(True)
         return given[0], given[1]
 
@@ -63,7 +62,7 @@ def seeded() -> torch.Generator:
 def test_arms_start_alike_and_see_the_same(prepare: Callable[[str], Caught]) -> None:
     distilled, its_loss = prepare("distilled")
     scratch, loss = prepare("scratch")
-    assert isinstance(scratch, encoders.Joint)
+    assert isinstance(scratch, arms.Joint)
     for name, weight in distilled.state_dict().items():
         assert torch.equal(weight, scratch.unet.state_dict()[name]), name
     assert not torch.equal(loss(0, seeded()), its_loss(0, seeded()))
@@ -103,17 +102,17 @@ def test_a_finished_arm_is_what_was_trained(
     seen: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unet, "HELD_OUT", 4)
-    shipped, untrained = cj.load(device="cpu"), encoders.untrained()
+    shipped, untrained = cj.load(device="cpu"), arms.untrained()
     found = {}
     for name in ("distilled", "scratch"):
         folder = tmp_path / f"{name}-2"
-        encoders.train_arm(name, *seen, folder=folder, steps=2, batch=2)
+        arms.train_arm(name, *seen, folder=folder, steps=2, batch=2)
         before = (folder / "weights.safetensors").stat().st_mtime_ns
-        encoders.train_arm(name, *seen, folder=folder, steps=2, batch=2)  # nothing is left to do
+        arms.train_arm(name, *seen, folder=folder, steps=2, batch=2)  # nothing is left to do
         assert (folder / "weights.safetensors").stat().st_mtime_ns == before
-        found[name] = encoders.load_arm(folder, name)
-    assert [n for n, _ in encoders.models(tmp_path, 2)] == ["shipped", "untrained", *found]
-    assert encoders.curves(tmp_path, 2)["scratch"]["curve"][-1]["step"] == 2
+        found[name] = arms.load_arm(folder, name)
+    assert [n for n, _ in arms.models(tmp_path, 2)] == ["shipped", "untrained", *found]
+    assert arms.curves(tmp_path, 2)["scratch"]["curve"][-1]["step"] == 2
     readers = {n: p.encode(["a dog"]) for n, p in {**found, "shipped": shipped}.items()}
     assert torch.equal(readers["distilled"], readers["shipped"])
     assert not torch.allclose(readers["scratch"], readers["shipped"])
@@ -205,12 +204,12 @@ def test_differences_are_to_the_distilled_arm() -> None:
     rng = np.random.default_rng(0)
     pairs = pd.DataFrame({"text1": ["cat", "idea"] * 10, "text2": "dog", "pos": ["N", "V"] * 10})
     pairs["score"] = rng.normal(size=20)
-    groups = encoders.groups_of(pairs, {"cat", "dog"})
+    groups = arms.groups_of(pairs, {"cat", "dog"})
     assert groups["named"].tolist() == groups["N"].tolist() == list(range(0, 20, 2))
     assert groups["not named"].tolist() == list(range(1, 20, 2))
     human = pairs["score"].to_numpy()
     values = {("distilled", "sde"): human, ("scratch", "sde"): -human, ("", "minilm"): human}
-    found = encoders.compared(pairs, values, groups, resamples=50).set_index(["model", "group"])
+    found = arms.compared(pairs, values, groups, resamples=50).set_index(["model", "group"])
     assert found.loc[("scratch", ""), "spearman"] == pytest.approx(-1)
     assert found.loc[("scratch", "V"), "difference"] == pytest.approx(-2)
     assert found.loc[("distilled", "V"), "difference"] == 0
@@ -224,7 +223,7 @@ def test_similarities_are_minus_the_distances_of_the_first_draws(
     pairs = pd.DataFrame({"id": ["a", "b"], "text1": ["cat", "sun"], "text2": ["dog", "moon"]})
     options: dict[str, Any] = {"steps": 2, "report": lambda _: None}
     runs.score(process, pairs, tmp_path / "run", draws=2, **options)
-    found, _ = encoders.similarities(process, pairs, tmp_path / "run", 1, **options)
+    found, _ = arms.similarities(process, pairs, tmp_path / "run", 1, **options)
     near = cj.distance(process, "cat", "dog", draws=1, steps=2)
     assert found["sde"][0] == pytest.approx(-near.value, rel=1e-5)
     assert set(found) == {*cj.WEIGHTINGS, *probes.POOLINGS}
@@ -237,10 +236,10 @@ def test_the_record_of_the_probes_names_every_model_and_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = probes.load_probes().iloc[[0, 100]]
-    monkeypatch.setattr(encoders, "load_probes", lambda: table)
-    monkeypatch.setitem(encoders.DRAWS, "probes", 1)
+    monkeypatch.setattr(arms, "load_probes", lambda: table)
+    monkeypatch.setitem(arms.DRAWS, "probes", 1)
     monkeypatch.delenv("CONJURE_MINILM", raising=False)
-    found, notes = encoders.probe_record(tmp_path, 2)
+    found, notes = arms.of_probes(tmp_path, 2)
     assert "arm scratch is not trained" in capsys.readouterr().out
     scored = {*cj.WEIGHTINGS}
     methods = {m: set(part) for m, part in found.groupby("model")["method"]}
@@ -252,7 +251,7 @@ def test_the_record_of_the_probes_names_every_model_and_method(
     assert len(found) == 2 * sum(map(len, methods.values()))
     hashes = {run["settings"]["weights"] for run in notes["runs"].values()}
     assert len(hashes) == 2
-    again, _ = encoders.probe_record(tmp_path, 2)  # from the runs that are there
+    again, _ = arms.of_probes(tmp_path, 2)  # from the runs that are there
     pd.testing.assert_frame_equal(found, again)
 
 
@@ -265,14 +264,14 @@ def test_the_record_of_agreement_shares_the_runs_of_the_words(
             "score": [2.0, 1.0, 3.0], "pos": "N",
         }
     )  # fmt: skip
-    monkeypatch.setattr(encoders.benchmarks, "load_pairs", lambda name: pairs)
-    monkeypatch.setattr(encoders, "named_emoji", lambda *_: (tmp_path, seen[0]))
+    monkeypatch.setattr(arms.benchmarks, "load_pairs", lambda name: pairs)
+    monkeypatch.setattr(arms, "named_emoji", lambda *_: (tmp_path, seen[0]))
     monkeypatch.setattr(
-        encoders, "groups_of", lambda pairs, named: {"": np.arange(3), "named": np.arange(3)}
+        arms, "groups_of", lambda pairs, named: {"": np.arange(3), "named": np.arange(3)}
     )
-    monkeypatch.setattr(encoders.record, "WORK", tmp_path / "records")
-    monkeypatch.setattr(encoders, "DRAWS", {"rg65": 1, "simlex999": 1})
-    found, notes = encoders.agreement(tmp_path / "work", 2)
+    monkeypatch.setattr(arms.records, "WORK", tmp_path / "records")
+    monkeypatch.setattr(arms, "DRAWS", {"rg65": 1, "simlex999": 1})
+    found, notes = arms.agreement(tmp_path / "work", 2)
     assert sorted(f.name for f in (tmp_path / "records").iterdir()) == ["rg65", "simlex999"]
     assert notes["arms"] == {}
     assert set(found["model"]) == {"shipped", "untrained"} and len(found) == 2 * 2 * 5 * 2

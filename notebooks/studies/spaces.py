@@ -1,10 +1,8 @@
 """One model, many spaces of meaning: the record 'spaces'.
 
-    python book/spaces.py
-
 All pairs of the same words, under one set of weights: other samplers, steps and guidance, other
 conditioning, states from elsewhere, and controls. Chapter 09 explains them. Runs are kept,
-resumable, in _build/spaces; the table goes to data/results. About 470,000 noise predictions: half
+resumable, in _build/spaces. About 470,000 noise predictions: half
 an hour on a free core.
 """
 
@@ -20,14 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from comparison import BASE, agreement
-from record import RESULTS, ROOT, write_provenance
 from torch import Tensor
 
 import conjure_lib as cj
 from conjure_lib import baselines, benchmarks, runs
 from conjure_lib.process import generator
 from conjure_lib.sde import term_weights
+from studies.comparison import BASE, agreement
+from studies.records import ROOT, Made
 
 GROUPS = {
     "people": "boy brother lad magician monk oracle sage serf slave wizard",
@@ -61,14 +59,12 @@ class Space:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def main() -> None:
-    """Write the record."""
+def record() -> Made:
+    """The table 'spaces', and with its notes how each space agrees with people."""
     table, notes = make(cj.loading.EMBEDDED, ROOT / "_build" / "spaces")
     pairs = benchmarks.load_pairs("rg65")
     notes["agreement"] = agreement(table, pairs).to_dict("records")
-    write_provenance("spaces", notes)
-    table.to_parquet(RESULTS / "spaces.parquet", index=False)
-    print(f"{len(table)} rows in {RESULTS / 'spaces.parquet'}")
+    return {"spaces": table}, notes
 
 
 def make(
@@ -293,7 +289,3 @@ def controls(process: cj.GenerativeProcess, pairs: pd.DataFrame, draws: int) -> 
         pd.DataFrame({"space": name, "kind": kind, **columns, "distance": -value, "stderr": np.nan})
         for (name, kind), value in found.items()
     ]
-
-
-if __name__ == "__main__":
-    main()

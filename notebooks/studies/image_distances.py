@@ -1,9 +1,7 @@
-"""Distances between the images of two texts, against people: 'distances', 'distances_agreement'.
-
-    python book/distances.py
+"""Distances between the images of two texts, against people: the record 'distances'.
 
 Chapter 10 runs the same functions on a few pairs and explains them. What is generated is kept,
-resumable, in _build/records/distances; the tables go to data/results. Takes about 150,000 noise
+resumable, in _build/records/distances. Takes about 150,000 noise
 predictions: ten minutes on a free CPU core that makes 250 a second. Needs POT.
 """
 
@@ -17,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from record import RESULTS, WORK, write_provenance
 from tqdm import tqdm
 
 import conjure_lib as cj
 from conjure_lib import baselines, benchmarks, runs
 from conjure_lib.distributions import METHODS, sample_distances
 from conjure_lib.similarity import chunks
+from studies.records import WORK, Made, in_single, texts_of, whole
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
 COUNTS = (4, 8, 16, 32)  # images that the distances are computed with
@@ -40,15 +38,10 @@ STARTS = {  # whose images: (set of the first text, set of the second)
 }
 
 
-def main() -> None:
-    """Write both records."""
+def record() -> Made:
+    """The tables 'distances' and 'distances_agreement'."""
     table, agreed, notes = make(cj.load(), pair_sets(), WORK / "distances")
-    for name, rows in (("distances", table), ("distances_agreement", agreed)):
-        floats = rows.select_dtypes("float").columns
-        write_provenance(name, notes)
-        rows = rows.astype(dict.fromkeys(floats, "float32"))
-        rows.to_parquet(RESULTS / f"{name}.parquet", index=False)
-        print(f"{len(rows)} rows in {RESULTS / name}.parquet")
+    return {"distances": in_single(table), "distances_agreement": in_single(agreed)}, notes
 
 
 def pair_sets() -> dict[str, pd.DataFrame]:
@@ -125,10 +118,8 @@ def _outputs(
             baselines._final(process, None, part, draw, steps=STEPS, seed=SEED)
             for part in chunks(texts, batch_size)
         ]
-        unfinished = file.with_suffix(".part")
-        with unfinished.open("wb") as whole:
-            np.save(whole, np.concatenate([part.flatten(1).numpy() for part in parts]))
-        unfinished.replace(file)  # never half a file under its name
+        with whole(file) as part:
+            np.save(part, np.concatenate([one.flatten(1).numpy() for one in parts]))
     return np.load(file)
 
 
@@ -161,7 +152,7 @@ def of_paths(process: cj.GenerativeProcess, run: runs.Run, draws: int) -> pd.Dat
         wide = pd.DataFrame({w: run.by_draw(w)[:, :k].mean(1) for w in cj.WEIGHTINGS})
         rows.append(_long(wide.assign(id=run.pairs["id"])).assign(start="common", images=k))
     if process.lengths is not None:
-        cosine = baselines.text_encoder_cosine(process, _texts(run.pairs))
+        cosine = baselines.text_encoder_cosine(process, texts_of(run.pairs))
         wide = pd.DataFrame({"id": run.pairs["id"], "text encoder": 1 - cosine})
         rows.append(_long(wide).assign(start="common", images=0))
     return pd.concat(rows, ignore_index=True)
@@ -169,10 +160,6 @@ def of_paths(process: cj.GenerativeProcess, run: runs.Run, draws: int) -> pd.Dat
 
 def _long(wide: pd.DataFrame) -> pd.DataFrame:
     return wide.melt("id", var_name="method", value_name="value")
-
-
-def _texts(pairs: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(zip(pairs["text1"], pairs["text2"], strict=True))
 
 
 # -- agreement with people --------------------------------------------------------------------
@@ -210,7 +197,3 @@ def cost(pairs: pd.DataFrame, method: str, images: int) -> float:
     """Noise predictions a pair: a trajectory an image and text; paths ask twice more a step."""
     texts = len({*pairs["text1"], *pairs["text2"]}) / len(pairs)
     return STEPS * images * (texts + 2 * (method in cj.WEIGHTINGS))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,7 @@
-"""What each choice in Algorithm 1 changes and costs: the records 'ablations' and 'variance'.
-
-    python book/ablations.py
+"""What each choice in Algorithm 1 changes and costs: the record 'ablations'.
 
 Chapter 07 runs the same functions on a small set and explains them. Runs are kept, resumable, in
-_build/runs; the tables go to data/results. They take half an hour on two CPU cores.
+_build/runs. They take half an hour on two CPU cores.
 """
 
 from __future__ import annotations
@@ -14,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from record import RESULTS, ROOT, write_provenance
 from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 import conjure_lib as cj
 from conjure_lib import benchmarks, runs
+from studies.records import ROOT, Made
 
 SETS = ("rg65", "simlex999-150", "stsb-100")
 DRAWS = 10  # of the run that everything is compared with
@@ -34,13 +32,10 @@ Fit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Curves (n, S) and human scores (n,) to weights over t, (S,)."""
 
 
-def main() -> None:
-    """Write both records."""
+def record() -> Made:
+    """The tables 'ablations' and 'variance'."""
     ablations, variance, notes = make(cj.load(), ROOT / "_build" / "runs")
-    for name, table in (("ablations", ablations), ("variance", variance)):
-        write_provenance(name, notes)
-        table.to_parquet(RESULTS / f"{name}.parquet", index=False)
-        print(f"{len(table)} rows in {RESULTS / name}.parquet")
+    return {"ablations": ablations, "variance": variance}, notes
 
 
 def make(
@@ -398,7 +393,3 @@ def per_draw(method: str, cells: np.ndarray, there: np.ndarray) -> float:
         return 2 * interaction((values + there.mean(2)) / 2)
     strata = {"common": [], "random": [steps] * half, "stratified": np.array_split(steps, half)}
     return interaction(values) + within_strata(cells, strata[method])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""One training of the study in book/grounding.py, tested; and the plan of all of them."""
+"""One training of the `study`, tested; and the plan of all of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ablations import correlations
-from grounding_data import EMBEDDINGS, EVERY, PICTURES, RANDOM, REAL, SHUFFLED, Data
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -32,6 +30,9 @@ from conjure_lib.grounding import (
     uniformity,
 )
 from conjure_lib.loading import EMBEDDED
+from studies.ablations import correlations
+from studies.mcse.data import EMBEDDINGS, EVERY, PICTURES, RANDOM, REAL, SHUFFLED, Data
+from studies.records import whole
 
 UNTRAINED, SIMCSE = "untrained", "SimCSE"
 DEV = "stsb-dev"
@@ -231,9 +232,8 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 def finish(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Keep what was found, and drop the checkpoints."""
-    partial = folder / "run.partial"
-    partial.write_text(json.dumps(found), "utf-8")
-    partial.replace(folder / "run.json")
+    with whole(folder / "run.json") as part:
+        part.write_text(json.dumps(found), "utf-8")
     for checkpoint in folder.glob("checkpoint-*"):
         rmtree(checkpoint)
     return json.loads(json.dumps(found))

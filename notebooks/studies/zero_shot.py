@@ -6,8 +6,6 @@ its noise is predicted with the least error (Li et al. 2023). Beside it, CLIP, w
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageOps
-from record import ROOT
 from torch import Tensor
 from tqdm import tqdm
 
 import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_lib.weights import pretrained, reader
-
-sys.path.insert(0, str(ROOT))  # the recipe is no part of the package
-
+from studies.records import ROOT, kept_table
 from training import pictures, sources
 
 SOURCES = ROOT / "_training" / "sources"
@@ -219,14 +214,11 @@ def judge_all(
     parts = []
     for template in tqdm(templates, desc="templates", delay=2):
         file = folder / f"{TEMPLATES.index(template):02d}-{kept}" if folder else None
-        if file and file.is_file():
-            table = pd.read_parquet(file)
-        else:
-            table = judged(errors(process, clean, keys, filled(template, names)), names)
-        if file and not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            table.to_parquet(partial := file.with_suffix(f".{os.getpid()}"), index=False)
-            partial.replace(file)
+
+        def judge(template: str = template) -> pd.DataFrame:
+            return judged(errors(process, clean, keys, filled(template, names)), names)
+
+        table = kept_table(file, judge) if file else judge()
         parts.append(table.assign(template=template))
     return pd.concat(parts, ignore_index=True)
 

@@ -1,4 +1,4 @@
-"""Texts and images for book/grounding.py: emoji and what the model conjures, or photographs.
+"""Texts and images for `study`: emoji and what the model conjures, or photographs.
 
 The embedded setting takes definitions and examples of WordNet as texts, and pictures of emoji with
 captions from their Unicode names and keywords as pairs (training/sources.py fetches all of it);
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from record import ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -27,9 +25,7 @@ from tqdm import tqdm
 import conjure_lib as cj
 from conjure_lib import baselines
 from conjure_lib.process import generator
-
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))  # training/ is no part of the package
+from studies.records import ROOT
 
 SOURCES = ROOT / "_training" / "sources"
 RESNET = "microsoft/resnet-50"

@@ -1,0 +1,377 @@
+"""Do distances agree with people: the records 'words', 'sts' and 'agreement', chapters 5 and 6.
+
+Everything is resumable: the distances are runs in _build/records, and each baseline is kept there
+as soon as it is finished. Texts and human scores are not written, because of their licences; rows
+carry the ids of conjure_lib.benchmarks. The seven sentence sets take hours on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+from matplotlib.ticker import NullFormatter
+from pandas.io.formats.style import Styler
+from scipy.stats import spearmanr
+
+import conjure_lib as cj
+from conjure_lib import baselines, benchmarks, runs
+from conjure_lib.plots import PALETTE
+from studies.probes import POOLINGS
+from studies.records import (
+    RESULTS,
+    WORK,
+    Made,
+    Overlay,
+    Pairs,
+    in_single,
+    kept_table,
+    laid_over,
+    texts_of,
+)
+
+SETS = {"words": benchmarks.WORDS, "sts": benchmarks.STS}
+DRAWS = {"rg65": 10, "simlex999": 5}  # of the small sets; three of the others
+GAUSSIAN = {"rg65": 65, "simlex999": 100, "stsb": 100, "sickr": 100}  # pairs: many images a text
+IMAGES = 8
+
+
+def words() -> Made:
+    """The table 'words'."""
+    return scores("words")
+
+
+def sts() -> Made:
+    """The table 'sts'."""
+    return scores("sts")
+
+
+def scores(name: str) -> Made:
+    """Distances and baselines of every pair of one group of sets; float32, as they are stored."""
+    process, parts, notes = cj.load(), [], {}
+    for benchmark in SETS[name]:
+        draws = DRAWS.get(benchmark, 3)
+        pairs = benchmarks.load_pairs(benchmark)
+        run = runs.score(process, pairs, WORK / benchmark, draws=draws)
+        notes[benchmark] = run.record
+        columns = {"benchmark": benchmark, "id": pairs["id"]}
+        for weighting in cj.WEIGHTINGS:
+            found = run.distances(weighting, draws=draws)
+            columns |= {weighting: found["distance"], f"{weighting}_stderr": found["stderr"]}
+        parts.append(pd.DataFrame(columns).merge(others(process, benchmark, pairs), on="id"))
+    return {name: in_single(pd.concat(parts, ignore_index=True))}, notes
+
+
+def others(process: cj.GenerativeProcess, benchmark: str, pairs: pd.DataFrame) -> pd.DataFrame:
+    """The baselines of one set, as similarities; NaN where one was not computed."""
+    methods: dict[str, tuple[pd.DataFrame, Callable[[Pairs], np.ndarray]]] = {
+        "initial_timestep": (pairs, lambda p: baselines.initial_timestep(process, p, draws=3)),
+        "direct_output": (pairs, lambda p: baselines.direct_output(process, p, draws=1)),
+        "text_encoder_last": (pairs, lambda p: baselines.text_encoder_cosine(process, p)),
+        "text_encoder_mean": (
+            pairs,
+            lambda p: baselines.text_encoder_cosine(process, p, pooling="mean"),
+        ),
+    }
+    if benchmark in GAUSSIAN:
+        few = runs.stratified(pairs, GAUSSIAN[benchmark])
+        for kind in ("frechet", "jeffreys"):
+            methods[kind] = (few, partial(gaussian, process, kind))
+    if folder := os.environ.get("CONJURE_MINILM"):
+        methods["minilm"] = (pairs, lambda p: baselines.sentence_cosine(folder, p))
+    else:
+        print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: the column minilm stays empty")
+    empty = ("minilm", "frechet", "jeffreys")
+    result = pd.DataFrame({"id": pairs["id"], **dict.fromkeys(empty, np.nan)})
+    for method, (rows, compute) in methods.items():
+        file = WORK / f"{benchmark}-{method}-{process.weights_hash()[:12]}.parquet"
+
+        def made(method: str = method, rows: pd.DataFrame = rows, compute: Any = compute) -> Any:
+            return pd.DataFrame({"id": rows["id"], method: compute(texts_of(rows))})
+
+        found = kept_table(file, made)
+        result = result.drop(columns=method, errors="ignore").merge(found, on="id", how="left")
+    return result
+
+
+def gaussian(process: cj.GenerativeProcess, kind: Any, pairs: Pairs) -> np.ndarray:
+    """Minus a divergence between Gaussians fitted to the latents of either text's images."""
+    return baselines.image_gaussian(process, pairs, divergence=kind, images=IMAGES)
+
+
+def agreements() -> Made:
+    """Spearman and Pearson of every column of the records with the human scores."""
+    rows = []
+    for name, sets in SETS.items():
+        if not (RESULTS / f"{name}.parquet").is_file():
+            continue
+        table, _ = runs.results_of_record(name)
+        for benchmark in sets:
+            pairs = benchmarks.load_pairs(benchmark)
+            part = table.set_index("id").loc[pairs["id"]].reset_index()
+            for method in part.columns.difference(["benchmark", "id"], sort=False):
+                if method.endswith("_stderr"):
+                    continue
+                known = part[method].notna().to_numpy()
+                sign = -1 if method in cj.WEIGHTINGS else 1
+                values = sign * part.loc[known, method].to_numpy()
+                for row in benchmarks.agreement(pairs[known], values) if known.any() else ():
+                    rows.append({"table": name, "benchmark": benchmark, "method": method, **row})
+    return {"agreement": pd.DataFrame(rows)}, {"computed": "from the records beside it"}
+
+
+# -- records and ratings, opened for a chapter --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Anew:
+    """Settings under which sets are scored anew, resumable, instead of being read from a record."""
+
+    folder: str
+    limit: int  # pairs a set, stratified; 0 takes all
+    steps: int
+    draws: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A group of sets: every column of a method is a similarity, and people's ratings beside it."""
+
+    process: cj.GenerativeProcess
+    names: Mapping[str, str]  # of the sets, as a page writes them
+    table: pd.DataFrame  # benchmark, id and the methods, of all pairs
+    results: pd.DataFrame  # rows of `benchmarks.agreement` with benchmark and method
+    joined: dict[str, pd.DataFrame]  # texts, people and methods of the sets that are at hand
+    notes: dict[str, Any]  # of each set, where its distances are from
+    fresh: Overlay  # distances by set, id and weighting
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the distances were made with, as `pair_terms` takes it."""
+        made = next(iter(self.notes.values()))["settings"]
+        return {k: made[k] for k in ("steps", "guidance", "sampler", "seed")}
+
+    def description(self) -> pd.DataFrame:
+        """Model, settings, size, date and versions of the record, one a row."""
+        made = next(iter(self.notes.values()))
+        draws = sorted({of_set["draws"] for of_set in self.notes.values()})
+        versions = made["provenance"]["versions"].items()
+        rows = {
+            "model": made["settings"]["model"],
+            "weights (SHA-256)": made["settings"]["weights"][:12],
+            **self.settings,
+            "draws, by set": ", ".join(map(str, draws)),
+            "pairs": f"{len(self.table):,}",
+            "made on": made["provenance"]["date"][:10],
+            "with": ", ".join(f"{k} {v}" for k, v in versions),
+        }
+        return pd.Series(rows, name="the record").to_frame()
+
+    def facts(self) -> dict[str, Any]:
+        """What the record took, and whether it still holds."""
+        count = len(self.fresh.rows) // len(cj.WEIGHTINGS)
+        sentence = "No pair could be scored: no set is at hand."
+        if count:
+            holds = "is stale, and not to be trusted" if self.fresh.stale else "holds"
+            sentence = (
+                f"Of {count} pairs scored again, the largest relative difference is "
+                f"{self.fresh.worst:.1e}: the record {holds}. Every correlation of the next table "
+                "was computed once more from the record and the ratings, and agrees."
+            )
+        return {
+            "model": self.process.name,
+            "fresh_sentence": Markdown(sentence),
+            "record_evaluations": sum(p["unet_evaluations"] for p in self.notes.values()),
+            "record_hours": sum(p["seconds"] for p in self.notes.values()) / 3600,
+        }
+
+
+def opened(
+    process: cj.GenerativeProcess,
+    group: str,
+    names: Mapping[str, str],
+    *,
+    sample: int,
+    resamples: int,
+    seed: int,
+    batch_size: int,
+    anew: Anew | None = None,
+) -> Opened:
+    """The record of ``group`` ("words" or "sts") with people's ratings, held against a sample.
+
+    ``sample`` pairs are scored now under the record's settings, and a warning is printed where they
+    differ from it. With ``anew`` the sets are scored, and nothing is read from a record.
+
+    Raises:
+        AssertionError: the record of agreement is not that of these distances.
+    """
+    rated = at_hand(names)
+    if anew:
+        made = {n: scored(process, n, p, anew, seed, batch_size) for n, p in rated.items()}
+        table = pd.concat([part for part, _ in made.values()], ignore_index=True)
+        notes = {name: record for name, (_, record) in made.items()}
+    else:
+        table, notes = runs.results_of_record(group)
+    table[list(cj.WEIGHTINGS)] *= -1
+    if anew:
+        results = agreement_of(table, rated, resamples, seed)
+    else:
+        results, _ = runs.results_of_record("agreement")
+        results = results[results["table"] == group]
+    joined = {
+        name: pairs.rename(columns={"score": "people"}).merge(
+            table[table["benchmark"] == name], on="id", validate="one_to_one"
+        )
+        for name, pairs in rated.items()
+    }
+    check(joined, results)
+    fresh = scored_again(process, group, joined, notes, sample, seed, batch_size)
+    return Opened(process, names, table, results, joined, notes, fresh)
+
+
+def at_hand(names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """The sets that can be had; which others cannot, and why, is printed."""
+    found, absent = {}, {}
+    for name in names:
+        try:
+            found[name] = benchmarks.load_pairs(name)
+        except FileNotFoundError as error:
+            absent[name] = error
+    if absent:
+        print("What needs texts or ratings lacks", "; ".join(names[name] for name in absent))
+        print("because", next(iter(absent.values())))
+    return found
+
+
+def scored(
+    process: cj.GenerativeProcess,
+    name: str,
+    pairs: pd.DataFrame,
+    anew: Anew,
+    seed: int,
+    batch_size: int,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Distances and this model's own baselines of one set in the record's columns; its settings."""
+    if anew.limit:
+        pairs = runs.stratified(pairs, anew.limit, seed=seed)
+    how: dict[str, Any] = {"steps": anew.steps, "guidance": anew.guidance, "seed": seed}
+    how["batch_size"] = batch_size
+    folder = f"{name}-{process.name.replace('/', '--')}-{anew.limit or 'all'}"
+    run = runs.score(process, pairs, Path(anew.folder) / folder, draws=anew.draws, **how)
+    texts, draws = texts_of(pairs), anew.draws
+    found: dict[str, Any] = {}
+    found |= {w: run.distances(w, draws=draws)["distance"].to_numpy() for w in cj.WEIGHTINGS}
+    found["initial_timestep"] = baselines.initial_timestep(process, texts, draws=draws, **how)
+    found["direct_output"] = baselines.direct_output(process, texts, draws=draws, **how)
+    for method, pooling in POOLINGS.items():
+        found[method] = baselines.text_encoder_cosine(process, texts, pooling=pooling)
+    return pd.DataFrame({"benchmark": name, "id": pairs["id"], **found}), run.record
+
+
+def agreement_of(
+    table: pd.DataFrame, rated: Mapping[str, pd.DataFrame], resamples: int, seed: int
+) -> pd.DataFrame:
+    """Rows as in the record of agreement, for a table of similarities."""
+    rows = []
+    for name, part in table.groupby("benchmark"):
+        pairs = rated[str(name)].set_index("id").loc[part["id"]]
+        for method in part.columns.drop(["benchmark", "id"]):
+            for row in benchmarks.agreement(pairs, part[method], resamples=resamples, seed=seed):
+                rows.append({"benchmark": name, "method": method, **row})
+    return pd.DataFrame(rows)
+
+
+def check(joined: Mapping[str, pd.DataFrame], results: pd.DataFrame) -> None:
+    """Compute every correlation of whole sets once more, from the similarities."""
+    for name, part in joined.items():
+        for row in results[(results["benchmark"] == name) & (results["group"] == "")].itertuples():
+            known = part[part[row.method].notna()]
+            again = spearmanr(known[row.method], known["people"]).statistic
+            assert abs(again - row.spearman) < 1e-6, (name, row.method, again, row.spearman)
+
+
+def scored_again(
+    process: cj.GenerativeProcess,
+    group: str,
+    joined: Mapping[str, pd.DataFrame],
+    notes: Mapping[str, Any],
+    sample: int,
+    seed: int,
+    batch_size: int,
+) -> Overlay:
+    """Distances of a few pairs of all sets under the settings of the record, laid over it."""
+    columns = ["benchmark", "id", "weighting", "recorded", "fresh"]
+    made = next(iter(notes.values()))["settings"]
+    how = {k: made[k] for k in ("steps", "guidance", "sampler", "seed")}
+    rows = []
+    pool = pd.concat(joined.values(), ignore_index=True) if joined else pd.DataFrame()
+    few = runs.stratified(pool, sample, seed=seed).reset_index(drop=True) if joined else pool
+    for name, part in few.groupby("benchmark", sort=False) if joined else ():
+        terms, visited = cj.pair_terms(
+            process, texts_of(part), draws=notes[str(name)]["draws"], batch_size=batch_size,
+            progress=False, **how,
+        )  # fmt: skip
+        for w in cj.WEIGHTINGS:
+            now = [cj.Estimate.from_terms(t, visited, process.schedule, w).value for t in terms]
+            recorded = zip(part["id"], -part[w], now, strict=True)
+            rows += [(name, i, w, then, value) for i, then, value in recorded]
+    others = made["weights"] != process.weights_hash()
+    return laid_over(group, pd.DataFrame(rows, columns=columns), others=others)
+
+
+# -- what both chapters show ------------------------------------------------------------------
+
+
+def draw_fresh(found: Overlay) -> None:
+    """Recorded against fresh distances, a panel for each weighting."""
+    if not len(found.rows):
+        return
+    _, axes = plt.subplots(1, len(cj.WEIGHTINGS), figsize=(9, 3.1))
+    for axis, w, colour in zip(axes, cj.WEIGHTINGS, PALETTE, strict=False):
+        both = found.rows.loc[found.rows["weighting"] == w, ["recorded", "fresh"]].to_numpy().T
+        axis.loglog(*both, "o", color=colour, markersize=4)
+        ends = [both[both > 0].min(), both.max()]
+        axis.plot(ends, ends, color="0.6", linewidth=1, zorder=0)
+        axis.set(title=w, xlabel="recorded distance")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_ylabel("fresh distance")
+    plt.show()
+
+
+def interval(rows: pd.DataFrame) -> pd.DataFrame:
+    """Columns value, low, high from rows of agreement."""
+    names = {"spearman": "value", "spearman_low": "low", "spearman_high": "high"}
+    return rows.rename(columns=names)[["value", "low", "high"]]
+
+
+def in_hundredths(found: Mapping[Any, benchmarks.Correlation]) -> pd.DataFrame:
+    """Columns value, low, high (× 100) and pairs, by name."""
+    return pd.DataFrame({name: asdict(c) for name, c in found.items()}).T * [100, 100, 100, 1]
+
+
+def with_interval(rows: pd.DataFrame) -> pd.Series:
+    """ρ × 100 of rows of agreement with its interval below it, as a cell of a table."""
+    low, high = (rows[f"spearman_{end}"].map("{:.0f}".format) for end in ("low", "high"))
+    small = "<br><span style='font-size: 85%'>[" + low + ", " + high + "]</span>"
+    return rows["spearman"].map("{:.1f}".format) + small
+
+
+def styled(cells: pd.DataFrame, caption: str) -> Styler:
+    """A table of such cells in small type."""
+    small = [
+        {"selector": "", "props": "font-size: 80%"},
+        {"selector": "th.col_heading", "props": "white-space: nowrap"},
+    ]
+    look = {"text-align": "center", "white-space": "nowrap"}
+    shown = cells.rename_axis(columns=None).fillna("–").style.set_properties(**look)
+    return shown.set_table_styles(small).set_caption(caption)

@@ -1,0 +1,286 @@
+"""Results of record: made, written with their provenance, opened, and held against a fresh sample.
+
+    cd notebooks && python -m studies.records            # all of them, in order; or: make records
+    cd notebooks && python -m studies.records words sts  # these;  or: make records NAME="words sts"
+
+A record is a table in data/results/NAME.parquet, or several of them, and their common provenance in
+NAME.json. All of them take days of a CPU core, so everything is resumable: the studies keep what is
+finished in _build, and without a name the records that this code has made already are passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from conjure_lib import runs
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "_build" / "records"
+RESULTS = ROOT / "data" / "results"
+TOLERANCE = 0.01  # relative: rounding differs between machines, a changed model by far more
+Pairs = list[tuple[str, str]]
+Made = tuple[Mapping[str, pd.DataFrame], Mapping[str, Any]]
+"""Tables by name, and where they are from."""
+MADE_BY = {
+    "words": ("people:words", 7500),
+    "sts": ("people:sts", 40_000),
+    "agreement": ("people:agreements", 300),
+    "matrix": ("matrix:record", 600),
+    "ablations": ("ablations:record", 3600),
+    "spaces": ("spaces:record", 1800),
+    "distances": ("image_distances:record", 600),
+    "probes": ("arms:probe_record", 4000),
+    "encoders": ("arms:agreement_record", 900),
+    "nngs_images": ("graphs:image_record", 10),
+    "nngs_templates": ("graphs:template_record", 1250),
+    "nngs_scale": ("graphs:scale_record", 600),
+    "grounding": ("mcse.study:record", 15_000),
+}
+"""What makes each record, in an order in which each finds what it needs; and about how many seconds
+that takes on two cores, until it has been timed on this machine."""
+
+
+# -- writing ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A name to write to: the file gets its own once it is whole, and never half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.stem}.{os.getpid()}{file.suffix}")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write(name: str, tables: Mapping[str, pd.DataFrame], notes: Mapping[str, Any]) -> None:
+    """Tables as RESULTS/TABLE.parquet and their common provenance as RESULTS/NAME.json."""
+    for table, rows in tables.items():
+        with whole(RESULTS / f"{table}.parquet") as part:
+            rows.to_parquet(part, index=False)
+        print(f"{len(rows)} rows in {RESULTS / table}.parquet", flush=True)
+    with whole(RESULTS / f"{name}.json") as part:
+        part.write_text(json.dumps(notes, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def kept_table(file: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table in ``file``; made and put there first, if need be."""
+    if not file.is_file():
+        with whole(file) as part:
+            make().to_parquet(part, index=False)
+    return pd.read_parquet(file)
+
+
+def in_single(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its floats as float32, as records store them."""
+    return table.astype(dict.fromkeys(table.select_dtypes("float").columns, "float32"))
+
+
+def texts_of(pairs: pd.DataFrame) -> Pairs:
+    """The two texts of each row."""
+    return list(zip(pairs["text1"], pairs["text2"], strict=True))
+
+
+# -- opening, and laying fresh values over ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Rows of a record with the same values computed now: columns recorded and fresh, and keys."""
+
+    name: str
+    rows: pd.DataFrame
+    worst: float  # the largest relative difference; NaN where nothing could be compared
+    other_weights: bool = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether the record describes another model or algorithm."""
+        return self.worst > TOLERANCE or self.other_weights
+
+    def __str__(self) -> str:
+        if not len(self.rows):
+            return "not measured, for want of a record"
+        return f"{100 * self.worst:.2g} %"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A table of record, and where it is from."""
+
+    name: str
+    table: pd.DataFrame
+    notes: dict[str, Any]
+
+    def overlay(
+        self,
+        fresh: pd.DataFrame,
+        on: Sequence[str] = ("id",),
+        value: str = "distance",
+        *,
+        per: Callable[[pd.DataFrame], Any] | None = None,
+        weights: str = "",
+    ) -> Overlay:
+        """``fresh`` laid over the rows with equal keys; a warning is printed where it is stale.
+
+        Args:
+            on: columns that name a row; both tables have them, and ``value``.
+            per: what differences are measured in, from the joined rows; the recorded value itself
+                by default.
+            weights: hash of the weights that are loaded; compared with all that the notes name.
+        """
+        keys = list(on)
+        rows = self.table[[*keys, value]].merge(fresh[[*keys, value]], on=keys)
+        rows = rows.rename(columns={f"{value}_x": "recorded", f"{value}_y": "fresh"})
+        return laid_over(self.name, rows, per=per, others=weights not in ("", *weights_in(self)))
+
+
+def laid_over(
+    name: str,
+    rows: pd.DataFrame,
+    *,
+    per: Callable[[pd.DataFrame], Any] | None = None,
+    others: bool = False,
+) -> Overlay:
+    """The overlay of ``rows`` with columns recorded and fresh; see :meth:`Record.overlay`."""
+    unit = rows["recorded"].abs() + 1e-12 if per is None else per(rows)
+    worst = float(((rows["fresh"] - rows["recorded"]).abs() / unit).max()) if len(rows) else np.nan
+    found = Overlay(name, rows, worst, others)
+    if found.stale:
+        why = "was made with other weights" if others else f"differs from this page by {found}"
+        print(f"WARNING: the record “{name}” is stale: it {why}. To make it anew: {how(name)}")
+    return found
+
+
+def weights_in(record: Record) -> set[str]:
+    """Every hash of weights that the provenance of a record names."""
+
+    def inside(notes: Any) -> Iterator[str]:
+        if isinstance(notes, Mapping):
+            for key, value in notes.items():
+                yield from [value] if key == "weights" else inside(value)
+
+    return set(inside(record.notes))
+
+
+def how(name: str) -> str:
+    """The command that makes a record."""
+    return f"make records NAME={name}"
+
+
+def opened(name: str, notes_of: str = "") -> Record | None:
+    """A record; None where it has not been made, which is printed.
+
+    Args:
+        notes_of: the record whose notes a table shares, where that bears another name.
+    """
+    try:
+        table, notes = runs.results_of_record(name)
+    except FileNotFoundError:
+        print(f"There is no record “{name}”: what would be drawn from it is left out. ", end="")
+        print(f"To make it: {how(notes_of or name)}")
+        return None
+    if notes_of:
+        notes = json.loads((RESULTS / f"{notes_of}.json").read_text(encoding="utf-8"))
+    return Record(name, table, notes)
+
+
+# -- making them ------------------------------------------------------------------------------
+
+
+def maker(name: str) -> Callable[[], Made]:
+    """What makes a record."""
+    module, function = MADE_BY[name][0].split(":")
+    return getattr(import_module(f"studies.{module}"), function)
+
+
+def sources() -> str:
+    """SHA-256 over the package, the studies and the embedded model: what a record depends on."""
+    digest = hashlib.sha256()
+    for folder in (ROOT / "conjure_lib", Path(__file__).parent, ROOT / "data" / "emoji-diffusion"):
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+class Log:
+    """Which records this code has made, and what they took: WORK/made.json."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.key = file, sources()
+        self.made: dict[str, dict[str, Any]] = {}
+        if file.is_file():
+            self.made = json.loads(file.read_text(encoding="utf-8"))
+
+    def has(self, name: str) -> bool:
+        """Whether the record was made from the present sources, and is still there."""
+        there = (RESULTS / f"{name}.json").is_file()
+        return there and self.made.get(name, {}).get("sources") == self.key
+
+    def add(self, name: str, seconds: float) -> None:
+        """Keep that a record is made; of several times the longest, for others only resumed."""
+        seconds = max(seconds, self.made.get(name, {}).get("seconds", 0.0))
+        self.made[name] = {"sources": self.key, "seconds": seconds}
+        with whole(self.file) as part:
+            part.write_text(json.dumps(self.made, indent=1) + "\n", encoding="utf-8")
+
+    def expected(self, names: Sequence[str]) -> float:
+        """About how many seconds the records take: as timed here, or as MADE_BY has it."""
+        return sum(self.made.get(name, {}).get("seconds", MADE_BY[name][1]) for name in names)
+
+
+def lasting(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def make(names: Sequence[str], log: Log) -> None:
+    """Make records one after the other, and say how far this is and how long it may take."""
+    for i, name in enumerate(names):
+        left = lasting(log.expected(names[i:]))
+        print(f"[{i + 1}/{len(names)}] {name}; about {left} left", flush=True)
+        began = time.perf_counter()
+        write(name, *maker(name)())
+        took = time.perf_counter() - began
+        log.add(name, took)
+        print(f"[{i + 1}/{len(names)}] {name}: {lasting(took)}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the named records, or all that the present sources have not made yet."""
+    parser = argparse.ArgumentParser(description=f"Make results of record: {', '.join(MADE_BY)}.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all by default")
+    names = parser.parse_args(arguments).names
+    if unknown := [name for name in names if name not in MADE_BY]:
+        sys.exit(f"there is no record {', '.join(unknown)}; there are: {', '.join(MADE_BY)}")
+    log = Log(WORK / "made.json")
+    wanted = [name for name in MADE_BY if name in names or not names]
+    todo = [name for name in wanted if names or not log.has(name)]
+    if passed := [name for name in wanted if name not in todo]:
+        print(f"made already: {', '.join(passed)}")
+    make(todo, log)
+
+
+if __name__ == "__main__":
+    from studies import records  # the module that the studies know, not this copy of it
+
+    records.main()
