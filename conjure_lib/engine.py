@@ -208,7 +208,7 @@ def _check(squares: np.ndarray, timesteps: Tensor, texts: Sequence[str]) -> None
     ``texts`` (2 · pairs,) are those whose predictions have just been made.
     """
     by_text = np.isfinite(squares).all(axis=0).transpose(0, 2, 1)  # (pairs, 2, S)
-    check_sound(by_text.reshape(len(texts), -1), timesteps.tolist(), texts)
+    check_sound(by_text.reshape(len(texts), len(timesteps)), timesteps.tolist(), texts)
 
 
 def _crossed(paths: _Paths, ends: np.ndarray, batch_size: int) -> np.ndarray:

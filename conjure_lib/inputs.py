@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 
-PAIR_COLUMNS: tuple[tuple[Any, Any], ...] = (("text1", "text2"), ("sentence1", "sentence2"), ("word1", "word2"))
+PAIR_COLUMNS: tuple[tuple[Any, Any], ...] = (
+    ("text1", "text2"),
+    ("sentence1", "sentence2"),
+    ("word1", "word2"),
+)
 EXAMPLE = '[("cat", "dog"), ("cat", "car")]'
 
 
@@ -98,9 +102,9 @@ def whole(name: str, value: Any, least: int = 1) -> int:
         ValueError: it is too small.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, at least {least}, not {_short(value)}")
+        raise TypeError(f"{name} must be a whole number, not {_short(value)}")
     if value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, not {value}")
+        raise ValueError(f"{name} must be at least {least}, not {value}")
     return int(value)
 
 

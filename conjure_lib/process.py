@@ -328,7 +328,9 @@ def sound(values: Any) -> Tensor:
     """
     parts = [p for p in getattr(values, "parts", {"": values}).values() if p.is_floating_point()]
     rows = torch.ones(len(values), dtype=torch.bool)
-    return torch.stack([(p.abs() < HUGE).reshape(len(p), -1).all(1) for p in parts] or [rows]).all(0)
+    return torch.stack([(p.abs() < HUGE).reshape(len(p), -1).all(1) for p in parts] or [rows]).all(
+        0
+    )
 
 
 def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = None) -> None:
@@ -342,7 +344,9 @@ def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = No
     at = int(bad.any(0).nonzero()[0])
     row = int(bad[:, at].nonzero()[0])
     whose = f"row {row}" if texts is None else repr(texts[row])
-    what = when[at] if isinstance(when[at], str) else f"the noise prediction at timestep {when[at]:g}"
+    what = (
+        when[at] if isinstance(when[at], str) else f"the noise prediction at timestep {when[at]:g}"
+    )
     raise ValueError(
         f"{what} for {whose} is not finite, or too large to be squared: a guidance nearer to 1, or "
         "a network in float32, may help; otherwise weights of the model are damaged"
