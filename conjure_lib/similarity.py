@@ -230,7 +230,7 @@ def _beside_floor(
     size = guidance**2 * math.prod(process.latent_shape)
     least = terms.mean(axis=(1, 3)).min(axis=1) / size  # (P,)
     small = np.flatnonzero(least < (50 * precision) ** 2)
-    rows = [int(i) for i in small if pairs[i][0] != pairs[i][1]]
+    rows = [i for i in small.tolist() if pairs[i][0] != pairs[i][1]]
     if not rows:
         return found
     way = {k: settings[k] for k in ("steps", "guidance", "sampler", "seed") if k in settings}
