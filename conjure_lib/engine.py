@@ -156,8 +156,8 @@ def _trajectories(
     n, plain = len(condition), way["guidance"] == 1
     unconditional = None if plain else process.encode([""])
     shape = (len(draws) * n, way["steps"], *process.latent_shape)
-    x, eps = torch.empty(shape), torch.empty(shape)
-    guided = eps if plain else torch.empty(shape)
+    x, eps = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
+    guided = eps if plain else torch.empty_like(eps)
     for rows in chunks(range(len(x)), batch_size):
         d, i = (side.tolist() for side in np.divmod(np.array(rows), n))
         before = process.evaluations

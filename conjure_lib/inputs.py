@@ -178,11 +178,10 @@ def _column_names(rows: Any) -> list[Any] | None:
         return list(rows)
     if isinstance(rows, np.ndarray):
         return list(rows.dtype.names) if rows.dtype.names else None
-    for name in ("columns", "column_names"):  # DataFrames; Datasets and Arrow tables
-        names = getattr(rows, name, None)
-        if names is not None and not callable(names) and hasattr(rows, "__getitem__"):
-            return list(names)
-    return None
+    names = getattr(rows, "column_names", None)  # of a Dataset or an Arrow table
+    if not isinstance(names, list) and hasattr(rows, "__getitem__"):
+        names = getattr(rows, "columns", None)  # of a DataFrame
+    return None if names is None else list(names)
 
 
 def _two_of(names: list[Any]) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.inputs import as_prompts, one_of, whole
+from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
 HUGE = 1e15  # the squares of larger numbers, summed over a latent, overflow in float32
@@ -291,9 +291,10 @@ class GenerativeProcess:
             guidance=guidance,
             sampler=sampler or next(iter(self.samplers)),
             seed=seed,
+            texts=prompts,
             progress=True,
         )
-        return self.decode(path.final)
+        return as_numbers("a picture", self.decode(path.final))
 
     def clean(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The denoised view x̂_0 of x (n, …) at timesteps t (n,) under the prediction eps."""
