@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
+import os
 import sys
 import time
 import warnings
@@ -12,37 +14,82 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conjure_lib import WEIGHTINGS, Estimate, GenerativeProcess, load, pair_terms
+from conjure_lib import WEIGHTINGS, GenerativeProcess, distance, load
 from conjure_lib.loading import EMBEDDED
 from conjure_lib.process import SAMPLERS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; 0, or 2 with one line on standard error when an input is not usable."""
+    """Parse, run, print.
+
+    Returns:
+        0; or, with one line on standard error, 2 for an input that is not usable, 130 for a stop
+        by Ctrl-C, 1 for anything else. ``python -X dev`` shows where an error comes from.
+    """
     warnings.showwarning = _print_warning  # type: ignore[assignment]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no terminal is a reason to lose a number
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
+        _check(options)
         options.run(options)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"conjure_lib: {error}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _tell("conjure_lib: stopped; of score and evaluate all that is finished is kept")
+        return 130
+    except BrokenPipeError:  # whoever was reading has gone, and the last flush must not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        _tell(f"conjure_lib: {_line(error)}")
+        return 2 if isinstance(error, ValueError | TypeError | OSError | ImportError) else 1
     return 0
+
+
+def _line(error: Exception) -> str:
+    """An error in one line, with what can be done about it where the error does not say so."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "out of memory" in text or "t allocate memory" in text:
+        return f"out of memory: take fewer --draws or --steps, or a smaller --batch-size ({text})"
+    if isinstance(error, ValueError | TypeError | OSError | ImportError) and text:
+        return text
+    return f"{type(error).__name__}: {text or 'no more is known'}"
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Check whatever needs neither a model nor a file."""
+    from conjure_lib.inputs import as_text, whole
+    from conjure_lib.similarity import check_settings
+
+    given = vars(options)
+    check_settings(**_settings(options) | {k: given[k] for k in ("batch_size",) if k in given})
+    for name in ("limit", "block"):
+        if given.get(name) is not None:
+            whole(f"--{name}", given[name])
+    if given.get("sample") is not None and not 0 < options.sample <= 1:
+        raise ValueError(f"--sample must be a fraction above 0 and up to 1: {options.sample}")
+    for name in ("first", "second"):
+        if name in given:
+            as_text(f"the {name} prompt", given[name])
 
 
 def compare(options: argparse.Namespace) -> None:
     """The distance of two prompts: printed, as JSON, as a figure."""
-    if options.figure:  # before any work is done
-        options.figure.parent.mkdir(parents=True, exist_ok=True)
+    if options.figure:
+        _prepare_figure(options.figure)
     process = _load(options)
-    settings = _settings(options)
+    settings, prompts = _settings(options), (options.first, options.second)
     began = time.perf_counter()
-    terms, timesteps = pair_terms(process, [(options.first, options.second)], **settings)
-    estimate = Estimate.from_terms(terms[0], timesteps, process.schedule, options.weighting)
+    estimate = distance(process, *prompts, weighting=options.weighting, **settings)
     record = {
         "distance": estimate.value,
-        "stderr": estimate.stderr if options.draws > 1 else None,
+        "stderr": estimate.stderr,
+        "floor": estimate.floor,
         "unit": "nats" if options.weighting == "sde" else None,
-        "prompts": [options.first, options.second],
+        "prompts": prompts,
         "model": process.name,
         "device": str(process.device),
         **{k: settings[k] for k in ("steps", "draws", "guidance", "sampler", "seed")},
@@ -50,9 +97,9 @@ def compare(options: argparse.Namespace) -> None:
         "unet_evaluations": process.evaluations,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    if options.figure:
+    print(_json(record) if options.json else _sentence(record), flush=True)
+    if options.figure:  # last, since it may fail
         _draw(process, options)
-    print(json.dumps(record) if options.json else _sentence(record))
 
 
 def score(options: argparse.Namespace) -> None:
@@ -62,6 +109,7 @@ def score(options: argparse.Namespace) -> None:
     table = _thin(read_pairs(options.pairs), options)  # before any work is done
     run = _run(_load(options), table, options.out, options)
     distances = run.distances(options.weighting)
+    _tell_floor(run, options.weighting)
     if "score" in run.pairs:
         distances["score"] = run.pairs["score"]
     distances.to_parquet(options.out / "distances.parquet", index=False)
@@ -84,6 +132,8 @@ def evaluate(options: argparse.Namespace) -> None:
         table = _thin(read_pairs(name) if is_file else load_pairs(name), options)
         if "score" not in table:
             raise ValueError(f"{name} has no column score: there is nothing to agree with")
+        if len(table) < 3:
+            raise ValueError(f"{name} has {len(table)} pairs to score: a correlation needs 3")
         tables[stem] = table
     other = open_run(options.against) if options.against else None
     for name, table in tables.items():
@@ -97,21 +147,23 @@ def evaluate(options: argparse.Namespace) -> None:
         human, rows = run.pairs["score"].to_numpy(float), []
         for weighting in WEIGHTINGS:
             mine = -run.distances(weighting)["distance"].to_numpy()
+            _tell_floor(run, weighting)
             rows += [{"weighting": weighting, **row} for row in agreement(run.pairs, mine)]
             if other is not None:
                 theirs = -other.distances(weighting)["distance"].to_numpy()
                 difference = paired_bootstrap(mine, theirs, human)
                 rows.append({"weighting": weighting, "against": True, **asdict(difference)})
-        plain = [{k: _json(v) for k, v in row.items()} for row in rows]
-        results.append({"benchmark": name, "record": run.record, "agreement": plain})
+        results.append({"benchmark": name, "record": run.record, "agreement": rows})
         _save(folder / "evaluation.json", results[-1])
-    print(json.dumps(results) if options.json else "\n\n".join(map(_agreement_table, results)))
+    print(_json(results) if options.json else "\n\n".join(map(_agreement_table, results)))
 
 
 def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse.Namespace) -> Any:
     """The run of ``table`` in ``folder``."""
     from conjure_lib import runs
+    from conjure_lib.similarity import check_reach
 
+    check_reach(process, options.sampler, options.steps)
     note = table.attrs.get("thinned")
     settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
     return runs.score(process, table, folder, note=note, report=_tell, **settings)
@@ -123,8 +175,6 @@ def _thin(table: Any, options: argparse.Namespace) -> Any:
 
     count = len(table) if options.limit is None else options.limit
     if options.sample is not None:
-        if not 0 < options.sample <= 1:
-            raise ValueError(f"--sample must be a fraction above 0 and up to 1: {options.sample}")
         count = min(count, max(1, round(options.sample * len(table))))
     if count >= len(table):
         return table
@@ -137,9 +187,17 @@ def _thin(table: Any, options: argparse.Namespace) -> Any:
     return part
 
 
-def _json(value: Any) -> Any:
-    """NaN, of a group too small for a correlation, is no JSON."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _json(record: Any, indent: int | None = None) -> str:
+    """A record as JSON, which has no NaN, as of a single draw's error: null stands for it."""
+    return json.dumps(_plain(record), indent=indent, ensure_ascii=indent is None, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namespace) -> str:
@@ -152,7 +210,7 @@ def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namesp
 
 
 def _save(file: Path, record: Any) -> None:
-    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(_json(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _tell(message: str) -> None:
@@ -166,6 +224,35 @@ def _load(options: argparse.Namespace) -> GenerativeProcess:
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("steps", "draws", "guidance", "sampler", "seed")
     return {name: getattr(options, name) for name in names}
+
+
+def _tell_floor(run: Any, weighting: str) -> None:
+    """Say how many pairs, of two texts each, have a distance that rounding alone could make."""
+    from conjure_lib.similarity import NEAR
+
+    table, floor = run.distances(weighting), run.record["floor"][weighting]
+    near = (table["text1"] != table["text2"]) & (table["distance"] < NEAR * floor)
+    if near.any():
+        first = table[near].iloc[0]
+        _tell(
+            f"conjure_lib: warning: {int(near.sum())} distances (weighting {weighting}) are near "
+            f"the floor of rounding, {floor:.2g}, and not told from 0: first {first['id']}, "
+            f"{first['text1']!r} and {first['text2']!r}"
+        )
+
+
+def _prepare_figure(file: Path) -> None:
+    """Raise ValueError or OSError where a figure cannot be written to ``file``."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if file.suffix[1:].lower() not in known:
+        raise ValueError(f"--figure {file} must end in .{', .'.join(known)}")
+    if file.is_dir():
+        raise ValueError(f"--figure {file} is a folder: name a file in it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ValueError(f"--figure {file} cannot be written: choose another place")
 
 
 def _draw(process: GenerativeProcess, options: argparse.Namespace) -> None:
@@ -183,7 +270,7 @@ def _draw(process: GenerativeProcess, options: argparse.Namespace) -> None:
 
 
 def _sentence(record: dict[str, Any]) -> str:
-    error = "" if record["stderr"] is None else f" ± {record['stderr']:.2g}"
+    error = f" ± {record['stderr']:.2g}" if record["draws"] > 1 else ""
     unit = " nats" if record["unit"] else " (no unit)"
     first, second = record["prompts"]
     return (
@@ -217,8 +304,10 @@ def _agreement_table(result: dict[str, Any]) -> str:
 
 def _interval(row: dict[str, Any], value: str, prefix: str) -> str:
     low, high = row[f"{prefix}low"], row[f"{prefix}high"]
-    if None in (row[value], low, high):
+    if math.isnan(row[value]):
         return "–"
+    if math.isnan(low):  # of a few pairs
+        return f"{100 * row[value]:.1f}"
     return f"{100 * row[value]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 

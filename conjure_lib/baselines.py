@@ -22,11 +22,12 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from tqdm import tqdm
 
 from conjure_lib import weights
+from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.loading import pick_device
-from conjure_lib.process import GenerativeProcess, check_prompts, generator
-from conjure_lib.similarity import chunks
+from conjure_lib.process import GenerativeProcess, check_sound, generator, sound
+from conjure_lib.similarity import check_settings, chunks
 
-Pairs = Sequence[tuple[str, str]]
+Pairs = Any  # of any shape that `inputs.as_pairs` takes
 Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
 Output = Callable[[Sequence[str], int], Tensor]  # n prompts and a draw to (n, …), on the CPU
 WORD_PIECES = 256  # what all-MiniLM-L6-v2 reads of a text
@@ -51,14 +52,16 @@ def initial_timestep(
     Source: "initial timestep prediction" in Liu and Soatto (2026), known to us by name only. The
     difference of the two predictions at the initial timestep, at x_T, is our reading.
     """
-    _check(guidance, steps=steps, draws=draws, batch_size=batch_size)
+    _check(guidance=guidance, seed=seed, steps=steps, draws=draws, batch_size=batch_size)
     times = process.sampler(next(iter(process.samplers)), steps).timesteps
     # at a flow's very first time Δε = (1 - σ) Δv vanishes whatever the network says
     first = times[int(process.kind == "flow")].to(process.device)
 
     def output(prompts: Sequence[str], draw: int) -> Tensor:
         x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)
-        return process.eps(x_T, first.expand(len(prompts)), process.encode(prompts)).cpu()
+        eps = process.eps(x_T, first.expand(len(prompts)), process.encode(prompts)).cpu()
+        check_sound(sound(eps)[:, None], [float(first)], prompts)
+        return eps
 
     return guidance**2 * _minus_squares(pairs, output, draws, batch_size, "initial timestep")
 
@@ -83,7 +86,7 @@ def direct_output(
     squared distance between the final outputs is our reading.
     """
     _check(**sampling, draws=draws, batch_size=batch_size)
-    _one_of("space", space, "latents", "pixels")
+    one_of("space", space, ("latents", "pixels"))
     features = None if space == "latents" else np.asarray
     output: Output = partial(_final, process, features, **sampling)
     return _minus_squares(pairs, output, draws, batch_size, "direct output")
@@ -99,7 +102,7 @@ def text_encoder_cosine(
     have read the whole text, and padding follows it. "mean" takes the mean from the first token of
     the text to that one; the begin-of-text token is blind to the text, hence the same for all.
     """
-    _one_of("pooling", pooling, "last", "mean")
+    one_of("pooling", pooling, ("last", "mean"))
     if process.lengths is None:
         raise ValueError(f"{process.name} gives no lengths: it does not say where its texts end")
     prompts, index = _unique(pairs)
@@ -109,7 +112,7 @@ def text_encoder_cosine(
         at, end = torch.arange(hidden.shape[1]), process.lengths(texts).cpu()[:, None] - 1
         taken = at == end if pooling == "last" else (at > 0) & (at <= end)  # (n, tokens)
         pooled.append(torch.einsum("nt,ntw->nw", taken.double(), hidden))
-    return _cosine(torch.cat(pooled), index)  # to which a sum is as good as a mean
+    return _cosine(torch.cat(pooled), index, prompts)  # to which a sum is as good as a mean
 
 
 def image_gaussian(
@@ -130,13 +133,16 @@ def image_gaussian(
     as :func:`clip_features` gives of the pictures, are projected on the ``components`` principal
     components of all samples (a value depends on the other pairs too; memory is U · images · width)
     and covariances are shrunk (Ledoit and Wolf 2004). "frechet": the squared distance of Dowson and
-    Landau (1982), FID's; "jeffreys": KL(1‖2) + KL(2‖1) in nats.
+    Landau (1982), FID's; "jeffreys": KL(1‖2) + KL(2‖1) in nats, which asks for three images or
+    more: two have no covariance that could be shrunk.
     """
-    _check(**sampling, images=images, components=components, batch_size=batch_size)
-    _one_of("divergence", divergence, "frechet", "jeffreys")
+    one_of("divergence", divergence, ("frechet", "jeffreys"))
+    _check(**sampling, components=components, batch_size=batch_size)
+    whole("images", images, 3 if divergence == "jeffreys" else 1)
     if isinstance(features, str):
-        _one_of("features", features, "latents")
+        one_of("features", features, ("latents",))
     prompts, index = _unique(pairs)
+    _few_enough(components, len(prompts) * images)
     measure = None if isinstance(features, str) else features
     output: Output = partial(_final, process, measure, **sampling)
     bar = tqdm(range(images), desc="images", unit="draw", delay=2)
@@ -170,8 +176,7 @@ def clip_features(
 def _principal(samples: np.ndarray, components: int) -> np.ndarray:
     """Samples (U, n, width) in the coordinates of the first k components of all, (U, n, k)."""
     rows = samples.reshape(-1, samples.shape[2])
-    if components > min(rows.shape):
-        raise ValueError(f"components must be at most {min(rows.shape)} here, not {components}")
+    _few_enough(components, min(rows.shape))
     centred = rows - rows.mean(axis=0)
     basis = np.linalg.svd(centred, full_matrices=False)[2][:components]
     return (centred @ basis.T).reshape(*samples.shape[:2], components)
@@ -204,8 +209,12 @@ def _frechet(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.n
 
 def _jeffreys(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """KL(i‖j) + KL(j‖i) in nats, (P,); means (U, k), covariances (U, k, k)."""
-    if (np.linalg.eigvalsh(s)[:, 0] <= 0).any():
-        raise ValueError("the images of a prompt do not vary: no density, take 'frechet'")
+    spread = np.linalg.eigvalsh(s)
+    if (spread[:, 0] <= 1e-12 * spread[:, -1]).any():  # what rounding leaves of a singular one
+        raise ValueError(
+            "the samples of a distribution do not vary in every direction, and have no density: "
+            "take more of them, fewer components, or 'frechet'"
+        )
     p, q = (MultivariateNormal(torch.tensor(m[k]), torch.tensor(s[k])) for k in (i, j))
     return (kl_divergence(p, q) + kl_divergence(q, p)).numpy()
 
@@ -224,7 +233,7 @@ def sentence_cosine(
     (Gao et al. 2021), from a folder with its weights in safetensors. Texts are cut at 256 word
     pieces, as all-MiniLM-L6-v2 cuts them.
     """
-    _one_of("pooling", pooling, "mean", "cls")
+    one_of("pooling", pooling, ("mean", "cls"))
     prompts, index = _unique(pairs)
     tokenizer, model = _pretrained(folder_or_name, "AutoTokenizer", revision, ("pooler",))
     room = min(WORD_PIECES, tokenizer.model_max_length, model.config.max_position_embeddings)
@@ -237,7 +246,7 @@ def sentence_cosine(
             hidden = model(**tokens).last_hidden_state.cpu().double()  # (n, tokens, width)
         summed = torch.einsum("nt,ntw->nw", tokens["attention_mask"].cpu().double(), hidden)
         vectors[rows] = hidden[:, 0] if pooling == "cls" else summed
-    return _cosine(vectors, index)
+    return _cosine(vectors, index, prompts)
 
 
 @torch.no_grad()
@@ -263,7 +272,7 @@ def language_trajectories(
     Args:
         model: a causal language model of transformers, such as GPT-2, with its ``tokenizer``.
     """
-    _check(continuations=continuations, tokens=tokens)
+    _check(seed=seed, continuations=continuations, tokens=tokens)
     prompts, index = _unique(pairs)
     texts = [t if t[-1] in string.punctuation else f"{t}." for t in map(str.rstrip, prompts)]
     heads = [torch.tensor(tokenizer(t)["input_ids"], device=model.device)[None] for t in texts]
@@ -283,6 +292,8 @@ def language_trajectories(
         first = own[i] - _mean_log_likelihood(model, heads[j], *paths[i])
         second = own[j] - _mean_log_likelihood(model, heads[i], *paths[j])
         found[i, j] = float(first.abs().sum() + second.abs().sum())
+        if not math.isfinite(found[i, j]):
+            raise ValueError(f"a likelihood of {prompts[i]!r} or {prompts[j]!r} is not finite")
     return np.array([-found.get((min(p), max(p)), 0.0) for p in index.T.tolist()])
 
 
@@ -327,10 +338,16 @@ def _final(
         raise ValueError(f"{process.name} has no decoder: it makes no pictures")
     x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)
     draws, condition = [draw] * len(prompts), process.encode(prompts)
-    path = process.trajectories(condition, x_T, draws, steps=steps, seed=seed, **sampling)
+    path = process.trajectories(
+        condition, x_T, draws, steps=steps, seed=seed, texts=prompts, **sampling
+    )
     if features is None or process.decode is None:
         return path.final.cpu()
-    return torch.as_tensor(features(process.decode(path.final)))
+    pictures = as_numbers("a picture", process.decode(path.final))
+    found = torch.as_tensor(as_numbers("features of a picture", features(pictures)))
+    if found.ndim < 2 or len(found) != len(prompts):
+        raise ValueError(f"features of {len(prompts)} pictures have shape {tuple(found.shape)}")
+    return found
 
 
 def _minus_squares(
@@ -367,27 +384,29 @@ def _pretrained(
 
 def _unique(pairs: Pairs) -> tuple[list[str], np.ndarray]:
     """The U unique prompts in order of appearance, and each pair's two among them, (2, P)."""
-    flat = check_prompts([prompt for first, second in pairs for prompt in (first, second)])
-    if not flat:
-        raise ValueError("no pairs were given")
+    flat = [prompt for pair in as_pairs(pairs) for prompt in pair]
     place = {prompt: i for i, prompt in enumerate(dict.fromkeys(flat))}
     return list(place), np.array([place[prompt] for prompt in flat]).reshape(-1, 2).T
 
 
-def _cosine(vectors: Tensor, index: np.ndarray) -> np.ndarray:
+def _cosine(vectors: Tensor, index: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     """Cosine of the rows of vectors (U, width) that each column of index (2, P) names, (P,)."""
+    lengths = vectors.norm(dim=1)
+    for prompt, length in zip(prompts, lengths.tolist(), strict=True):
+        if not 0 < length < math.inf:
+            raise ValueError(f"the vector of {prompt!r} has length {length}, and no cosine")
     unit = F.normalize(vectors, dim=1).numpy()
     return np.einsum("pw,pw->p", unit[index[0]], unit[index[1]])
 
 
-def _check(guidance: float = 1.0, seed: int = 0, sampler: str = "ddim", **counts: int) -> None:
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance must be a finite number, not {guidance}")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}")
+def _few_enough(components: int, most: int) -> None:
+    if components > most:
+        raise ValueError(f"components must be at most {most} here, not {components}")
 
 
-def _one_of(name: str, value: str, *known: str) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+def _check(sampler: str = "ddim", **settings: Any) -> None:
+    """Raise TypeError or ValueError where a setting is not usable; the model knows its samplers."""
+    check_settings(**settings)
+    for name in ("draws", "images", "components", "continuations", "tokens"):
+        if name in settings:
+            whole(name, settings[name])

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conjure_lib.inputs import as_numbers, whole
+
+FEW = 10  # pairs below which there is no interval
 CHUNK = 2**18  # pairs drawn at a time: bounds the memory, changes no number
 Column = Callable[[np.ndarray], np.ndarray]
 """Counts (b, n) of the pairs in b resamples to centred values or ranks (b, n)."""
@@ -22,7 +25,8 @@ Column = Callable[[np.ndarray], np.ndarray]
 class Correlation:
     """A correlation, or a difference of two, with a 95 % percentile interval.
 
-    The interval is from a bootstrap over ``pairs`` pairs; NaN where nothing varies.
+    The interval is from a bootstrap over ``pairs`` pairs; NaN where nothing varies. Of fewer than
+    `FEW` pairs there is none: resamples of so few say nothing of other pairs.
     """
 
     value: float
@@ -62,7 +66,7 @@ def partial_spearman(
     That is Pearson's r of the ranks after the ranks of ``given`` are regressed out of both, anew
     in each resample. Errors as `spearman`.
     """
-    given = np.asarray(given, float)
+    given = as_numbers("given", given)
     others = list(given.reshape(len(given), -1).T)
     return _bootstrap([predicted, human, *others], _ranks, _partial, resamples, seed)
 
@@ -104,7 +108,9 @@ def agreement(
     """
     if "score" not in table:
         raise ValueError("the pairs have no column score: there is nothing to agree with")
-    values, human = np.asarray(similarity, float), table["score"].to_numpy(float)
+    values, human = as_numbers("similarity", similarity), as_numbers("score", table["score"])
+    if len(values) != len(table):
+        raise ValueError(f"similarity has {len(values)} values for {len(table)} pairs")
     groups = {"": np.arange(len(table))} | _groups(table, by)
     rows = []
     for group, at in groups.items():
@@ -142,7 +148,10 @@ def _bootstrap(
     Resamples are drawn a few at a time: memory does not grow with their number. Those in which
     nothing varies have no correlation and are left out of the interval.
     """
-    columns, n = [prepare(v) for v in _sound(vectors)], len(vectors[0])
+    x = _sound(vectors)
+    columns, n = [prepare(v) for v in x], len(x[0])
+    resamples = whole("resamples", resamples, 0) if n >= FEW else 0
+    whole("seed", seed, 0)
 
     def measure(times: np.ndarray) -> np.ndarray:
         return statistic(_correlations(np.stack([c(times) for c in columns], axis=1), times))
@@ -161,12 +170,10 @@ def _bootstrap(
 
 def _sound(vectors: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The vectors as float64 (n,), if they can be correlated; ValueError if not."""
-    x = [np.asarray(v, float) for v in vectors]
+    x = [as_numbers(f"vector {i}", v).astype(np.float64) for i, v in enumerate(vectors, 1)]
     if x[0].ndim != 1 or len(x[0]) < 3 or any(v.shape != x[0].shape for v in x):
         shapes = " and ".join(str(v.shape) for v in x)
         raise ValueError(f"need vectors of one length (3 or more), not {shapes}")
-    if not all(np.isfinite(v).all() for v in x):
-        raise ValueError("a prediction or a human score is not finite")
     return x
 
 
@@ -185,6 +192,7 @@ def _ranks(x: np.ndarray) -> Column:
 
 def _values(x: np.ndarray) -> Column:
     """The values less the mean of each resample, in units of their range."""
+    x = x / (np.abs(x).max() or 1.0)  # so that nothing overflows
     x = (x - x.mean()) / (np.ptp(x) or np.inf)  # all zero if they do not vary
     return lambda times: x - (times @ x / len(x))[:, None]
 

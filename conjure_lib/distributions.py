@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist, pdist
 
 from conjure_lib.baselines import _frechet, _gaussians, _jeffreys, _principal
+from conjure_lib.inputs import as_numbers, whole
 
 METHODS = ("coupled", "wasserstein", "sliced", "energy", "mmd", "frechet", "jeffreys")
 MOST = 1000  # rows that the median distance is taken of
@@ -45,13 +46,12 @@ def sample_distances(
         ValueError: the shapes differ, n < 2, a value is not finite, a count is below 1, or, for
             "jeffreys", the samples of a distribution do not vary.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    x, y = (as_numbers(name, v).astype(np.float64) for name, v in (("x", x), ("y", y)))
     if x.ndim != 3 or x.shape != y.shape or x.shape[1] < 2 or 0 in x.shape:
         raise ValueError(f"need samples (pairs, n, d) twice, n at least 2: {x.shape}, {y.shape}")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("a sample is not finite")
-    if min(projections, components) < 1:
-        raise ValueError(f"need 1 or more, not {projections} projections, {components} components")
+    for name, count in (("projections", projections), ("components", components)):
+        whole(name, count)
+    whole("seed", seed, 0)
     both = np.concatenate([x, y])  # (2P, n, d)
     lines, width = directions(x.shape[2], projections, seed), median_distance(both)
     fitted = _gaussians(_principal(both, min(components, *both.shape[1:])))
@@ -67,7 +67,8 @@ def sample_distances(
         name: np.array([distance(a, b) for a, b in zip(x, y, strict=True)])
         for name, distance in per_pair.items()
     }
-    return found | {"frechet": _frechet(*fitted, *sides), "jeffreys": _jeffreys(*fitted, *sides)}
+    found |= {"frechet": _frechet(*fitted, *sides), "jeffreys": _jeffreys(*fitted, *sides)}
+    return {name: as_numbers(f"{name} of the samples", values) for name, values in found.items()}
 
 
 def wasserstein(x: np.ndarray, y: np.ndarray) -> float:

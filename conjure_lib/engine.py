@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conjure_lib.adapters import Conditioning, CutWarning
-from conjure_lib.process import GenerativeProcess
+from conjure_lib.process import GenerativeProcess, check_sound
 
 MEMORY = 2 << 30  # bytes: some 1,300 prompts of Stable Diffusion 1.x in ten steps
 Pair = tuple[int, int]
@@ -63,13 +63,15 @@ def pair_squares(
             ends = np.searchsorted(members, [pairs[row] for row in rows]).reshape(-1, 2)
             for some in chunks(range(len(draws)), max(1, batch_size // len(members))):
                 x_T, keys = noise[list(some)].to(process.device), [draws[d] for d in some]
-                paths = _trajectories(process, condition, keys, x_T, way, batch_size, bar)
+                texts = [prompts[i] for i in members]
+                paths = _trajectories(process, condition, texts, keys, x_T, way, batch_size, bar)
                 if crossed:
                     squares = _crossed(paths, ends, batch_size)
                 else:
                     squares = guidance**2 * _cross_evaluate(
                         process, condition, paths, timesteps, ends, batch_size, bar
                     )
+                    _check(squares, timesteps, [texts[i] for i in ends[:, ::-1].ravel()])
                 found[np.ix_(rows, some)] = squares.swapaxes(0, 1)
                 del paths  # before the next ones are made: two would not fit
             del condition
@@ -143,6 +145,7 @@ class _Paths:
 def _trajectories(
     process: GenerativeProcess,
     condition: Any,
+    texts: Sequence[str],
     draws: Sequence[int],
     x_T: Tensor,
     way: dict[str, Any],
@@ -153,13 +156,18 @@ def _trajectories(
     n, plain = len(condition), way["guidance"] == 1
     unconditional = None if plain else process.encode([""])
     shape = (len(draws) * n, way["steps"], *process.latent_shape)
-    x, eps = torch.empty(shape), torch.empty(shape)
-    guided = eps if plain else torch.empty(shape)
+    x, eps = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
+    guided = eps if plain else torch.empty_like(eps)
     for rows in chunks(range(len(x)), batch_size):
         d, i = (side.tolist() for side in np.divmod(np.array(rows), n))
         before = process.evaluations
         path = process.trajectories(
-            condition[i], x_T[d], [draws[k] for k in d], unconditional=unconditional, **way
+            condition[i],
+            x_T[d],
+            [draws[k] for k in d],
+            unconditional=unconditional,
+            texts=[texts[k] for k in i],
+            **way,
         )
         part = slice(rows[0], rows[-1] + 1)
         x[part], eps[part] = path.states.cpu(), path.eps.cpu()
@@ -192,6 +200,15 @@ def _cross_evaluate(
         bar.update(len(rows))
     squares = torch.cat(parts) if parts else torch.zeros(0)  # fetched at the end, all at once
     return squares.cpu().numpy().reshape(shape)
+
+
+def _check(squares: np.ndarray, timesteps: Tensor, texts: Sequence[str]) -> None:
+    """Raise ValueError where squares (draws, pairs, S, 2) are not finite, as `check_sound` does.
+
+    ``texts`` (2 · pairs,) are those whose predictions have just been made.
+    """
+    by_text = np.isfinite(squares).all(axis=0).transpose(0, 2, 1)  # (pairs, 2, S)
+    check_sound(by_text.reshape(len(texts), len(timesteps)), timesteps.tolist(), texts)
 
 
 def _crossed(paths: _Paths, ends: np.ndarray, batch_size: int) -> np.ndarray:

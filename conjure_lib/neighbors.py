@@ -20,7 +20,10 @@ from scipy.stats import hypergeom
 from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
+from conjure_lib.inputs import as_numbers, finite, one_of, whole
+
 MATRIX = 2048  # items up to which "auto" takes the whole matrix of distances
+VECTORS = ("euclidean", "cosine")  # the metrics that are computed here
 ROWS = 2**22  # entries of neighbour lists that are compared at a time: bounds the memory
 Search = Literal["auto", "matrix", "torch", "faiss"]
 
@@ -86,10 +89,13 @@ def nngs(
         seed: of ties, pairings and resamples.
 
     Raises:
-        ValueError: unequal numbers of items, fewer than three, k out of range, a value that is not
-            finite, distances that are not square or not symmetric, no such metric or search.
+        TypeError: a count that is no integer.
+        ValueError: unequal numbers of items, fewer than three, k out of range, a value that is
+            masked or not finite, a matrix that holds no distances (not square, not symmetric,
+            negative, or not 0 on its diagonal, as similarities are), no such metric or search.
     """
     x, y = _paired(X, Y, metric)
+    _check_counts(block=block, permutations=permutations, resamples=resamples, seed=seed)
     n, k = len(x), count_of(k, len(x))
     deep = min(k + 1, n - 1)  # the one beyond steps in where a neighbour is left out
     a, b = (
@@ -119,6 +125,7 @@ def nngs_profile(
         and null_low, null_high, 95 % of random pairings (NaN without permutations).
     """
     x, y = _paired(X, Y, metric)
+    _check_counts(permutations=permutations, seed=seed)
     n, rng = len(x), np.random.default_rng(seed)
     first, second = (_ranks(s, metric, 2 * seed + side) for side, s in enumerate((x, y)))
     ks = np.arange(1, n)
@@ -148,6 +155,7 @@ def mutual_knn(
     By chance it is k / (n - 1).
     """
     x, y = _paired(X, Y, metric)
+    _check_counts(block=block, seed=seed)
     k = count_of(k, len(x))
     a, b = (_search(s, k, metric, search, block, 2 * seed + side) for side, s in enumerate((x, y)))
     return float(_shared(a, b).mean())
@@ -217,14 +225,14 @@ def neighbors(
     Raises:
         ValueError: as `nngs`.
     """
-    x = _space(X, metric)
+    x = _space("X", X, metric)
+    _check_counts(block=block, ties=ties)
     return _search(x, count_of(k, len(x)), metric, search, block, ties)
 
 
 def _search(x: np.ndarray, k: int, metric: str, search: str, block: int, ties: int) -> np.ndarray:
-    if search not in get_args(Search):
-        raise ValueError(f"search must be one of {', '.join(get_args(Search))}, not {search!r}")
-    vectors = metric in ("euclidean", "cosine")
+    one_of("search", search, get_args(Search))
+    vectors = metric in VECTORS
     if search == "auto" and vectors and len(x) > MATRIX:
         search = "faiss" if find_spec("faiss") else "torch"
     if search in ("auto", "matrix"):
@@ -239,7 +247,7 @@ def _sorted(x: np.ndarray, metric: str, ties: int) -> np.ndarray:
     """All other items of each item by distance: (n, n - 1)."""
     if metric == "precomputed":
         distance = x.astype(float)  # a copy
-    elif metric in ("euclidean", "cosine"):
+    elif metric in VECTORS:
         rows = x.astype(float)
         rows = _unit(rows) if metric == "cosine" else rows
         distance = pairwise_distances(rows, metric="sqeuclidean")  # exact where it ties
@@ -423,6 +431,7 @@ def cka(
         ValueError: as `nngs`; an unknown kernel; a space in which nothing varies.
     """
     spaces = _paired(X, Y, "euclidean")
+    finite("bandwidth", bandwidth)
     if unbiased and len(spaces[0]) < 4:
         raise ValueError("the unbiased version needs four items or more")
     K, L = (_centred(_gram(s.astype(float), kernel, bandwidth), unbiased) for s in spaces)
@@ -460,25 +469,52 @@ def _centred(K: np.ndarray, unbiased: bool) -> np.ndarray:
 
 
 def _paired(X: Any, Y: Any, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _space(X, metric), _space(Y, metric)
+    x, y = _space("X", X, metric), _space("Y", Y, metric)
     if len(x) != len(y):
         raise ValueError(f"the spaces must have the same items: {len(x)} and {len(y)} are not")
+    tables = isinstance(X, pd.DataFrame) and isinstance(Y, pd.DataFrame)
+    if tables and not X.index.equals(Y.index):
+        raise ValueError("the rows of X and Y are named otherwise: sort one by the other's index")
     return x, y
 
 
-def _space(X: Any, metric: str) -> np.ndarray:
+def _space(name: str, X: Any, metric: str) -> np.ndarray:
     """X as a matrix of float32, if it is that, or float64; ValueError if it is no space."""
-    x = np.asarray(X)
-    x = x if x.dtype == np.float32 else np.asarray(x, float)
+    x = as_numbers(name, X)
     if x.ndim != 2 or len(x) < 3 or not x.shape[1]:
-        raise ValueError(f"a space is a matrix of three rows or more, not of shape {x.shape}")
-    if not np.isfinite(x.sum(dtype=float)):  # what is not finite shows in the sum
-        raise ValueError("a space holds a value that is not finite (NaN or infinity)")
+        raise ValueError(f"{name} must be a matrix of three rows or more, not of shape {x.shape}")
+    if metric in (*VECTORS, "precomputed"):
+        x = _scaled(x)
     if metric == "precomputed":
-        if x.shape[0] != x.shape[1]:
-            raise ValueError(f"distances must be a square matrix, not {x.shape}")
-        if not np.allclose(x, x.T, rtol=1e-5, atol=1e-6 * np.abs(x).max()):
-            raise ValueError("distances must be symmetric: row i, column j differs from j, i")
+        _check_distances(name, x)
     if metric == "cosine" and not all((row != 0).any() for row in x):
-        raise ValueError("an item is the zero vector, which has no cosine")
+        raise ValueError(f"an item of {name} is the zero vector, which has no cosine")
     return x
+
+
+def _scaled(x: np.ndarray) -> np.ndarray:
+    """``x`` in a unit, a power of two, in which no square overflows and the largest is not lost."""
+    exponent = int(np.frexp(max(abs(float(x.min())), abs(float(x.max()))))[1])
+    return x if abs(exponent) <= 40 else np.ldexp(x, -exponent)
+
+
+def _check_distances(name: str, x: np.ndarray) -> None:
+    """Raise ValueError where a matrix cannot be one of distances."""
+    if x.shape[0] != x.shape[1]:
+        raise ValueError(f"{name} must be a square matrix, as of distances, not {x.shape}")
+    rounding = 1e-6 * np.abs(x).max()
+    if not np.allclose(x, x.T, rtol=1e-5, atol=rounding):
+        raise ValueError(f"{name} must be symmetric: row i, column j differs from j, i")
+    if np.abs(np.diag(x)).max() > rounding:
+        raise ValueError(
+            f"{name} must be 0 on its diagonal, as distances are: of similarities take, say, the "
+            "largest one less each"
+        )
+    if x.min() < -rounding:
+        i, j = np.unravel_index(x.argmin(), x.shape)
+        raise ValueError(f"{name} holds a negative distance, at row {i}, column {j}")
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        whole(name, count, int(name == "block"))

@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
+HUGE = 1e15  # the squares of larger numbers, summed over a latent, overflow in float32
+BEFORE = ("what the text encoder says", "x_T")  # what a trajectory has before its first step
 SAMPLERS = {
     "ddim": "DDIMScheduler",
     "ddpm": "DDPMScheduler",
@@ -164,11 +167,8 @@ class GenerativeProcess:
                 length of the schedule, or so many that the checkpoint's spacing leaves out its
                 noisiest end.
         """
-        if name not in self.samplers:
-            raise ValueError(
-                f"sampler must be one of {', '.join(self.samplers)} for {self.name}, not {name!r}"
-            )
-        if not 1 <= steps <= self.schedule.T:
+        one_of(f"{self.name}'s sampler", name, self.samplers)
+        if not 1 <= whole("steps", steps) <= self.schedule.T:
             raise ValueError(f"steps must lie between 1 and {self.schedule.T}, not {steps}")
         if self.kind == "flow" and steps < 2:
             raise ValueError("a flow needs 2 steps or more: at its first all prompts predict alike")
@@ -209,7 +209,11 @@ class GenerativeProcess:
     def noise(self, draws: Sequence[int], seed: int) -> Tensor:
         """x_T of the given draws, (len(draws), *latent_shape), keyed by (seed, draw) alone."""
         return torch.stack(
-            [torch.randn(self.latent_shape, generator=generator(seed, d)) for d in draws]
+            [
+                # not torch's own defaults, which other programs change
+                torch.randn(self.latent_shape, generator=generator(seed, d), dtype=torch.float32)
+                for d in draws
+            ]
         ).to(self.device)
 
     @torch.no_grad()
@@ -224,6 +228,7 @@ class GenerativeProcess:
         sampler: str = "ddim",
         seed: int = 0,
         unconditional: Any = None,
+        texts: Sequence[str] | None = None,
         progress: bool = False,
     ) -> Trajectory:
         """Reverse-time trajectories of n (prompt, draw) rows, through diffusers' own scheduler.
@@ -236,7 +241,12 @@ class GenerativeProcess:
             guidance: w of classifier-free guidance, s(∅) + w (s(y) - s(∅)); at 1 the
                 unconditional prediction is not computed.
             unconditional: conditioning of the empty prompt, one row; computed where not given.
+            texts: the prompt of each row, for messages.
             progress: a progress bar, where the work takes more than two seconds.
+
+        Raises:
+            ValueError: a setting is not usable; or a number is NaN, infinite or too large, with
+                the prompt and the timestep where that began.
         """
         scheduler = self.sampler(sampler, steps)
         if guidance != 1 and unconditional is None:
@@ -244,7 +254,7 @@ class GenerativeProcess:
         # a flow's scheduler has neither: its state is what the network sees
         scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
         x = x_T.to(self.device, torch.float32) * float(getattr(scheduler, "init_noise_sigma", 1.0))
-        states, own, guided = [], [], []
+        states, own, guided, fine = [], [], [], [sound(condition).to(x.device), sound(x)]
         times = scheduler.timesteps
         for step, t in enumerate(tqdm(times, desc="denoising", delay=2) if progress else times):
             x_in = scale(x, t)
@@ -258,6 +268,8 @@ class GenerativeProcess:
             guided.append(self._to_eps(output_w, x_in, t_rows))
             noise = [generator(seed, d, step) for d in draws]
             x = scheduler.step(output_w, t, x, generator=noise, return_dict=False)[0]
+            fine.append(sound(own[-1]) & sound(x))
+        check_sound(torch.stack(fine, dim=1), [*BEFORE, *times.tolist()], texts)
         eps_own = torch.stack(own, dim=1)
         return Trajectory(
             scheduler.timesteps.clone(),
@@ -282,7 +294,8 @@ class GenerativeProcess:
         """
         if self.decode is None:
             raise ValueError(f"{self.name} has no decoder: it makes no pictures")
-        condition = self.encode(check_prompts(prompts))
+        prompts = as_prompts(prompts)
+        condition = self.encode(prompts)
         x_T = self.noise([0], seed).expand(len(prompts), *self.latent_shape)
         path = self.trajectories(
             condition,
@@ -292,9 +305,10 @@ class GenerativeProcess:
             guidance=guidance,
             sampler=sampler or next(iter(self.samplers)),
             seed=seed,
+            texts=prompts,
             progress=True,
         )
-        return self.decode(path.final)
+        return as_numbers("a picture", self.decode(path.final))
 
     def clean(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The denoised view x̂_0 of x (n, …) at timesteps t (n,) under the prediction eps."""
@@ -321,35 +335,51 @@ class Trajectory:
     final: Tensor
 
 
+def sound(values: Any) -> Tensor:
+    """Which of n rows hold neither NaN nor a number whose squares overflow in float32, (n,).
+
+    Args:
+        values: a tensor (n, …), or a conditioning of n rows.
+    """
+    parts = [p for p in getattr(values, "parts", {"": values}).values() if p.is_floating_point()]
+    rows = torch.ones(len(values), dtype=torch.bool)
+    return torch.stack([(p.abs() < HUGE).reshape(len(p), -1).all(1) for p in parts] or [rows]).all(
+        0
+    )
+
+
+def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = None) -> None:
+    """Raise ValueError, with the prompt and the time, at the first False of ``fine`` (n, S).
+
+    ``when`` (S,) are timesteps or what comes before them, ``texts`` (n,) the prompts of the rows.
+    """
+    bad = ~torch.as_tensor(fine).cpu()
+    if not bool(bad.any()):
+        return
+    at = int(bad.any(0).nonzero()[0])
+    row = int(bad[:, at].nonzero()[0])
+    whose = f"row {row}" if texts is None else repr(texts[row])
+    what = (
+        when[at] if isinstance(when[at], str) else f"the noise prediction at timestep {when[at]:g}"
+    )
+    raise ValueError(
+        f"{what} for {whose} is not finite, or too large to be squared: a guidance nearer to 1, or "
+        "a network in float32, may help; otherwise weights of the model are damaged"
+    )
+
+
 def generator(*key: int) -> torch.Generator:
     """A generator keyed by integers, such as (seed, draw, step): never global, never positional.
 
     Raises:
-        ValueError: a negative seed.
+        TypeError, ValueError: a seed, or a draw, that is no integer or is negative.
     """
-    if min(key) < 0:
-        raise ValueError(f"the seed must not be negative, nor a draw: {key}")
-    first, rest = [int(k) for k in key[:2]], [int(k) for k in key[2:]]
+    names = ("seed", "draw", "step", "width")
+    numbers = [whole(name, k, 0) for name, k in zip(names, key, strict=False)]
+    first, rest = numbers[:2], numbers[2:]
     # a spawn key, since a longer entropy that ends in zeros would seed like a shorter one
     words = np.random.SeedSequence(first, spawn_key=rest).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
-
-
-def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """The prompts as a list, each a string that is not blank.
-
-    Raises:
-        TypeError: a prompt is not a string, or a single string was given for the list.
-        ValueError: a prompt is empty or blank.
-    """
-    if isinstance(prompts, str):
-        raise TypeError(f"expected a list of prompts, not the single string {prompts!r}")
-    for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt {i} must be a string, not {type(prompt).__name__}: {prompt!r}")
-        if not prompt.strip():
-            raise ValueError(f"prompt {i} is {'blank' if prompt else 'empty'}: write some text")
-    return list(prompts)
 
 
 def _plain(kind: Any, config: Mapping[str, Any]) -> dict[str, bool]:

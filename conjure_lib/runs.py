@@ -36,13 +36,13 @@ from tqdm import tqdm
 import conjure_lib
 from conjure_lib.adapters import CutWarning
 from conjure_lib.engine import tiled
+from conjure_lib.inputs import whole
 from conjure_lib.loading import shipped
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS, term_weights
 from conjure_lib.similarity import (
     Estimate,
     check_settings,
-    check_weighting,
     floor,
     pair_terms,
 )
@@ -75,7 +75,7 @@ class Run:
 
     def by_draw(self, weighting: str = "sde", at: Sequence[int] | None = None) -> np.ndarray:
         """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index."""
-        check_weighting(weighting)
+        check_settings(weighting=weighting)
         steps = list(range(len(self.timesteps))) if at is None else list(at)
         if at is not None and np.ptp(np.diff(self.timesteps)) > 2:
             raise ValueError("the timesteps are unevenly spaced: each counts by its own stretch")
@@ -126,8 +126,16 @@ def score(
         OSError: a shard could not be written; the finished ones are kept.
     """
     folder = Path(folder)
-    _check(pairs, draws, batch_size, block)
-    check_settings(pairing, guidance)
+    _check(pairs)
+    whole("block", block)
+    check_settings(
+        draws=whole("draws", draws),
+        steps=steps,
+        pairing=pairing,
+        guidance=guidance,
+        seed=seed,
+        batch_size=batch_size,
+    )
     settings: dict[str, Any] = {
         "model": process.name,
         "revision": process.revision,
@@ -319,7 +327,7 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
 # -- starting and finding ---------------------------------------------------------------------
 
 
-def _check(pairs: pd.DataFrame, draws: int, batch_size: int, block: int) -> None:
+def _check(pairs: pd.DataFrame) -> None:
     if lacking := {"id", "text1", "text2"} - set(pairs.columns):
         raise ValueError(f"the pairs lack the column {', '.join(sorted(lacking))}")
     if not pairs["id"].is_unique:
@@ -332,10 +340,6 @@ def _check(pairs: pd.DataFrame, draws: int, batch_size: int, block: int) -> None
         if any(blank):
             row = pairs["id"][blank].iloc[0]
             raise ValueError(f"{name} of the pair {row!r} is no text, or is blank")
-    if min(draws, batch_size, block) < 1:
-        raise ValueError(
-            f"draws, batch_size and block must be at least 1, not {draws}, {batch_size}, {block}"
-        )
 
 
 def _start(

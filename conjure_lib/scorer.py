@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.process import GenerativeProcess, check_prompts, generator
+from conjure_lib.inputs import (
+    as_numbers,
+    as_pairs,
+    as_prompts,
+    as_text,
+    draw_numbers,
+    whole,
+)
+from conjure_lib.process import GenerativeProcess, check_sound, generator, sound
 from conjure_lib.sde import Weighting, term_weights
-from conjure_lib.similarity import check_counts, check_weighting, chunks, distances, pair_terms
+from conjure_lib.similarity import check_reach, check_settings, chunks, distances, pair_terms
 
 PORTION = 1024  # texts whose conditions are held at a time
 
@@ -52,18 +60,18 @@ class Scorer:
         width: int | None = None,
         **settings: Any,
     ) -> None:
-        check_weighting(weighting)
-        if width is not None and width < 1:
-            raise ValueError(f"an embedding has at least 1 number, not {width}")
+        if width is not None:
+            whole("width", width)
         if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
             raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
+        check_settings(weighting=weighting, **settings)
         self.process, self.weighting, self.settings = process, weighting, settings
         self.width = width
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
 
     def predict(
         self,
-        sentences: Sequence[Any],
+        sentences: Any,
         *,
         prompt_name: str | None = None,
         batch_size: int | None = None,
@@ -73,14 +81,21 @@ class Scorer:
     ) -> Any:
         """Minus the distance of each pair: (P,), or one number for one pair of strings.
 
+        Pairs may come in any shape of :func:`conjure_lib.inputs.as_pairs`.
+
         Raises:
             TypeError: something that is not a pair of texts.
-            ValueError: a prompt name was given, which these models have none of.
+            ValueError: a prompt name was given, which these models have none of; no pairs; or as
+                :func:`conjure_lib.pair_terms`.
         """
         if prompt_name is not None:
             raise ValueError(f"there are no named prompts here, and so no {prompt_name!r}")
-        single = len(sentences) == 2 and all(isinstance(s, str) for s in sentences)
-        pairs = [_pair(p) for p in ([sentences] if single else sentences)]
+        single = (
+            isinstance(sentences, list | tuple | np.ndarray)
+            and len(sentences) == 2
+            and all(isinstance(s, str) for s in sentences)
+        )
+        pairs = as_pairs([tuple(sentences)] if single else sentences)
         settings = self.settings | {"progress": show_progress_bar}
         if batch_size is not None:
             settings["batch_size"] = batch_size
@@ -95,12 +110,20 @@ class Scorer:
     def rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Any,
         top_k: int | None = None,
         return_documents: bool = False,
         **options: Any,
     ) -> list[dict[str, Any]]:
-        """The documents by their similarity to the query: corpus_id, score and, if wanted, text."""
+        """The documents by their similarity to the query: corpus_id, score and, if wanted, text.
+
+        Raises:
+            TypeError, ValueError: the query is no text, the documents no list of texts, or top_k
+                below 1.
+        """
+        query, documents = as_text("query", query), as_prompts(documents, "document")
+        if top_k is not None:
+            whole("top_k", top_k)
         scores = self.predict([(query, document) for document in documents], **options)
         order = np.argsort(-np.asarray(scores), kind="stable")[:top_k]
         text = [{"text": documents[i]} if return_documents else {} for i in order]
@@ -111,7 +134,7 @@ class Scorer:
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: Any,
         *,
         batch_size: int = 64,
         show_progress_bar: bool | None = None,
@@ -127,18 +150,20 @@ class Scorer:
         vector index with Euclidean distance takes: float32, contiguous, of one width.
 
         Raises:
-            ValueError: no texts, or a setting that embeddings cannot have.
+            TypeError: something that is not a text, or not a list of texts.
+            ValueError: no texts, a setting that embeddings cannot have, or a number that is not
+                finite, with its text and timestep.
         """
         if normalize_embeddings:
             raise ValueError("the length of a conjured embedding is part of it: not to normalize")
         if refused := {"noise", "pairing"} & self.settings.keys():
             raise ValueError(f"embeddings have no {', '.join(sorted(refused))}")
-        prompts = check_prompts([sentences] if isinstance(sentences, str) else sentences)
-        if not prompts:
-            raise ValueError("no texts were given")
+        whole("batch_size", batch_size)
+        prompts = as_prompts([sentences] if isinstance(sentences, str) else sentences)
         x, t, weights, keys = self._anchors(batch_size)
         hashes = [_hashing(*key, x[0].numel(), self.width) for key in keys] if self.width else []
-        vectors = torch.zeros(len(prompts), self.width or len(x) * x[0].numel())
+        size = self.width or len(x) * x[0].numel()
+        vectors = torch.zeros(len(prompts), size, dtype=torch.float32)
         options: dict[str, Any] = {"desc": "conjured embeddings", "unit": "eval", "delay": 2}
         options |= {"disable": True} if show_progress_bar is False else {}
         with tqdm(total=len(prompts) * len(x), **options) as bar:
@@ -166,9 +191,12 @@ class Scorer:
             i, a = (torch.tensor(side) for side in zip(*rows, strict=True))
             at = x[a].to(self.process.device), t[a].to(self.process.device)
             parts = roots[a, None] * self.process.eps(*at, condition[i]).flatten(1).cpu()
+            if not (fine := sound(parts)).all():
+                row = int(fine.logical_not().nonzero()[0])
+                check_sound(fine[row, None, None], [float(t[a[row]])], [prompts[int(i[row])]])
             if hashes:
                 place, sign = (torch.stack([hashes[k][n] for k in a.tolist()]) for n in (0, 1))
-                short = torch.zeros(len(rows), vectors.shape[1])
+                short = torch.zeros(len(rows), vectors.shape[1], dtype=torch.float32)
                 vectors.index_add_(0, i, short.scatter_add_(1, place, sign * parts))
             else:
                 vectors.view(len(prompts), len(x), -1)[i, a] = parts
@@ -183,16 +211,16 @@ class Scorer:
         """
         options: dict[str, Any] = {"steps": 10, "guidance": 1.0, "sampler": "ddim", "seed": 0}
         options |= {k: v for k, v in self.settings.items() if k in options}
-        given = self.settings.get("draws", 5)
-        draws = list(range(given)) if isinstance(given, int | np.integer) else list(given)
+        draws = draw_numbers(self.settings.get("draws", 5))
         process, count = self.process, len(draws)
-        check_counts(options["steps"], count, batch_size)
+        check_reach(process, options["sampler"], options["steps"])
         empty, seed = process.encode([""]), int(options["seed"])
         scale = float(options.pop("guidance")) ** 2  # of the empty prompt it changes no trajectory
         states, times = [], torch.empty(0)
         for some in chunks(draws, batch_size):
             x_T = process.noise(some, seed)
-            path = process.trajectories(empty[[0] * len(some)], x_T, some, **options)
+            texts = [""] * len(some)
+            path = process.trajectories(empty[[0] * len(some)], x_T, some, texts=texts, **options)
             states.append(path.states.flatten(0, 1).cpu())
             times = path.timesteps.cpu()
         each = term_weights(process.schedule, times, self.weighting)
@@ -201,27 +229,36 @@ class Scorer:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Minus the squared distance of all embeddings of one set to all of another: (n, m)."""
-        first, second = (torch.atleast_2d(torch.as_tensor(e)) for e in (embeddings1, embeddings2))
+        first, second = _embeddings(embeddings1, embeddings2)
         mode = "donot_use_mm_for_euclid_dist"  # whose zeros are zeros
-        return -torch.cdist(first.double(), second.double(), compute_mode=mode).square()
+        return -torch.cdist(first, second, compute_mode=mode).square()
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Minus the squared distance of corresponding embeddings: (n,)."""
-        first, second = (torch.atleast_2d(torch.as_tensor(e)) for e in (embeddings1, embeddings2))
+        first, second = _embeddings(embeddings1, embeddings2)
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} embeddings do not correspond to {len(second)}")
         return -(first - second).square().sum(-1)
+
+
+def _embeddings(*several: Any) -> list[Tensor]:
+    """Sets of embeddings, or single ones, as float64 of one width, (n, width) each."""
+    found = []
+    for number, e in enumerate(several, 1):
+        plain = e.detach().cpu().double() if isinstance(e, Tensor) else e
+        found.append(torch.atleast_2d(torch.from_numpy(as_numbers(f"embeddings{number}", plain))))
+    first, second = (e.double() for e in found)
+    if first.ndim != 2 or first.shape[1:] != second.shape[1:]:
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"embeddings must be rows of one width, not of shapes {shapes}")
+    return [first, second]
 
 
 def _hashing(seed: int, draw: int, step: int, size: int, width: int) -> tuple[Tensor, Tensor]:
     """Where each of ``size`` numbers of one anchor goes among ``width``, and its sign, (size,)."""
     chance = generator(seed, draw, step, width)  # a key of four, which no noise has
     place = torch.randint(width, (size,), generator=chance)
-    return place, 2.0 * torch.randint(2, (size,), generator=chance) - 1
-
-
-def _pair(pair: Any) -> tuple[str, str]:
-    if isinstance(pair, str) or len(pair) != 2:
-        raise TypeError(f"expected pairs of texts, not {pair!r}")
-    return pair[0], pair[1]
+    return place, 2 * torch.randint(2, (size,), generator=chance).float() - 1
 
 
 class MtebScorer:

@@ -11,8 +11,10 @@ difference by w exactly, so the unconditional prediction never enters it.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,11 +23,26 @@ from torch import Tensor
 
 from conjure_lib.engine import MEMORY, norms, pair_squares
 from conjure_lib.engine import chunks as chunks  # handed on
-from conjure_lib.process import GenerativeProcess, check_prompts
+from conjure_lib.inputs import (
+    as_numbers,
+    as_pairs,
+    as_prompts,
+    as_text,
+    draw_numbers,
+    finite,
+    one_of,
+    whole,
+)
+from conjure_lib.process import GenerativeProcess, check_sound
 from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 
 Pairing = Literal["same", "crossed"]
 PAIRINGS: tuple[str, ...] = get_args(Pairing)
+NEAR = 10  # a distance below so many times the floor of rounding is not told from it
+
+
+class RoundingWarning(UserWarning):
+    """A distance is as small as what rounding alone makes."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,8 @@ class Estimate:
         by_draw: (draws,), the value of each draw.
         by_step: (steps,), what each visited timestep adds to ``value`` (they sum to it).
         timesteps: (steps,), DDPM timesteps, noisiest first.
+        floor: what rounding alone makes of a distance, measured where ``value`` is not far above
+            it: a distance near its floor is not told from 0. None where it is far above.
     """
 
     value: float
@@ -48,6 +67,7 @@ class Estimate:
     by_draw: np.ndarray = field(repr=False)
     by_step: np.ndarray = field(repr=False)
     timesteps: np.ndarray = field(repr=False)
+    floor: float | None = None
 
     @classmethod
     def from_terms(
@@ -57,9 +77,14 @@ class Estimate:
         schedule: Schedule | FlowSchedule,
         weighting: Weighting,
     ) -> Estimate:
-        """From ‖Δε‖² of shape (draws, steps, 2): at x̂_t of y1 and at x̃_t of y2."""
+        """From ‖Δε‖² of shape (draws, steps, 2): at x̂_t of y1 and at x̃_t of y2.
+
+        Raises:
+            ValueError: a term is not finite, with its timestep.
+        """
         weights = term_weights(schedule, timesteps, weighting).numpy()
         per_step = terms.mean(axis=2) * weights  # (draws, steps): the mixture is the mean of halves
+        check_sound(np.isfinite(per_step), timesteps.tolist())
         by_draw = per_step.sum(axis=1)
         draws = len(by_draw)
         stderr = float(by_draw.std(ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan
@@ -73,7 +98,7 @@ class Estimate:
 
 def pair_terms(
     process: GenerativeProcess,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Any,
     *,
     steps: int = 10,
     draws: int | Sequence[int] = 5,
@@ -90,7 +115,8 @@ def pair_terms(
 
     Args:
         process: a loaded model.
-        pairs: P pairs of prompts; repeated prompts and pairs cost nothing.
+        pairs: P pairs of prompts, as a list or in a table, see :func:`conjure_lib.inputs.as_pairs`;
+            repeated prompts and pairs cost nothing.
         steps: S sampler steps, each of which visits one timestep.
         draws: k Monte Carlo draws of x_T (and of the sampler's noise): 0 … k-1, or the numbers
             of the wanted ones.
@@ -109,19 +135,21 @@ def pair_terms(
 
     Raises:
         TypeError, ValueError: a setting or a prompt is not usable; the message says which.
+        ValueError: a number on the way is NaN, infinite or too large; the message says at which
+            prompt and timestep that began.
     """
-    numbers = list(range(draws)) if isinstance(draws, int | np.integer) else list(draws)
-    check_counts(steps, len(numbers), batch_size)
-    check_settings(pairing, guidance)
-    pairs = list(pairs)
-    if noise is None:
-        noise = process.noise(numbers, seed)
-    if tuple(noise.shape) != (shape := (len(numbers), *process.latent_shape)):
-        raise ValueError(f"noise must have shape {shape}, not {tuple(noise.shape)}")
-    flat = check_prompts([prompt for pair in pairs for prompt in pair])
-    prompts = list(dict.fromkeys(flat))
-    if not prompts:
-        raise ValueError("no pairs were given")
+    check_settings(
+        steps=steps,
+        draws=draws,
+        pairing=pairing,
+        guidance=guidance,
+        seed=seed,
+        batch_size=batch_size,
+        memory=memory,
+    )
+    numbers, pairs = draw_numbers(draws), as_pairs(pairs)
+    noise = _start(process, numbers, seed, noise)
+    prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
     index = {prompt: i for i, prompt in enumerate(prompts)}
     wanted = [(index[a], index[b]) for a, b in pairs]
     unique = sorted({(min(p), max(p)) for p in wanted if p[0] != p[1]})
@@ -149,17 +177,85 @@ def pair_terms(
     return terms, timesteps
 
 
+def _start(
+    process: GenerativeProcess, draws: Sequence[int], seed: int, noise: Tensor | None
+) -> Tensor:
+    """x_T of each draw (draws, *latent_shape): drawn, or the given one, checked."""
+    if noise is None:
+        return process.noise(draws, seed)
+    shape = (len(draws), *process.latent_shape)
+    plain = noise.detach().cpu().double() if isinstance(noise, Tensor) else noise
+    given = torch.as_tensor(as_numbers("noise", plain))
+    if tuple(given.shape) != shape:
+        raise ValueError(f"noise must have shape {shape}, not {tuple(given.shape)}")
+    return given.to(process.device)
+
+
 def distances(
     process: GenerativeProcess,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Any,
     *,
     weighting: Weighting = "sde",
     **settings: Any,
 ) -> list[Estimate]:
-    """The distance of each pair; ``settings`` are those of :func:`pair_terms`."""
-    check_weighting(weighting)
+    """The distance of each pair; ``settings`` are those of :func:`pair_terms`.
+
+    A pair whose distance rounding alone could have made is named in a :class:`RoundingWarning`.
+
+    Raises:
+        TypeError, ValueError: as :func:`pair_terms`; so few steps that none of them sees noise.
+    """
+    check_settings(weighting=weighting, **settings)
+    check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
+    pairs = as_pairs(pairs)
     terms, timesteps = pair_terms(process, pairs, **settings)
-    return [Estimate.from_terms(t, timesteps, process.schedule, weighting) for t in terms]
+    found = [Estimate.from_terms(t, timesteps, process.schedule, weighting) for t in terms]
+    return _beside_floor(process, pairs, found, terms, weighting, settings)
+
+
+def _beside_floor(
+    process: GenerativeProcess,
+    pairs: Sequence[tuple[str, str]],
+    found: list[Estimate],
+    terms: np.ndarray,
+    weighting: Weighting,
+    settings: dict[str, Any],
+) -> list[Estimate]:
+    """The estimates; those that are not far above the floor of rounding with that floor, warned of.
+
+    Measuring it costs as much as a pair, so it is done only where a term is small beside ‖ε‖²,
+    which is about the number of latent dimensions.
+    """
+    guidance, precision = settings.get("guidance", 1.0), _precision(process)
+    size = guidance**2 * math.prod(process.latent_shape)
+    least = terms.mean(axis=(1, 3)).min(axis=1) / size  # (P,)
+    small = np.flatnonzero(least < (50 * precision) ** 2)
+    rows = [i for i in small.tolist() if pairs[i][0] != pairs[i][1]]
+    if not rows:
+        return found
+    way = {k: settings[k] for k in ("steps", "guidance", "sampler", "seed") if k in settings}
+    rounding, timesteps = floor(process, pairs[rows[0]][0], **way)
+    # where both batches happen to be rounded alike, predictions have no more digits for it
+    rounding = np.maximum(rounding, size * precision**2)
+    least_value = Estimate.from_terms(rounding[0], timesteps, process.schedule, weighting).value
+    near = [i for i in rows if found[i].value < NEAR * least_value]
+    for i in rows:
+        found[i] = replace(found[i], floor=least_value)
+    if near:
+        first, more = pairs[near[0]], f" and of {len(near) - 1} more" if near[1:] else ""
+        warnings.warn(
+            f"the distance of {first[0]!r} and {first[1]!r}{more} is {found[near[0]].value:.2g}, "
+            f"and rounding alone makes {least_value:.2g}: it is not told from 0",
+            RoundingWarning,
+            stacklevel=4,
+        )
+    return found
+
+
+def _precision(process: GenerativeProcess) -> float:
+    """The relative precision of a noise prediction's numbers."""
+    dtype = getattr(torch, process.dtype, torch.float32)
+    return torch.finfo(dtype if dtype.is_floating_point else torch.float32).eps
 
 
 def distance(
@@ -177,7 +273,9 @@ def distance(
     score. ``settings`` (steps, draws, guidance, sampler, pairing, seed, noise, batch_size,
     progress) are those of :func:`pair_terms`.
     """
-    return distances(process, [(y1, y2)], weighting=weighting, **settings)[0]
+    return distances(
+        process, [(as_text("y1", y1), as_text("y2", y2))], weighting=weighting, **settings
+    )[0]
 
 
 @dataclass(frozen=True)
@@ -189,11 +287,15 @@ class DistanceMatrix:
     stderr: np.ndarray
 
 
-def distance_matrix(
-    process: GenerativeProcess, prompts: Sequence[str], **settings: Any
-) -> DistanceMatrix:
-    """All pairwise distances of ``prompts``; ``settings`` are those of :func:`distances`."""
-    prompts = check_prompts(prompts)
+def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -> DistanceMatrix:
+    """All pairwise distances of ``prompts``; ``settings`` are those of :func:`distances`.
+
+    Raises:
+        TypeError, ValueError: as :func:`distances`; fewer than two prompts.
+    """
+    prompts = as_prompts(prompts)
+    if len(prompts) < 2:
+        raise ValueError(f"a matrix of distances needs 2 prompts or more, not only {prompts[0]!r}")
     rows, columns = np.triu_indices(len(prompts), 1)
     pairs = [(prompts[i], prompts[j]) for i, j in zip(rows, columns, strict=True)]
     estimates = distances(process, pairs, **settings)
@@ -239,17 +341,27 @@ def trace(
     draw: int = 0,
 ) -> Trace:
     """Both trajectories of one draw, with both prompts' predictions along each."""
-    condition = process.encode(check_prompts([y1, y2]))
+    check_settings(steps=steps, draws=[draw], guidance=guidance, seed=seed)
+    prompts = (as_text("y1", y1), as_text("y2", y2))
+    condition = process.encode(prompts)
     x_T = process.noise([draw], seed).expand(2, *process.latent_shape)
     path = process.trajectories(
-        condition, x_T, [draw] * 2, steps=steps, guidance=guidance, sampler=sampler, seed=seed
+        condition,
+        x_T,
+        [draw] * 2,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        seed=seed,
+        texts=prompts,
     )
     t = path.timesteps.to(process.device)
     other = torch.stack(
         [process.eps(path.states[i], t, condition[[1 - i] * steps]) for i in range(2)]
     )
+    check_sound(other.isfinite().flatten(2).all(2), t.tolist(), prompts[::-1])
     eps = torch.stack([torch.stack([path.eps[0], other[0]]), torch.stack([other[1], path.eps[1]])])
-    return Trace((y1, y2), path.timesteps, path.states, eps, guidance)
+    return Trace(prompts, path.timesteps, path.states, eps, guidance)
 
 
 @torch.no_grad()
@@ -270,8 +382,8 @@ def floor(
     timesteps (S,). A distance near this floor is rounding. A floor of zero says that this machine
     rounds both batches alike, and not that it does not round.
     """
-    check_counts(steps, 1, batch_size)
-    condition, before = process.encode(check_prompts([prompt])), process.evaluations
+    check_settings(steps=steps, guidance=guidance, seed=seed, batch_size=batch_size)
+    condition, before = process.encode([as_text("prompt", prompt)]), process.evaluations
     x_T = process.noise([0], seed)
     path = process.trajectories(
         condition[[0] * batch_size],
@@ -280,6 +392,7 @@ def floor(
         steps=steps,
         sampler=sampler,
         seed=seed,
+        texts=[prompt] * batch_size,
     )
     x, t = path.states[:1], path.timesteps.to(process.device)
     alone = [process.eps(x[:, s], t[s : s + 1], condition) for s in range(steps)]
@@ -288,23 +401,33 @@ def floor(
     return guidance**2 * np.stack([square, square], axis=2)[None], path.timesteps
 
 
-def check_counts(steps: int, draws: int, batch_size: int) -> None:
-    """Raise ValueError where one of them is below 1."""
-    if steps < 1 or draws < 1 or batch_size < 1:
+def check_settings(**settings: Any) -> None:
+    """Check those of the settings of :func:`pair_terms`, and a weighting, that ask for no model.
+
+    Raises:
+        TypeError, ValueError: one is not usable; the message says which and what would be.
+    """
+    for name, least in (("steps", 1), ("batch_size", 1), ("memory", 1), ("seed", 0)):
+        if name in settings:
+            whole(name, settings[name], least)
+    for name, known in (("weighting", WEIGHTINGS), ("pairing", PAIRINGS)):
+        if name in settings:
+            one_of(name, settings[name], known)
+    draw_numbers(settings.get("draws", 1))
+    w = finite("guidance", settings.get("guidance", 1.0))
+    if w == 0:
         raise ValueError(
-            f"steps, draws and batch_size must be at least 1, not {steps}, {draws}, {batch_size}"
+            "guidance=0 follows no prompt and makes every distance 0: for no guidance take 1"
         )
+    if not sys.float_info.min <= w * w <= sys.float_info.max:
+        raise ValueError(f"guidance must have a square that float64 holds, not {w:g}")
 
 
-def check_settings(pairing: str, guidance: float) -> None:
-    """Raise ValueError where a pairing is unknown or a guidance scale is no number."""
-    if pairing not in PAIRINGS:
-        raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, not {pairing!r}")
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance must be a finite number, not {guidance}")
-
-
-def check_weighting(weighting: str) -> None:
-    """Raise ValueError where a weighting is unknown."""
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+def check_reach(process: GenerativeProcess, sampler: str = "ddim", steps: int = 10) -> None:
+    """Raise ValueError where a single step takes x_T, which is noise, for a picture."""
+    first = float(process.sampler(sampler, steps).timesteps.max())
+    if steps == 1 and first < 0.9 * process.schedule.T:
+        raise ValueError(
+            f"steps=1 visits timestep {first:g} of {process.schedule.T} alone, and starts from "
+            "nothing but noise: take 2 steps or more"
+        )

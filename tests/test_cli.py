@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -80,7 +82,7 @@ def test_the_sentence_says_what_ran(run: Run, process: cj.GenerativeProcess) -> 
 
 def test_one_draw_is_still_json(run: Run) -> None:
     """NaN is no JSON: without a standard error the key says null."""
-    code, out, _ = run("compare", *PAIR, "--steps", "1", "--draws", "1", "--json")
+    code, out, _ = run("compare", *PAIR, "--steps", "2", "--draws", "1", "--json")
     assert code == 0
     assert json.loads(out, parse_constant=pytest.fail)["stderr"] is None
 
@@ -103,8 +105,15 @@ def test_a_long_prompt_is_warned_about_and_compared(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("", "a dog"), "empty"),
-        (("a cat", "  "), "blank"),
+        (("", "a dog"), "the first prompt is empty"),
+        (("a cat", "  "), "the second prompt is blank"),
+        ((*PAIR, "--steps", "1"), "steps=1 visits timestep 1 of 1000 alone"),
+        ((*PAIR, "--guidance", "0"), "for no guidance take 1"),
+        ((*PAIR, "--guidance", "1e200"), "guidance must have a square"),
+        ((*PAIR, "--guidance", "1e30"), "at timestep 501 for 'snow leopard' is not finite"),
+        ((*PAIR, "--figure", "a.xyz"), "--figure a.xyz must end in .eps"),
+        ((*PAIR, "--figure", "a"), "--figure a must end in"),
+        ((*PAIR, "--figure", "/proc/nothing/a.png"), "/proc/nothing"),
         ((*PAIR, "--steps", "0"), "steps"),
         ((*PAIR, "--steps", "2000"), "2000"),
         ((*PAIR, "--draws", "0"), "draws"),
@@ -170,7 +179,7 @@ def test_evaluate_prints_and_stores_the_agreement(run: Run, pairs: Path, tmp_pat
     human = pd.read_csv(pairs)["score"]
     assert whole["spearman"] == pytest.approx(spearmanr(-distances, human).statistic)
     assert whole["pearson"] == pytest.approx(pearsonr(-distances, human).statistic)
-    assert f"{100 * whole['spearman']:.1f} [" in said and "noise" in said
+    assert f" {100 * whole['spearman']:.1f} " in said and "noise" in said
     code, said, err = run("evaluate", str(pairs), *options, "--json", "--against", str(folder))
     assert code == 0, err
     rows = json.loads(said, parse_constant=pytest.fail)[0]["agreement"]  # no NaN
@@ -198,6 +207,10 @@ def test_samples_are_stratified_and_recorded(run: Run, pairs: Path, tmp_path: Pa
         (("evaluate", "PAIRS", "--limit", "0"), "at least 1"),
         (("evaluate", "PAIRS", "PAIRS"), "two benchmarks are called pairs"),
         (("evaluate", "PAIRS", "--against", "nowhere"), "nowhere holds no run"),
+        (("evaluate", "PAIRS", "--limit", "2"), "has 2 pairs to score: a correlation needs 3"),
+        (("evaluate", "PAIRS", "--batch-size", "0"), "batch_size must be at least 1, not 0"),
+        (("score", "PAIRS", "--out", "run", "--block", "0"), "--block must be at least 1, not 0"),
+        (("score", "PAIRS", "--out", "run", "--steps", "1"), "steps=1 visits timestep 1"),
     ],
 )
 def test_runs_that_are_not_usable_are_one_line(
@@ -222,4 +235,90 @@ def test_the_module_runs_from_a_shell() -> None:
     assert KEYS <= json.loads(done.stdout).keys()
     failed = subprocess.run([*command, "a cat", " "], capture_output=True, text=True, check=False)
     assert failed.returncode == 2 and failed.stdout == ""
-    assert failed.stderr.splitlines() == ["conjure_lib: prompt 1 is blank: write some text"]
+    assert failed.stderr.splitlines() == [
+        "conjure_lib: the second prompt is blank: write some text"
+    ]
+
+
+def test_everything_that_can_be_is_checked_before_the_model_is_loaded(
+    run: Run, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conjure_lib.__main__.load", lambda *_, **__: pytest.fail("loaded"))
+    table, out = str(pairs), ("--out", str(tmp_path / "run"))
+    for arguments in (
+        ("compare", "", "a dog"), ("compare", *PAIR, "--guidance", "0"),
+        ("compare", *PAIR, "--draws", "0"), ("compare", *PAIR, "--seed", "-1"),
+        ("compare", *PAIR, "--steps", "0"), ("compare", *PAIR, "--figure", "a.xyz"),
+        ("score", table, *out, "--block", "0"), ("score", table, *out, "--batch-size", "-1"),
+        ("evaluate", table, *out, "--limit", "2"), ("evaluate", table, *out, "--sample", "nan"),
+    ):  # fmt: skip
+        code, said, err = run(*arguments)
+        assert (code, said, len(err.splitlines())) == (2, "", 1), (arguments, err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError(), 1, "out of memory: take fewer --draws"),
+        (RuntimeError("CUDA out of memory.\nTried to"), 1, "smaller --batch-size (CUDA out of"),
+        (RuntimeError("a cable\nis loose"), 1, "RuntimeError: a cable is loose"),
+        (KeyError("unet"), 1, "KeyError: 'unet'"),
+        (AssertionError(), 1, "AssertionError: no more is known"),
+        (ValueError("of two\nlines"), 2, "of two lines"),
+        (OSError("the disk is full"), 2, "the disk is full"),
+    ],
+)
+def test_no_traceback_whatever_happens(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("conjure_lib.__main__.load", load)
+    found, out, err = run("compare", *PAIR, "--json")
+    assert found == code and out == ""
+    assert len(err.splitlines()) == 1 and said in err and "Traceback" not in err
+
+
+def test_a_figure_that_fails_loses_no_number(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("conjure_lib.plots.pair_figure", draw)
+    figure = ("--figure", str(tmp_path / "a.png"))
+    code, out, err = run("compare", *PAIR, *SMALL, "--json", *figure)
+    assert code == 1 and json.loads(out)["distance"] > 0
+    assert err.splitlines()[-1] == "conjure_lib: RuntimeError: no font"
+
+
+def test_a_terminal_without_the_characters_loses_no_number(
+    monkeypatch: pytest.MonkeyPatch, process: cj.GenerativeProcess
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr("conjure_lib.__main__.load", lambda *_, **__: process)
+    assert main(["compare", *PAIR, *SMALL]) == 0
+    stream.seek(0)
+    assert "\\u201csnow leopard\\u201d" in stream.read()
+
+
+def test_a_distance_near_the_floor_says_so(run: Run, pairs: Path, tmp_path: Path) -> None:
+    """Of two texts that differ in case alone, which the embedded model does not read."""
+    code, out, err = run("compare", "cat", "Cat", *SMALL, "--json")
+    record = json.loads(out)
+    assert code == 0 and record["distance"] < 10 * record["floor"]
+    assert "rounding alone makes" in err and "not told from 0" in err
+    assert json.loads(run("compare", *PAIR, *SMALL, "--json")[1])["floor"] is None
+    pairs.write_text("text1,text2,score\ncat,Cat,3\ncat,dog,2\ncar,bus,1\n")
+    code, out, err = run("score", str(pairs), *SMALL, "--out", str(tmp_path / "run"))
+    assert code == 0 and "1 distances (weighting sde) are near the floor of rounding" in err
+
+
+def test_few_pairs_have_no_interval(run: Run, pairs: Path, tmp_path: Path) -> None:
+    code, out, err = run("evaluate", str(pairs), *SMALL, "--out", str(tmp_path), "--limit", "3")
+    assert code == 0, err
+    assert "[" not in out and "nan" not in out and out.splitlines()[-1].endswith("  3")

@@ -85,7 +85,7 @@ def test_mteb(scorer: cj.Scorer) -> None:
 
 
 def test_bad_input(scorer: cj.Scorer) -> None:
-    with pytest.raises(TypeError, match="pairs of texts, not 'cat'"):
+    with pytest.raises(TypeError, match="row 0 must be a pair of texts, not 'cat'"):
         scorer.predict(["cat", "dog", "pizza"])
     with pytest.raises(ValueError, match="no named prompts"):
         scorer.predict(PAIRS, prompt_name="query")

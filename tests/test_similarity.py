@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -14,6 +19,9 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 import conjure_lib as cj
+from conjure_lib.baselines import direct_output, initial_timestep, text_encoder_cosine
+from conjure_lib.inputs import as_pairs
+from conjure_lib.similarity import NEAR, RoundingWarning
 
 SETTINGS = {"steps": 3, "draws": 2}
 FOUR = [("a cat", "a dog"), ("pizza", "a cat"), ("a dog", "pizza"), ("graveyard", "a cat")]
@@ -390,10 +398,15 @@ def test_embeddings_are_distances_at_common_anchors(
 @pytest.mark.parametrize(
     ("pair", "error", "message"),
     [
-        (("", "a cat"), ValueError, "prompt 0 is empty"),
-        (("a cat", " \n"), ValueError, "prompt 1 is blank"),
-        ((None, "a cat"), TypeError, "prompt 0 must be a string, not NoneType"),
-        (("a cat", 3), TypeError, "prompt 1 must be a string, not int: 3"),
+        (("", "a cat"), ValueError, "(y1|prompt 0|first text of pair 0) is empty"),
+        (("a cat", " \n"), ValueError, "(y2|prompt 1|second text of pair 0) is blank"),
+        ((None, "a cat"), TypeError, "(y1|prompt 0|first .* pair 0) must be a string, not NoneTy"),
+        (
+            ("a cat", 3),
+            TypeError,
+            "(y2|prompt 1|second text of pair 0) must be a string, not int: 3",
+        ),
+        (("a cat", "\udce9"), ValueError, "(y2|prompt 1|pair 0) holds half a .* UTF-8"),
     ],
 )
 def test_bad_prompts_are_named(
@@ -423,6 +436,8 @@ def test_a_string_is_no_list(process: cj.GenerativeProcess) -> None:
         cj.distance_matrix(process, "a cat")
     with pytest.raises(ValueError, match="no pairs"):
         cj.pair_terms(process, [])
+    with pytest.raises(ValueError, match="a matrix of distances needs 2 prompts.* only 'cat'"):
+        cj.distance_matrix(process, ["cat"])
 
 
 @pytest.mark.parametrize(
@@ -431,7 +446,18 @@ def test_a_string_is_no_list(process: cj.GenerativeProcess) -> None:
         ({"steps": 0}, "steps.* at least 1, not 0"),
         ({"steps": -3}, "steps.* at least 1, not -3"),
         ({"steps": 1001}, "steps must lie between 1 and 1000, not 1001"),
-        ({"draws": 0}, "draws.* at least 1, not 3, 0"),
+        ({"draws": 0}, "draws must be at least 1, not 0"),
+        ({"draws": []}, "draws must be at least 1, and none"),
+        ({"draws": [0, -1]}, "draws must be at least 0, not -1"),
+        ({"draws": [0, 0]}, r"draws=\[0, 0\] holds a number twice"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"memory": 0}, "memory must be at least 1, not 0"),
+        ({"guidance": 0}, "guidance=0 follows no prompt .*: for no guidance take 1"),
+        ({"guidance": 1e200}, "guidance must have a square"),
+        ({"guidance": 1e-200}, "guidance must have a square"),
+        ({"steps": 1}, "steps=1 visits timestep 1 of 1000 alone, .* take 2 steps or more"),
+        ({"steps": 1, "sampler": "dpm++2m"}, "steps=1 visits timestep 501"),
+        ({"noise": torch.full((2, 4, 8, 8), torch.nan)}, "noise is not finite"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"weighting": "girsanov"}, "weighting must be one of sde, score, noise, not 'girsanov'"),
         ({"pairing": "both"}, "pairing must be one of same, crossed, not 'both'"),
@@ -448,6 +474,33 @@ def test_bad_settings_are_named(
     with pytest.raises(ValueError, match=message):
         cj.distance(process, "a cat", "pizza", **SETTINGS | settings)
     assert process.evaluations == before  # found before any work
+
+
+@pytest.mark.parametrize("name", ["steps", "draws", "seed", "batch_size", "memory", "guidance"])
+@pytest.mark.parametrize("value", [2.7, 2.0, True, np.True_, "2", None, [2.5], np.array([1.5])])
+def test_a_number_of_another_type_is_named(
+    process: cj.GenerativeProcess, name: str, value: object
+) -> None:
+    """Integers are integers; numpy's are, and of the settings guidance alone may be a fraction."""
+    before = process.evaluations
+    if name == "guidance" and isinstance(value, float) and not isinstance(value, bool):
+        return
+    for call in (
+        lambda: cj.distance(process, "a cat", "pizza", **{name: value}),
+        lambda: cj.Scorer(process, **{name: value}),
+    ):
+        with pytest.raises(TypeError, match=name):
+            call()
+    assert process.evaluations == before
+
+
+def test_integers_of_numpy_are_integers(process: cj.GenerativeProcess) -> None:
+    plain = cj.distance(process, "a cat", "pizza", steps=2, draws=[1, 3], seed=5, batch_size=2)
+    numpys = cj.distance(
+        process, "a cat", "pizza", steps=np.int64(2), draws=np.array([1, 3], np.uint8),
+        seed=np.int32(5), batch_size=np.int16(2), guidance=np.float32(1),
+    )  # fmt: skip
+    np.testing.assert_array_equal(plain.by_draw, numpys.by_draw)
 
 
 @pytest.mark.parametrize("settings", [{"weighting": "girsanov"}, {"draws": 0}, {"stepz": 3}])
@@ -477,3 +530,260 @@ def test_the_floor_of_each_precision() -> None:
         guided, _ = cj.floor(process, "snow leopard", steps=2, guidance=3.0)
         np.testing.assert_allclose(guided, 9 * terms)
     assert found[torch.float32] < 1e-6 * distance
+
+
+# -- shapes ----------------------------------------------------------------------------------
+
+
+class Two(NamedTuple):
+    a: str
+    b: str
+
+
+TABLE = pd.DataFrame(FOUR, columns=["text1", "text2"])
+SHAPES: dict[str, Callable[[], Any]] = {
+    "lists": lambda: [list(pair) for pair in FOUR],
+    "a generator": lambda: (pair for pair in FOUR),
+    "a dict's items": lambda: dict(FOUR).items(),
+    "a zip": lambda: zip(*zip(*FOUR, strict=True), strict=True),
+    "an array": lambda: np.array(FOUR),
+    "an array of objects": lambda: np.array(FOUR, object),
+    "a structured array": lambda: TABLE.assign(id=1).to_records(),
+    "named tuples": lambda: [Two(*pair) for pair in FOUR],
+    "rows of a table": lambda: TABLE.assign(id=1).itertuples(),
+    "records": lambda: TABLE.assign(score=1.0).to_dict("records"),
+    "a series": lambda: pd.Series(FOUR),
+    "a table": lambda: TABLE.assign(id=["p", "q", "r", "s"])[["id", "text2", "text1"]],
+    "a table of sentences": lambda: TABLE.set_axis(["sentence1", "sentence2"], axis=1),
+    "a table of words": lambda: TABLE.set_axis(["word1", "word2"], axis=1).iloc[::-1].sort_index(),
+    "a table without names": lambda: pd.DataFrame(FOUR),
+    "a table of categories": lambda: TABLE.astype("category"),
+    "a table of polars": lambda: pytest.importorskip("polars").from_pandas(TABLE),
+    "a table of Arrow": lambda: pa.Table.from_pandas(TABLE),
+    "a dict of columns": lambda: TABLE.to_dict("list") | {"score": [1.0] * 4},
+    "a data set": lambda: datasets.Dataset.from_pandas(TABLE),
+    "a data set that streams": lambda: datasets.Dataset.from_pandas(TABLE).to_iterable_dataset(),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pairs_in_every_shape(shape: str) -> None:
+    assert as_pairs(SHAPES[shape]()) == FOUR
+
+
+def test_tables_are_scored_as_their_pairs(process: cj.GenerativeProcess) -> None:
+    plain = [e.value for e in cj.distances(process, FOUR, **SETTINGS)]
+    scorer = cj.Scorer(process, **SETTINGS)
+    for shape in ("a table", "a data set", "records"):
+        found = cj.distances(process, SHAPES[shape](), **SETTINGS)
+        np.testing.assert_array_equal([e.value for e in found], plain)
+        np.testing.assert_array_equal(scorer.predict(SHAPES[shape]()), np.negative(plain))
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "two words": (["hi", "no"], "row 0 must be a pair of texts, not 'hi'"),
+    "one pair": (("a cat", "a dog"), "row 0 must be a pair of texts, not 'a cat'"),
+    "a string": ("a cat", "not the single string 'a cat'"),
+    "bytes": (b"ab", "not the single string b'ab'"),
+    "a set of pairs": ({("a", "b"), ("c", "d")}, "a set"),
+    "pairs that are sets": ([{"a", "b"}], "row 0 must be a pair"),
+    "triples": ([("a", "b", "c")], "row 0 must be a pair"),
+    "single ones": ([("a",)], "row 0 must be a pair"),
+    "a number": (3, "pairs must be like"),
+    "nothing": (None, "pairs must be like"),
+    "numbers": (np.zeros((3, 2)), "first text of pair 0 must be a string, not float64"),
+    "a table of other names": (pd.DataFrame({"a": ["x"], "b": ["y"]}), "here are 'a', 'b'"),
+    "a table of names in capitals": (TABLE.rename(columns=str.upper), "here are 'TEXT1', 'TEXT2'"),
+    "a table of two kinds": (TABLE.assign(word1="a", word2="b"), "columns .*, once"),
+    "a table of twice one column": (
+        pd.DataFrame([("a", "b", "c")], columns=["text1", "text1", "text2"]),
+        "columns .*, once",
+    ),
+    "one record": ({"text1": "a cat", "text2": "a dog"}, "single string 'a cat'"),
+    "columns of two lengths": ({"text1": ["a"], "text2": ["b", "c"]}, "1 and 2 rows"),
+    "a text that is missing": (TABLE.assign(text2=[*"abc", None]), "second text of pair 3"),
+    "a table without rows": (TABLE.iloc[:0], "no pairs were given"),
+    "the splits of a data set": ({"train": TABLE}, "here are 'train'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_list_of_pairs_is_refused(process: cj.GenerativeProcess, case: str) -> None:
+    rows, message = WRONG[case]
+    before = process.evaluations
+    calls = [cj.distances, cj.pair_terms, initial_timestep]
+    calls += [lambda p, rows, **how: cj.Scorer(p, **how).predict(rows)] * (case[:3] not in "twoone")
+    for call in calls:
+        with pytest.raises((TypeError, ValueError), match=message):
+            call(process, rows, **SETTINGS)
+    assert process.evaluations == before
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (TABLE, r"not a table with the columns text1, text2: .* table\['text1'\]"),
+        (datasets.Dataset.from_pandas(TABLE), "not a table"),
+        ({"cat": "dog"}, "not a table"),
+        ({"cat", "dog"}, "a set"),
+        ([("cat", "dog")], "(prompt|document) 0 must be a string, not tuple"),
+        (np.array([["cat", "dog"]]), "(prompt|document) 0 must be a string, not ndarray"),
+        ([], "no (prompt|document)s were given"),
+        (3, "must be like"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(
+    process: cj.GenerativeProcess, texts: Any, message: str
+) -> None:
+    scorer, before = cj.Scorer(process, **SETTINGS), process.evaluations
+    for call in (
+        lambda: cj.distance_matrix(process, texts, **SETTINGS),
+        lambda: scorer.encode(texts),
+        lambda: scorer.rank("a cat", texts),
+        lambda: process.generate(texts),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+    with pytest.raises(TypeError, match="documents, not the single string 'dog'"):
+        scorer.rank("cat", "dog")
+    assert process.evaluations == before
+
+
+def test_texts_may_be_a_column(process: cj.GenerativeProcess) -> None:
+    plain = cj.distance_matrix(process, ["a cat", "pizza", "a dog", "graveyard"], **SETTINGS)
+    column = cj.distance_matrix(process, TABLE["text1"], **SETTINGS)
+    generated = cj.distance_matrix(process, iter(plain.prompts), **SETTINGS)
+    assert column.prompts == plain.prompts == generated.prompts
+    np.testing.assert_array_equal(column.value, plain.value)
+
+
+# -- numbers that are none -------------------------------------------------------------------
+
+
+def broken(process: cj.GenerativeProcess, at: float, prompt: str, value: float) -> None:
+    """One number of what the network says of ``prompt`` at timestep ``at`` becomes ``value``."""
+    predict, word = process.predict, process.encode([prompt])[0]
+
+    def wrong(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        out = predict(x, t, y).clone()
+        mine = ((y - word).flatten(1).abs().amax(1) < 1e-4) & (t == at)
+        out.view(len(out), -1)[mine, 0] = value
+        return out
+
+    process.predict = wrong
+
+
+@pytest.mark.parametrize(("value", "guidance"), [(math.nan, 1.0), (-math.inf, 3.0), (1e30, 3.0)])
+def test_a_prediction_that_is_no_number_stops_where_it_began(
+    random_folder: Path, value: float, guidance: float
+) -> None:
+    """The prompt and the timestep are the ones that were broken, whoever asks."""
+    process = cj.load(random_folder, device="cpu")
+    broken(process, 334, "pizza", value)
+    way = {**SETTINGS, "guidance": guidance}
+    message = "the noise prediction at timestep 334 for 'pizza' is not finite"
+    for call in (
+        lambda: cj.distance(process, "cat", "pizza", **way),
+        lambda: cj.distance(process, "cat", "pizza", pairing="crossed", **way),
+        lambda: cj.distance_matrix(process, ["cat", "dog", "pizza"], **way),
+        lambda: cj.Scorer(process, **way).predict([("cat", "dog"), ("cat", "pizza")]),
+        lambda: cj.Scorer(process, **way).rank("cat", ["dog", "pizza"]),
+        lambda: cj.trace(process, "cat", "pizza", steps=3, guidance=guidance),
+        lambda: cj.floor(process, "pizza", steps=3),
+        lambda: process.generate(["cat", "pizza"], steps=3, guidance=guidance),
+        lambda: direct_output(process, [("cat", "pizza")], draws=1, steps=3, guidance=guidance),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    if not abs(value) < math.inf:
+        with pytest.raises(ValueError, match=message):
+            cj.Scorer(process, **way).encode(["cat", "pizza"])
+    assert cj.distance(process, "cat", "dog", **way).value > 0  # theirs are sound
+
+
+def test_what_only_the_other_trajectory_breaks_is_found(process: cj.GenerativeProcess) -> None:
+    """The first prompt's prediction fails on the path of the second alone."""
+    laws = law_process(LAWS["mixtures"])
+    predict = laws.predict
+    seen: list[Tensor] = []
+
+    def wrong(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        seen.append(x)
+        return predict(x, t, y) / (len(seen) <= 4)  # two steps' trajectories come first
+
+    laws.predict = wrong
+    with pytest.raises(ValueError, match="at timestep 5050 for 'y2' is not finite"):
+        cj.distance(laws, "y1", "y2", steps=2, draws=1, batch_size=1)
+
+
+def test_a_text_encoder_that_gives_no_number_is_named(random_folder: Path) -> None:
+    process = cj.load(random_folder, device="cpu")
+    encode = process.encode
+    process.encode = lambda texts: torch.stack(
+        [
+            c * math.nan if text == "pizza" else c
+            for c, text in zip(encode(texts), texts, strict=True)
+        ]
+    )
+    with pytest.raises(ValueError, match="what the text encoder says for 'pizza' is not finite"):
+        cj.distance(process, "cat", "pizza", **SETTINGS)
+    with pytest.raises(ValueError, match="vector of 'pizza' has length nan"):
+        text_encoder_cosine(process, [("cat", "pizza")])
+
+
+@pytest.mark.parametrize("guidance", [1e18, 1e30, 1e150])
+def test_a_guidance_that_overflows_stops(process: cj.GenerativeProcess, guidance: float) -> None:
+    with pytest.raises(ValueError, match="at timestep .* a guidance nearer to 1"):
+        cj.distance(process, "a cat", "pizza", guidance=guidance, **SETTINGS)
+
+
+def test_the_estimate_of_terms_that_are_no_numbers(process: cj.GenerativeProcess) -> None:
+    terms, t = cj.pair_terms(process, [("a cat", "pizza")], **SETTINGS)
+    terms[0, 1, 2, 0] = math.inf
+    with pytest.raises(ValueError, match=f"at timestep {int(t[2])} for row 1"):
+        cj.Estimate.from_terms(terms[0], t, process.schedule, "noise")
+
+
+def test_torchs_default_number_changes_nothing(process: cj.GenerativeProcess) -> None:
+    scorer = cj.Scorer(process, width=64, **SETTINGS)
+    plain, vectors = cj.distance(process, "a cat", "pizza", **SETTINGS), scorer.encode(["a cat"])
+    torch.set_default_dtype(torch.float64)
+    try:
+        again, moved = cj.distance(process, "a cat", "pizza", **SETTINGS), scorer.encode(["a cat"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(plain.by_draw, again.by_draw)
+    np.testing.assert_array_equal(vectors, moved)
+
+
+# -- the floor of rounding -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighting", cj.WEIGHTINGS)
+def test_a_distance_near_the_floor_of_rounding_says_so(weighting: Any) -> None:
+    """Predictions that differ by two units of float32's last place, and by a thousand of them."""
+    process = law_process(LAWS["gaussians"])
+    process.encode = lambda texts: torch.tensor([[float(text)] for text in texts])
+    process.predict = lambda x, t, y: torch.ones_like(x) * (1 + y * 2.0**-23)
+    how = {"weighting": weighting, **SETTINGS}
+    with pytest.warns(RoundingWarning, match="distance of '0' and '2' is .* not told from 0"):
+        near = cj.distance(process, "0", "2", **how)
+    assert near.floor is not None and 0 < near.floor <= near.value < NEAR * near.floor
+    far = cj.distance(process, "0", "1000", **how)  # no warning, which would be an error here
+    assert far.floor is None
+    assert far.value == pytest.approx(500**2 * near.value)
+    same = cj.distance(process, "2", "2", **how)  # zero by what it is, and not by rounding
+    assert same.value == 0 and same.floor is None
+    with pytest.warns(RoundingWarning, match="of '0' and '2' and of 1 more"):
+        cj.distances(process, [("0", "1000"), ("0", "2"), ("2", "3")], **how)
+
+
+def test_the_floor_is_the_measured_one(process: cj.GenerativeProcess) -> None:
+    """The tokenizer of the embedded model drops the case: two strings, one prompt."""
+    with pytest.warns(UserWarning) as caught:
+        found = cj.distance(process, "cat", "Cat", **SETTINGS, guidance=3.0)
+    assert any(w.category is RoundingWarning for w in caught)
+    terms, t = cj.floor(process, "cat", steps=3, guidance=3.0)
+    measured = cj.Estimate.from_terms(terms[0], t, process.schedule, "sde").value
+    assert found.floor is not None and found.floor >= measured
+    assert found.floor < 1e-6 * cj.distance(process, "cat", "dog", **SETTINGS, guidance=3.0).value
