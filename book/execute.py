@@ -35,6 +35,8 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from conjure_lib.machine import cores, settle
+
 ROOT = Path(__file__).resolve().parent.parent
 WATCHED = ("conjure_lib", "training", "data", "requirements.txt")
 IMPORTED = re.compile(r"^\s*(?:from|import)\s+(\w+)", re.MULTILINE)
@@ -184,7 +186,8 @@ def run(
         ChapterError: a cell failed.
     """
     os.environ["TQDM_DISABLE"] = "1"  # for the kernel: progress bars are no part of a page
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    settle()  # for the kernel as well, which inherits the environment: its threads do not spin
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT)] + ([inherited] if inherited else []))
     began = time.perf_counter()
@@ -271,7 +274,7 @@ def default_jobs() -> int:
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return 1
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return max(1, min(os.cpu_count() or 1, int(gib / GIB_EACH)))
+    return max(1, min(cores(), int(gib / GIB_EACH)))
 
 
 def execute_all(

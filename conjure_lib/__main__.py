@@ -1,8 +1,9 @@
-"""The command line: ``python -m conjure_lib compare``, ``score`` and ``evaluate``."""
+"""The command line: ``conjure compare``, ``score`` and ``evaluate``."""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import sys
@@ -10,11 +11,22 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from conjure_lib import WEIGHTINGS, Estimate, GenerativeProcess, load, pair_terms
-from conjure_lib.loading import EMBEDDED
-from conjure_lib.process import SAMPLERS
+from conjure_lib import __version__
+from conjure_lib.machine import hasten
+from conjure_lib.names import EMBEDDED, SAMPLERS, WEIGHTINGS
+
+if TYPE_CHECKING:
+    from conjure_lib import GenerativeProcess
+
+
+def entry() -> NoReturn:
+    """The program ``conjure``."""
+    hasten()
+    code = main()
+    gc.freeze()  # nor a last search, before all is gone anyway
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compare(options: argparse.Namespace) -> None:
     """The distance of two prompts: printed, as JSON, as a figure."""
+    from conjure_lib import Estimate, pair_terms
+
     if options.figure:  # before any work is done
         options.figure.parent.mkdir(parents=True, exist_ok=True)
     process = _load(options)
@@ -160,6 +174,8 @@ def _tell(message: str) -> None:
 
 
 def _load(options: argparse.Namespace) -> GenerativeProcess:
+    from conjure_lib import load
+
     return load(options.model, device=options.device)
 
 
@@ -227,7 +243,8 @@ def _print_warning(message: Any, *_: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m conjure_lib", description=__doc__)
+    parser = argparse.ArgumentParser(prog="conjure", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"conjure {__version__}")
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("compare", help="the distance of two prompts")
     one.add_argument("first")
@@ -264,4 +281,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from conjure_lib.adapters import Conditioning, adapt, prediction_of, quiet, warn_if_cut
+from conjure_lib.machine import limit_threads
+from conjure_lib.names import EMBEDDED as EMBEDDED
 from conjure_lib.process import GenerativeProcess
 
-EMBEDDED = "emoji-diffusion"
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 REVISIONS = {  # of repositories on the Hub
     "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
@@ -49,6 +50,7 @@ def load(
     """
     import diffusers
 
+    limit_threads()
     target = pick_device(device)
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions

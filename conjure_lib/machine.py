@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import math
 import os
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -23,26 +22,32 @@ GAIN = 0.95  # of the time in float32: a gain below that of chance changes no nu
 
 
 def settle() -> None:
-    """Let OpenMP's threads sleep while they wait, and be no more than the cores that are ours.
+    """Let OpenMP's threads sleep while they wait; to be called before torch is loaded.
 
     Threads that spin while they wait take the cores from those that they wait for, wherever
-    something else runs too. What the user has set stays. Where torch is loaded already, only the
-    number of its threads can still be changed, and it is when it is more than the quota.
+    something else runs too (bench/load.py measures it). What the user has set stays.
     """
-    loaded = sys.modules.get("torch")
-    if not loaded and not any(name in os.environ for name in WAITING):
+    if not any(name in os.environ for name in WAITING):
         os.environ["OMP_WAIT_POLICY"] = "passive"
-    count = cores()
-    if count >= _visible() or "OMP_NUM_THREADS" in os.environ:
-        return
-    os.environ["OMP_NUM_THREADS"] = str(count)  # of child processes as well
-    if loaded and loaded.get_num_threads() > count:
-        loaded.set_num_threads(count)
+        os.environ["GOMP_SPINCOUNT"] = "1000"  # microseconds: sleeping at once costs a fifth
+
+
+def limit_threads() -> None:
+    """No more threads than the cores that are ours: torch by itself knows nothing of a quota.
+
+    What the user has set stays: OMP_NUM_THREADS, or a number that is not torch's own choice,
+    which is the number of visible cores, or half of it where each runs two threads.
+    """
+    import torch
+
+    by_itself = torch.get_num_threads() in (_visible(), _visible() // 2)
+    if by_itself and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def cores() -> int:
     """Cores that this process may use: by its affinity and by the CPU quota of its cgroups."""
-    return max(1, min(_visible(), math.ceil(_quota(PROC))))
+    return max(1, math.ceil(min(_visible(), _quota(PROC))))
 
 
 def _visible() -> int:
@@ -63,8 +68,8 @@ def _quota(proc: Path) -> float:
         root, mount = before.split()[3:5]
         kind, _, options = after.split(maxsplit=2)
         for controllers, path in groups:
-            version_1 = kind == "cgroup" and "cpu" in controllers.split(",")
-            if version_1 and "cpu" in options.split(",") or kind == "cgroup2" and not controllers:
+            both = [kind, *controllers.split(",")], options.split(",")
+            if both[0] == ["cgroup2", ""] or all("cpu" in names for names in both):
                 quotas += _quotas(Path(mount), os.path.relpath(path, root))
     return min(quotas)
 
@@ -101,15 +106,26 @@ def hasten() -> None:
     gc.set_threshold(200_000, 50, 1000)
 
 
-@cache
-def half_pays() -> bool:
-    """Whether this CPU trains faster in bfloat16 than in float32, measured in about a second.
+def half_pays(device: torch.device | str = "cpu") -> bool:
+    """Whether ``device`` trains faster in bfloat16 than in float32; a CPU is measured, once.
 
     CPUs without instructions for bfloat16 are up to twenty times slower in it.
     """
     import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and _measured()
+
+
+@cache
+def _measured() -> bool:
+    """The same small network in both precisions, in turn, for about a second."""
+    import torch
     from torch import nn
 
+    limit_threads()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         flat = (nn.Flatten(2), nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
         network = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), *flat)
@@ -117,7 +133,7 @@ def half_pays() -> bool:
         spent: dict[bool, list[float]] = {False: [], True: []}
         began = time.perf_counter()
         while len(spent[True]) < 4 or (time.perf_counter() - began < 1 and len(spent[True]) < 40):
-            for half, times in spent.items():  # in turn, as the load of the machine changes
+            for half, times in spent.items():
                 start = time.process_time()
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     y = network(x)

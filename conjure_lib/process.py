@@ -17,16 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
-
-SAMPLERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-ancestral": "EulerAncestralDiscreteScheduler",
-    "dpm++2m": "DPMSolverMultistepScheduler",
-}
-FLOW_SAMPLERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 
 
 @dataclass
