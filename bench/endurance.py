@@ -27,8 +27,9 @@ import conjure_lib as cj
 from conjure_lib import runs
 
 WORK = Path(__file__).resolve().parent.parent / "_build" / "bench"
-ADJECTIVES = ["red", "old", "wet", "tiny", "proud", "sleepy", "round", "broken", "golden", "striped"]
-NOUNS = ["cat", "dog", "lion", "tree", "apple", "car", "house", "fish", "moon", "cake", "drum", "boat", "chair", "bird", "shoe"]
+ADJECTIVES = ("red", "old", "wet", "tiny", "proud", "sleepy", "round", "broken", "golden", "cold")
+NOUNS = ("cat", "dog", "lion", "tree", "apple", "car", "house", "fish", "moon", "cake", "drum")
+PLACES = ("", "at night", "in the snow")
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def sample(process: cj.GenerativeProcess) -> tuple[int, float, float]:
 
 def pairs(count: int) -> pd.DataFrame:
     """As many different pairs of phrases, in an order that is the same every time."""
-    phrases = [" ".join(words) for words in itertools.product(ADJECTIVES, NOUNS, ["at night", ""])]
+    phrases = [" ".join(words) for words in itertools.product(ADJECTIVES, NOUNS, PLACES)]
     every = list(itertools.combinations([phrase.strip() for phrase in phrases], 2))
     if count > len(every):
         sys.exit(f"there are only {len(every)} pairs")
