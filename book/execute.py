@@ -45,6 +45,8 @@ from strict import ChapterError as ChapterError
 from strict import Lines, read_json, read_notebook, read_text, read_yaml, write_whole
 from traitlets.config import Config
 
+from conjure_lib.machine import cores, settle
+
 ROOT = Path(__file__).resolve().parent.parent
 WATCHED = ("conjure_lib", "training", "data", "requirements.txt")
 IMPORTED = re.compile(r"^\s*(?:from ([\w.]+) )?import ([\w., ]+|\([\w\s,]+\))", re.MULTILINE)
@@ -225,11 +227,6 @@ def scripts(notebook: Path, folder: Path = ROOT / "notebooks") -> list[Path]:
     return sorted(found)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def threads(jobs: int) -> dict[str, str]:
     """The environment of a kernel that shares the cores with ``jobs`` - 1 others: its threads.
 
@@ -275,6 +272,7 @@ def run(
         ChapterError: a cell failed, or was not executed.
     """
     os.environ["TQDM_DISABLE"] = "1"  # for the kernel: progress bars are no part of a page
+    settle()  # for the kernel as well, which inherits the environment: its threads do not spin
     os.environ |= threads(jobs)
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT)] + ([inherited] if inherited else []))

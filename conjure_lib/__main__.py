@@ -1,8 +1,9 @@
-"""The command line: ``python -m conjure_lib compare``, ``score`` and ``evaluate``."""
+"""The command line: ``conjure compare``, ``score`` and ``evaluate``."""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
 import math
@@ -12,11 +13,22 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from conjure_lib import WEIGHTINGS, GenerativeProcess, distance, load
-from conjure_lib.loading import EMBEDDED
-from conjure_lib.process import SAMPLERS
+from conjure_lib import __version__
+from conjure_lib.machine import hasten
+from conjure_lib.names import EMBEDDED, SAMPLERS, WEIGHTINGS
+
+if TYPE_CHECKING:
+    from conjure_lib import GenerativeProcess
+
+
+def entry() -> NoReturn:
+    """The program ``conjure``."""
+    hasten()
+    code = main()
+    gc.freeze()  # nor a last search, before all is gone anyway
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,6 +90,8 @@ def _check(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """The distance of two prompts: printed, as JSON, as a figure."""
+    from conjure_lib import distance
+
     if options.figure:
         _prepare_figure(options.figure)
     process = _load(options)
@@ -218,6 +232,8 @@ def _tell(message: str) -> None:
 
 
 def _load(options: argparse.Namespace) -> GenerativeProcess:
+    from conjure_lib import load
+
     return load(options.model, device=options.device)
 
 
@@ -316,7 +332,8 @@ def _print_warning(message: Any, *_: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m conjure_lib", description=__doc__)
+    parser = argparse.ArgumentParser(prog="conjure", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"conjure {__version__}")
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("compare", help="the distance of two prompts")
     one.add_argument("first")
@@ -353,4 +370,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -41,6 +41,7 @@ from transformers import (
 )
 
 from conjure_lib.loading import EMBEDDED, pick_device, shipped
+from conjure_lib.machine import half_pays
 from conjure_lib.process import generator
 from conjure_lib.weights import pretrained, reader
 
@@ -267,7 +268,8 @@ def train(
         measure: what is to be large, such as the correlation on a development set; taken of the
             model as it stands. The model ends as it was where this was largest, at the end without.
         every: steps between checkpoints, and between measurements.
-        bf16: run the network in bfloat16 where that is safe; losses stay in float32.
+        bf16: let the network run in bfloat16, where this machine is faster in it than in float32;
+            losses stay in float32.
 
     Returns:
         steps, measured (step to value), best_step (None without ``measure``), loss at the end.
@@ -279,6 +281,7 @@ def train(
     """
     folder = Path(folder)
     _claim(folder, model, batches, learning_rate=learning_rate, every=every, seed=seed, bf16=bf16)
+    device = pick_device()
     timing = {"eval_strategy": "steps" if measure else "no", "eval_steps": every}
     args = TrainingArguments(
         output_dir=str(folder),
@@ -289,8 +292,8 @@ def train(
         weight_decay=0.0,
         max_grad_norm=1.0,
         seed=seed,
-        bf16=bf16,
-        use_cpu=pick_device().type == "cpu",
+        bf16=bf16 and half_pays(device),
+        use_cpu=device.type == "cpu",
         save_strategy="steps",
         save_steps=every,
         save_total_limit=1,  # and the best one

@@ -26,9 +26,10 @@ from conjure_lib.adapters import (
     warn_if_cut,
 )
 from conjure_lib.hub import REVISIONS, from_hub
+from conjure_lib.machine import limit_threads
+from conjure_lib.names import EMBEDDED as EMBEDDED
 from conjure_lib.process import GenerativeProcess
 
-EMBEDDED = "emoji-diffusion"
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 NETWORKS = ("unet", "transformer")
@@ -66,6 +67,7 @@ def load(
             f"model must be a name or a folder, not {type(model).__name__}: what is loaded already "
             "goes through from_pipeline"
         )
+    limit_threads()
     target, precision = pick_device(device), pick_dtype(dtype)
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions

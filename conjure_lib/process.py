@@ -18,18 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
+from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
 HUGE = 1e15  # the squares of larger numbers, summed over a latent, overflow in float32
 BEFORE = ("what the text encoder says", "x_T")  # what a trajectory has before its first step
-SAMPLERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-ancestral": "EulerAncestralDiscreteScheduler",
-    "dpm++2m": "DPMSolverMultistepScheduler",
-}
-FLOW_SAMPLERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 
 
 @dataclass

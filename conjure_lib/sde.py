@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-Weighting = Literal["sde", "score", "noise"]
-WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+from conjure_lib.names import WEIGHTINGS as WEIGHTINGS
+from conjure_lib.names import Weighting as Weighting
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,3 +56,9 @@ def test_the_wheel_installs_alone_and_carries_the_model(
     assert name == process.name == "emoji-diffusion"
     expected = cj.distance(process, "cat", "dog", steps=2, draws=1).value
     assert float(value) == pytest.approx(expected, rel=1e-5)
+
+    command = [str(target / "bin" / "conjure"), "--version"]
+    shown = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(target)}, check=True, stdout=subprocess.PIPE
+    )
+    assert shown.stdout.decode().split() == ["conjure", cj.__version__]

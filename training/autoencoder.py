@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from conjure_lib.machine import autocast
 from training.loop import train
 from training.pictures import Emoji, Picture, compose, draw
 
@@ -63,7 +64,7 @@ def train_autoencoder(
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         x = _drawings(emoji, batch, generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample(generator)).sample
         kl = posterior.kl().mean() / posterior.mean[0].numel()
@@ -92,7 +93,7 @@ def train_decoder(
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         x = _drawings(emoji, batch, generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             with torch.no_grad():
                 z = model.encode(x).latent_dist.sample(generator)
             y = model.decode(z).sample

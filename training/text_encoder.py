@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
+from conjure_lib.machine import autocast
 from conjure_lib.weights import pretrained, reader
 from training.loop import save_atomically, train
 from training.pictures import Emoji, caption, compose
@@ -79,7 +80,7 @@ def teach(teacher: Path, ids: Sequence[list[int]], pad: int, batch: int = 256) -
         mask = torch.tensor(
             [[1] * len(ids[i]) + [0] * (tokens.shape[1] - len(ids[i])) for i in rows]
         )
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         result[rows] = F.normalize(pooled, dim=-1)

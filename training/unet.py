@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
+from conjure_lib.machine import autocast
 from training.autoencoder import to_tensor
 from training.loop import save_atomically, train
 from training.pictures import Emoji, Picture, caption, compose, draw
@@ -135,7 +136,7 @@ def train_unet(
         eps = torch.randn(x0.shape, generator=generator)
         t = torch.randint(0, 1000, (len(rows),), generator=generator)
         x_t = scheduler.add_noise(x0, eps, t)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             prediction = model(x_t, t, embed(texts)).sample
         return ((prediction.float() - eps).square().mean((1, 2, 3)) * weight[t]).mean()
 

@@ -1,0 +1,149 @@
+"""The machine: the cores that are ours, how threads wait for each other, which precision is fast.
+
+Imported before torch, whose OpenMP reads the environment once, as it is loaded.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+PROC = Path("/proc/self")
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # what a user may have set
+GAIN = 0.95  # of the time in float32: a gain below that of chance changes no numbers
+
+
+def settle() -> None:
+    """Let OpenMP's threads sleep while they wait; to be called before torch is loaded.
+
+    Threads that spin while they wait take the cores from those that they wait for, wherever
+    something else runs too (bench/load.py measures it). What the user has set stays.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ["GOMP_SPINCOUNT"] = "1000"  # microseconds: sleeping at once costs a fifth
+
+
+def limit_threads() -> None:
+    """No more threads than the cores that are ours: torch by itself knows nothing of a quota.
+
+    What the user has set stays: OMP_NUM_THREADS, or a number that is not torch's own choice,
+    which is the number of visible cores, or half of it where each runs two threads.
+    """
+    import torch
+
+    by_itself = torch.get_num_threads() in (_visible(), _visible() // 2)
+    if by_itself and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
+
+
+def cores() -> int:
+    """Cores that this process may use: by its affinity and by the CPU quota of its cgroups."""
+    return max(1, math.ceil(min(_visible(), _quota(PROC))))
+
+
+def _visible() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quota(proc: Path) -> float:
+    """The smallest quota, in cores, of the process's cgroups and those above; inf for none."""
+    try:
+        groups = [line.split(":", 2)[1:] for line in (proc / "cgroup").read_text().splitlines()]
+        mounts = [line.split(" - ") for line in (proc / "mountinfo").read_text().splitlines()]
+    except OSError:  # no Linux
+        return math.inf
+    quotas = [math.inf]
+    for before, after in mounts:
+        root, mount = before.split()[3:5]
+        kind, _, options = after.split(maxsplit=2)
+        for controllers, path in groups:
+            both = [kind, *controllers.split(",")], options.split(",")
+            if both[0] == ["cgroup2", ""] or all("cpu" in names for names in both):
+                quotas += _quotas(Path(mount), os.path.relpath(path, root))
+    return min(quotas)
+
+
+def _quotas(mount: Path, inside: str) -> list[float]:
+    """Quotas of the group ``inside`` a mounted hierarchy and of all above it, up to the mount.
+
+    A container may see its own group as the mount, under a path that only the host knows.
+    """
+    group = mount / inside if (mount / inside).is_dir() and ".." not in inside else mount
+    found = []
+    for folder in (group, *group.parents):
+        try:
+            if (folder / "cpu.max").is_file():
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+                period = (folder / "cpu.cfs_period_us").read_text()
+            if quota not in ("max", "-1"):
+                found.append(int(quota) / int(period))
+        except (OSError, ValueError):
+            pass  # the root of a hierarchy has no quota
+        if folder == mount:
+            break
+    return found
+
+
+def hasten() -> None:
+    """For a program that loads, works once and ends: hardly any search for garbage.
+
+    A fifth of the time from the start to a distance goes into searches through what the imports
+    have left, of which nothing is garbage.
+    """
+    gc.set_threshold(200_000, 50, 1000)
+
+
+def half_pays(device: torch.device | str = "cpu") -> bool:
+    """Whether ``device`` trains faster in bfloat16 than in float32; a CPU is measured, once.
+
+    CPUs without instructions for bfloat16 are up to twenty times slower in it.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and _measured()
+
+
+@cache
+def _measured() -> bool:
+    """The same small network in both precisions, in turn, for about a second."""
+    import torch
+    from torch import nn
+
+    limit_threads()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        flat = (nn.Flatten(2), nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
+        network = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), *flat)
+        x = torch.randn(8, 64, 8, 8)
+        spent: dict[bool, list[float]] = {False: [], True: []}
+        began = time.perf_counter()
+        while len(spent[True]) < 4 or (time.perf_counter() - began < 1 and len(spent[True]) < 40):
+            for half, times in spent.items():
+                start = time.process_time()
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    y = network(x)
+                y.float().square().mean().backward()
+                times.append(time.process_time() - start)
+    return min(spent[True][1:]) < GAIN * min(spent[False][1:])  # the first ones prepare
+
+
+def autocast() -> torch.autocast:
+    """The precision of a training on the CPU: bfloat16 where it is faster, else float32."""
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=half_pays())

@@ -1,0 +1,17 @@
+"""What can be chosen by name; apart from the rest, so that nothing heavy is loaded to ask."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+EMBEDDED = "emoji-diffusion"
+Weighting = Literal["sde", "score", "noise"]
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "dpm++2m": "DPMSolverMultistepScheduler",
+}
+FLOW_SAMPLERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
