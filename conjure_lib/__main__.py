@@ -118,9 +118,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Score the pairs of a file into a run folder; ``distances.parquet`` and ``.csv`` in it."""
-    from conjure_lib.benchmarks import read_pairs
-
-    table = _thin(read_pairs(options.pairs), options)  # before any work is done
+    table = _thin(_read(options.pairs, options), options)  # before any work is done
     run = _run(_load(options), table, options.out, options)
     distances = run.distances(options.weighting)
     _tell_floor(run, options.weighting)
@@ -134,18 +132,21 @@ def score(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
-    from conjure_lib.benchmarks import agreement, load_pairs, paired_bootstrap, read_pairs
+    from conjure_lib.benchmarks import STS, WORDS, agreement, load_pairs, paired_bootstrap
     from conjure_lib.runs import open_run
 
     tables = {}
     for name in options.benchmarks:  # all of them, before any work is done
-        is_file = Path(name).suffix in (".csv", ".parquet")
+        is_file = name not in STS + WORDS and Path(name).is_file()
         stem = Path(name).stem
         if stem in tables:
             raise ValueError(f"two benchmarks are called {stem}: rename one file")
-        table = _thin(read_pairs(name) if is_file else load_pairs(name), options)
+        table = _thin(_read(name, options) if is_file else load_pairs(name), options)
         if "score" not in table:
-            raise ValueError(f"{name} has no column score: there is nothing to agree with")
+            raise ValueError(
+                f"{name} has no column score, so there is nothing to agree with; it has "
+                f"{', '.join(table)}: name it, --columns FIRST,SECOND,SCORE"
+            )
         if len(table) < 3:
             raise ValueError(f"{name} has {len(table)} pairs to score: a correlation needs 3")
         tables[stem] = table
@@ -172,12 +173,21 @@ def evaluate(options: argparse.Namespace) -> None:
     print(_json(results) if options.json else "\n\n".join(map(_agreement_table, results)))
 
 
+def _read(file: str | Path, options: argparse.Namespace) -> Any:
+    """The pairs of a file as the options say to read it."""
+    from conjure_lib.tables import read_pairs
+
+    given = {k: getattr(options, k) for k in ("columns", "encoding", "quotes", "drop")}
+    return read_pairs(file, **given)
+
+
 def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse.Namespace) -> Any:
-    """The run of ``table`` in ``folder``."""
-    from conjure_lib import runs
+    """The run of ``table`` in ``folder``; rows of its file that were left out are there too."""
+    from conjure_lib import runs, tables
     from conjure_lib.similarity import check_reach
 
     check_reach(process, options.sampler, options.steps)
+    tables.write_dropped(table, folder)
     note = table.attrs.get("thinned")
     settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
     return runs.score(process, table, folder, note=note, report=_tell, **settings)
@@ -342,7 +352,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
     one.set_defaults(run=compare)
     some = commands.add_parser("score", help="the distances of a file of pairs, resumable")
-    some.add_argument("pairs", type=Path, help="CSV or Parquet: text1, text2 (and id, score)")
+    some.add_argument("pairs", type=Path, help="CSV, JSON lines, Excel, Parquet: text1, text2, …")
     some.add_argument("--out", type=Path, required=True, help="folder of the run")
     some.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
     some.set_defaults(run=score)
@@ -353,6 +363,10 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--json", action="store_true", help="one JSON object for machines")
     many.set_defaults(run=evaluate)
     for command in (some, many):
+        command.add_argument("--columns", metavar="A,B,…", help="the texts, score, id of a file")
+        command.add_argument("--encoding", help="of a file that is not UTF-8, such as cp1252")
+        command.add_argument("--quotes", help="none: characters of a text; double: around cells")
+        command.add_argument("--drop", action="store_true", help="leave out rows with faults")
         command.add_argument("--limit", type=int, help="at most so many pairs, stratified")
         command.add_argument("--sample", type=float, help="this fraction of them, stratified")
         command.add_argument("--batch-size", type=int, default=64)

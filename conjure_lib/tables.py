@@ -1,0 +1,859 @@
+"""Tables of pairs as people have them: read into one form, or refused with what would read them.
+
+What a file is, is read off its content, not off its name: compressed or not, Parquet, Excel, JSON
+or text; in text the encoding, the delimiter, the header and what its quotes mean. Where two
+readings are possible and differ, neither is taken silently.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import math
+import re
+import unicodedata
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ROLES = ("text1", "text2", "score", "id")
+STEMS = "text|sentence|sent|word|prompt|caption|phrase|question|term|w|s"
+TEXT = re.compile(rf"({STEMS})(1|2|a|b)")
+SCORE = re.compile(
+    "score|simlex999|human(mean|score|rating)|mean(score|rating)|rating|gold(score)?|"
+    "(similarity|relatedness)(score)?"
+)
+ID = re.compile("id|pairid")
+"""Names of columns, without their case, spaces and signs."""
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)  # a decimal comma, unless it is one of thousands:
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+", re.ASCII)
+
+WORDS = r".*[^\d.,\s+-].*"  # not a number
+LAYOUTS = (
+    ("genre file year number score text1 text2", {0: "main-.*", 4: NUMBER.pattern}),  # STS-B
+    ("text1 text2 pos score", {2: "[NVA]", 3: NUMBER.pattern}),  # SimVerb-3500
+    ("text1 text2 score", {0: WORDS, 1: WORDS, 2: NUMBER.pattern}),  # RG-65, MEN and many more
+)
+"""Of tables without a header: the columns, and what the cells of some must look like. All but the
+last may have more columns than are named."""
+
+BOMS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|", ".tab": "\t,;|"}  # likelier ones first
+DOUBLE: dict[str, Any] = {"strict": True, "skipinitialspace": True}
+BACKSLASH: dict[str, Any] = DOUBLE | {"doublequote": False, "escapechar": "\\"}
+NONE: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "skipinitialspace": True}
+NAMING = (
+    "name the columns of the two texts, and perhaps of the score and the id: --columns "
+    "FIRST,SECOND,SCORE, or by position --columns 1,2,3"
+)
+EXAMPLE = '{"text1": "a cat", "text2": "a dog"}'
+
+Record = tuple[int, list[Any]]  # line or row, counted from 1, and its cells
+
+
+@dataclass
+class Table:
+    """A table as its file has it.
+
+    Attributes:
+        cells: a row a pair, columns named as in the file; the index counts lines, or rows.
+        roles: which columns, by position, are text1, text2, score and id.
+        faults: line, or row, to the reason why it cannot be used.
+        notes: what the caller should be told.
+    """
+
+    cells: pd.DataFrame
+    roles: dict[str, int]
+    faults: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Names of the columns, whether the first record holds them, and which are which."""
+
+    names: list[str]
+    header: bool
+    roles: dict[str, int]
+    loose: bool = False  # records may have more cells than there are names
+    sure: bool = True  # a header, or a number where only a score can be
+
+
+def read_pairs(
+    path: str | Path,
+    columns: str | Sequence[str | int] | None = None,
+    *,
+    encoding: str | None = None,
+    quotes: str | None = None,
+    drop: bool = False,
+) -> pd.DataFrame:
+    """The pairs of a file: CSV and its kin, JSON (lines), Parquet or Excel, compressed or not.
+
+    Args:
+        path: also an original ``STS*.input.*.txt``, which takes its scores from ``STS*.gs.*.txt``.
+        columns: which are text1, text2 and perhaps score and id, by name or by position from 1;
+            of a file without a header, also the names of all its columns. By default they are known
+            by names such as word1 and word2, sentence_A and sentence_B, or "Human (mean)".
+        encoding: of a text file that is neither UTF-8 nor marked, such as "cp1252".
+        quotes: "double" if double quotes enclose cells, "none" if they are characters of the
+            texts; by default what the file allows.
+        drop: leave out rows that cannot be used instead of refusing the file.
+
+    Returns:
+        Columns id (unique; "row-000001" and so on where the file has none), text1, text2
+        (stripped), score (float, if there), then the other columns. Rows that were left out are
+        in ``attrs["dropped"]``: each with its line, the reason and the row as JSON.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read, or a row cannot be used: a text is empty, a score no finite
+            number, an id empty or there twice, a cell too many or too few. The message names the
+            file and the line (Excel, JSON arrays and Parquet: the row) and what to do.
+    """
+    file = Path(path)
+    table = read_table(file, columns, encoding=encoding, quotes=quotes)
+    unscored = {k for k, why in table.faults.items() if why == UNSCORED}
+    pairs = _pairs(table)
+    if not drop:
+        faults = {k: why for k, why in table.faults.items() if k not in unscored}
+        refuse(faults, file, pairs, "; or leave such rows out: --drop (drop=True)")
+    bad = pairs.index.isin(list(table.faults))
+    if bad.all():
+        raise ValueError(f"{file} holds no pairs" + (" that can be used" if len(bad) else ""))
+    dropped = _dropped(table.cells[bad], table.faults)
+    if dropped:
+        first = ", ".join(f"{k} {v}" for k, v in dropped[0].items() if k != "row")
+        table.notes.append(f"{len(dropped)} of {len(bad)} rows are left out, first {first}")
+    for note in table.notes:
+        warnings.warn(f"{file}: {note}", stacklevel=2)
+    pairs = pairs[~bad].reset_index(drop=True)
+    pairs.attrs |= {"dropped": dropped} if dropped else {}
+    return pairs
+
+
+def write_dropped(pairs: pd.DataFrame, folder: Path) -> None:
+    """The rows that `read_pairs` left out, into ``dropped.csv`` in ``folder``; none, no file."""
+    if dropped := pairs.attrs.get("dropped"):
+        folder.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(dropped).to_csv(folder / "dropped.csv", index=False)
+
+
+def read_table(
+    file: Path,
+    columns: str | Sequence[str | int] | None = None,
+    *,
+    encoding: str | None = None,
+    quotes: str | None = None,
+) -> Table:
+    """The cells of a file as they stand in it. Arguments and errors as of `read_pairs`."""
+    if quotes not in (None, "double", "none"):
+        raise ValueError(f"quotes must be 'double' or 'none', not {quotes!r}")
+    wanted = _wanted(columns)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is a folder: name a file" if file.is_dir() else f"there is no file {file}"
+        )
+    try:
+        if re.fullmatch(r"STS.*\.input\..+\.txt", file.name, re.IGNORECASE):
+            return _sts(file, encoding)
+        return _read(file.read_bytes(), file, wanted, encoding, quotes)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _read(
+    data: bytes, file: Path, wanted: list[str] | None, encoding: str | None, quotes: str | None
+) -> Table:
+    data, name = _unpacked(data, file)
+    if not data.strip():
+        raise ValueError("it is empty: there are no pairs in it")
+    if data.startswith(b"PAR1"):
+        return _parquet(data, wanted)
+    if data.startswith(b"PK\3\4"):
+        return _excel(data, wanted)
+    text, suffix = _decoded(data, encoding), name.suffix.lower()
+    if suffix in (".json", ".jsonl", ".ndjson") or _is_json(text):
+        return _json(text, wanted)
+    return _delimited(text, suffix, wanted, quotes)
+
+
+def examined(
+    table: pd.DataFrame, texts: Iterable[str], number: str | None
+) -> tuple[pd.DataFrame, dict[int, str]]:
+    """The table with stripped texts and float numbers; index to reason of rows without them.
+
+    Args:
+        table: with an index without repeats.
+        texts, number: its columns to look at.
+    """
+    table = table.copy()
+    faults: dict[int, str] = {}
+    for column in texts:
+        cells = table[column].astype(object).tolist()
+        for k, cell in zip(table.index, cells, strict=True):
+            if why := _no_text(cell):
+                faults.setdefault(k, f"{column} {why}")
+        table[column] = pd.Series([_plain(c) for c in cells], table.index, dtype=object)
+    if number:
+        cells = table[number].astype(object).tolist()
+        found = _numbers(cells)
+        for k, cell, value in zip(table.index, cells, found, strict=True):
+            if not math.isfinite(value):
+                said = f"is not a number: {_plain(cell)!r}" if _plain(cell) else "is empty"
+                faults.setdefault(k, f"{number} {said}")
+        table[number] = found
+    return table, faults
+
+
+def refuse(
+    faults: Mapping[int, str], origin: Path | str, table: pd.DataFrame, mend: str = ""
+) -> None:
+    """ValueError that names the first line, or row, of ``faults``; nothing if there is none."""
+    if faults:
+        first = min(faults)
+        others = f" ({len(faults)} rows have faults)" if len(faults) > 1 else ""
+        unit = table.index.name or "row"
+        raise ValueError(f"{origin}, {unit} {first}: {faults[first]}{others}{mend}")
+
+
+# -- rows ---------------------------------------------------------------------------------------
+
+
+def _plain(cell: Any) -> str:
+    """A cell as text; nothing where there is nothing."""
+    if cell is None or cell is pd.NA or (isinstance(cell, (float, np.floating)) and cell != cell):
+        return ""
+    return str(cell).strip()
+
+
+def _no_text(cell: Any) -> str:
+    """Why a cell is no text that can be scored; empty where it is one."""
+    text = _plain(cell)
+    if text and (isinstance(cell, bool) or not isinstance(cell, (str, int, float, np.number))):
+        return f"is {cell!r}, which is no text"
+    if all(unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") for c in text):
+        return "has no visible character" if text else "is empty"
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        return "holds half a character (a lone surrogate)"
+    return "holds a NUL character" if "\0" in text else ""
+
+
+def _numbers(cells: list[Any]) -> np.ndarray:
+    """Finite numbers as floats, anything else as NaN; decimal commas where they can be no other."""
+    texts = [c.strip() for c in cells if isinstance(c, str)]
+    commas = [t for t in texts if COMMA.fullmatch(t)]
+    decimal = not any("." in t for t in texts) and not all(map(THOUSANDS.fullmatch, commas))
+
+    def number(cell: Any) -> float:
+        if isinstance(cell, (int, float, np.number)) and not isinstance(cell, bool):
+            return float(cell)
+        text = _plain(cell).replace(",", ".") if decimal else _plain(cell)
+        return float(text) if NUMBER.fullmatch(text) else math.nan
+
+    found = np.array([number(c) for c in cells], float)
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _pairs(table: Table) -> pd.DataFrame:
+    """The table in the columns of `read_pairs`, all rows; its faults are added to."""
+    cells, roles = table.cells, dict(table.roles)
+    if "score" in roles and not any(map(_plain, cells.iloc[:, roles["score"]])):
+        del roles["score"]  # not one score in it
+    named = pd.DataFrame({r: cells.iloc[:, roles[r]] for r in ROLES if r in roles})
+    named, faults = examined(named, ("text1", "text2"), "score" if "score" in roles else None)
+    if "id" in named:
+        ids = list(map(_plain, named["id"].astype(object)))
+        for k, why in _bad_ids(ids, cells.index).items():
+            faults.setdefault(k, why)
+    else:
+        ids = [f"row-{i:06d}" for i in range(1, len(cells) + 1)]
+    table.faults = faults | table.faults
+    parts = {"id": pd.Series(ids, cells.index, dtype=object)}
+    parts |= {r: named[r] for r in ROLES[:3] if r in named}
+    used = set(ROLES)
+    for i, name in enumerate(cells.columns):
+        if i not in table.roles.values():
+            parts[_free(name, i, used)] = _other(cells.iloc[:, i])
+    return pd.DataFrame(parts)
+
+
+def _bad_ids(ids: list[str], index: pd.Index) -> dict[int, str]:
+    first: dict[str, int] = {}
+    faults = {}
+    for k, name in zip(index, ids, strict=True):
+        if not name:
+            faults[k] = "the id is empty"
+        elif first.setdefault(name, k) != k:
+            faults[k] = f"the id {name!r} stands in {index.name} {first[name]} too"
+    return faults
+
+
+def _other(cells: pd.Series) -> pd.Series:
+    """A column that is carried along: of one type, so that every format can hold it."""
+    if cells.dtype != object:
+        return cells
+    kinds = {type(c) for c in cells if _plain(c)}
+    if kinds <= {int, float} or kinds == {bool}:
+        return cells.infer_objects()
+    return cells.map(_plain)
+
+
+def _free(name: str, i: int, used: set[str]) -> str:
+    """A name for column i that is not in use yet, which it is then."""
+    kept = name or f"column {i + 1}"
+    while kept in used:
+        kept += f" ({i + 1})"
+    used.add(kept)
+    return kept
+
+
+def _dropped(rows: pd.DataFrame, faults: Mapping[int, str]) -> list[dict[str, Any]]:
+    unit = str(rows.index.name)
+    return [
+        {unit: int(k), "why": faults[k], "row": json.dumps(row, ensure_ascii=False, default=str)}
+        for k, row in zip(rows.index, rows.astype(object).to_numpy().tolist(), strict=True)
+    ]
+
+
+# -- which column is which ----------------------------------------------------------------------
+
+
+def _wanted(columns: str | Sequence[str | int] | None) -> list[str] | None:
+    """The caller's columns as stripped names; ValueError where there are not two or more."""
+    if columns is None:
+        return None
+    given = columns.split(",") if isinstance(columns, str) else columns
+    wanted = [str(c).strip() for c in given]
+    named = [c for c in wanted if c]
+    if len(wanted) < 2 or not all(wanted[:2]) or len(set(named)) < len(named):
+        raise ValueError(f"columns must be two or more different ones, not {columns!r}: {NAMING}")
+    return wanted
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _roles(names: Sequence[str]) -> dict[str, int]:
+    """text1, text2, score and id to their places, as far as the names tell.
+
+    Raises:
+        ValueError: two columns could be the same.
+    """
+    keys = [_key(n) for n in names]
+    both = [(a, b) for a in keys for b in keys if _are_a_pair(a, b)]
+    found = {"text1": {a for a, _ in both}, "text2": {b for _, b in both}}
+    found |= {"score": set(filter(SCORE.fullmatch, keys)), "id": set(filter(ID.fullmatch, keys))}
+    roles: dict[str, int] = {}
+    for role, these in found.items():
+        these = {role} if role in these else these  # our own name, before any other
+        places = [i for i, key in enumerate(keys) if key in these]
+        if len(places) > 1:
+            several = ", ".join(names[i] for i in places)
+            raise ValueError(f"each of the columns {several} could be the {role}; {NAMING}")
+        roles |= {role: places[0]} if places else {}
+    return roles
+
+
+def _are_a_pair(first: str, second: str) -> bool:
+    one, two = TEXT.fullmatch(first), TEXT.fullmatch(second)
+    return bool(one and two and one[1] == two[1] and one[2] + two[2] in ("12", "ab"))
+
+
+def _shape(rows: list[list[str]], wanted: list[str] | None, header: bool = False) -> Shape | None:
+    """What the first rows of a table are; None where they do not tell.
+
+    Args:
+        rows: the first few, stripped; at least one.
+        wanted: the caller's columns.
+        header: the first row is known to be one.
+    """
+    first = rows[0][: max((i for i, n in enumerate(rows[0], 1) if n), default=0)]
+    if wanted is None:
+        roles = _roles(first)
+        if "text2" in roles:
+            return Shape(first, True, roles)
+        return None if header else _layout(rows)
+    if all(re.fullmatch(r"\d*", w) for w in wanted) and not set(wanted) <= set(first):
+        return _by_position(rows, first, wanted, header)
+    keys = [_key(n) for n in first]
+    places = [
+        first.index(w) if w in first else keys.index(_key(w)) if _key(w) in keys else None
+        for w in wanted
+    ]
+    if all(p is not None for p, w in zip(places, wanted, strict=True) if w):
+        chosen = {r: places[i] for r, i in _chosen(wanted, True).items()}
+        roles = _besides(first, wanted) | {r: p for r, p in chosen.items() if p is not None}
+        return Shape(first, True, roles)
+    if header or any(p is not None for p in places) or len(wanted) != len(rows[0]):
+        return None
+    return _headless(wanted, _chosen(wanted, False), rows)
+
+
+def _headless(names: list[str], roles: dict[str, int], rows: list[list[str]]) -> Shape:
+    sure = "score" in roles and bool(_numeric(rows[0], roles["score"]))
+    return Shape(names, False, roles, sure=sure)
+
+
+def _numeric(row: list[str], place: int) -> bool:
+    return place < len(row) and bool(NUMBER.fullmatch(row[place].strip(' "').replace(",", ".")))
+
+
+def _chosen(wanted: list[str], ids: bool) -> dict[str, int]:
+    """Places in the caller's columns of text1, text2, score and (with ``ids``) id.
+
+    The first two are the texts unless the names say otherwise; what follows goes by names, then in
+    its order.
+    """
+    roles = _roles(wanted)
+    if "text2" not in roles or {roles["text1"], roles["text2"]} == {0, 1}:
+        roles |= {"text1": 0, "text2": 1}
+    left = [i for i, w in enumerate(wanted) if w and i not in roles.values()]
+    if "" in wanted[2:]:  # a place that is left free is the score's
+        return roles | dict(zip(["id"], left, strict=False))
+    return roles | dict(zip([r for r in ROLES[: 3 + ids] if r not in roles], left, strict=False))
+
+
+def _besides(names: list[str], wanted: list[str]) -> dict[str, int]:
+    """Score and id by their names, where the caller has named the texts alone."""
+    if len(wanted) > 2:
+        return {}
+    roles = _roles([n if not TEXT.fullmatch(_key(n)) else "" for n in names])
+    return {r: i for r, i in roles.items() if r in ("score", "id")}
+
+
+def _by_position(
+    rows: list[list[str]], first: list[str], wanted: list[str], header: bool
+) -> Shape | None:
+    roles = {r: int(w) - 1 for r, w in zip(ROLES, wanted, strict=False) if w}
+    if min(roles.values()) < 0 or max(roles.values()) >= len(rows[0]):
+        return None
+    if "score" in roles and len(rows) > 1:
+        header |= not _numeric(rows[0], roles["score"]) and _numeric(rows[1], roles["score"])
+    if header or "text2" in _roles(first):
+        return Shape(first, True, _besides(first, wanted) | roles)
+    return _headless([f"column {i + 1}" for i in range(len(rows[0]))], roles, rows)
+
+
+def _layout(rows: list[list[str]]) -> Shape | None:
+    """The layout of a table without a header that all rows fit, if there is one."""
+    for line, looks in LAYOUTS:
+        names, loose = line.split(), line != LAYOUTS[-1][0]
+        fits = all(
+            (len(row) >= len(names) if loose else len(row) == len(names))
+            and all(re.fullmatch(look, row[i], re.IGNORECASE) for i, look in looks.items())
+            for row in rows
+        )
+        if fits:
+            return Shape(names, False, {r: names.index(r) for r in ROLES if r in names}, loose)
+    return None
+
+
+def _unknown(first: Sequence[str], wanted: list[str] | None) -> ValueError:
+    there = ", ".join(first)[:200]
+    if wanted is None:
+        return ValueError(f"no two columns are known to be the texts: it has {there}; {NAMING}")
+    if all(re.fullmatch(r"\d*", w) for w in wanted):
+        return ValueError(f"it has no columns {', '.join(wanted)}: it has {there}")
+    keys = {_key(n) for n in first}
+    lacking = ", ".join(w for w in wanted if w and _key(w) not in keys)
+    return ValueError(f"it has no column {lacking}: it has {there}")
+
+
+# -- containers and encodings -------------------------------------------------------------------
+
+
+def _unpacked(data: bytes, file: Path) -> tuple[bytes, Path]:
+    """What is in a compressed file, and its name without the endings of compression."""
+    name = file
+    try:
+        while True:
+            if data.startswith(b"PK"):
+                inner = _zipped(data)
+                if inner is None:
+                    return data, name
+                data, name = inner
+                continue
+            if data.startswith(b"\x1f\x8b"):
+                data = gzip.decompress(data)
+            elif data.startswith(b"BZh") and data[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
+                data = bz2.decompress(data)
+            elif data.startswith(b"\xfd7zXZ\0"):
+                data = lzma.decompress(data)
+            elif data.startswith(b"\x28\xb5\x2f\xfd"):
+                import pyarrow as pa
+
+                data = pa.CompressedInputStream(pa.BufferReader(data), "zstd").read()
+            else:
+                return data, name
+            name = name.with_suffix("") if name.suffix.lower() in PACKED else name
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise ValueError(f"it is damaged, or torn: {error}") from error
+    except RuntimeError as error:  # a compression that is not known, or a password
+        raise ValueError(f"it cannot be unpacked: {error}") from error
+
+
+def _zipped(data: bytes) -> tuple[bytes, Path] | None:
+    """The one file of a zip archive; None of an Excel workbook, which is one too."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = [n for n in archive.namelist() if not n.endswith("/") and "__MACOSX" not in n]
+        if any(n.startswith("xl/") for n in names):
+            return None
+        if len(names) != 1:
+            held = ", ".join(names[:9])
+            raise ValueError(f"it holds {len(names)} files: unpack it and name one ({held})")
+        return archive.read(names[0]), Path(names[0])
+
+
+def _decoded(data: bytes, encoding: str | None) -> str:
+    """The text of a file: by its mark, the caller's word, or UTF-8."""
+    marked = next((name for bom, name in BOMS.items() if data.startswith(bom)), None)
+    codec = marked or encoding or "utf-8"
+    even, odd = data[:4096:2].count(0), data[1:4096:2].count(0)
+    if codec == "utf-8" and abs(even - odd) > len(data[:4096]) / 4:
+        codec = f"utf-16-{'be' if even > odd else 'le'}"
+        raise ValueError(f"it is not UTF-8 but, it seems, UTF-16: --encoding {codec}")
+    try:
+        text = data.decode(codec).removeprefix("\ufeff")
+    except LookupError as error:
+        raise ValueError(f"encoding {encoding!r} cannot be used: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(_undecodable(data, codec, error.start)) from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"line {line} holds a NUL character: it is damaged, or no text")
+    return text
+
+
+def _undecodable(data: bytes, codec: str, at: int) -> str:
+    number = data[:at].count(b"\n") + 1
+    message = f"line {number} is not {codec.upper()} (byte {data[at]:#04x})"
+    if any(c < 9 for c in data[:4096]):
+        return f"{message}: it is no text; CSV, JSON lines, Parquet and Excel's .xlsx are read"
+    if codec == "utf-8":
+        line = data[data.rfind(b"\n", 0, at) + 1 :].split(b"\n")[0][:200]
+        read = line.decode("cp1252", errors="replace").strip()
+        message += f"; if it should be {read!r}: --encoding cp1252; if not, --encoding and its own"
+    return f"{message}, or save it as UTF-8"
+
+
+# -- delimited text -----------------------------------------------------------------------------
+
+
+def _delimited(text: str, suffix: str, wanted: list[str] | None, quotes: str | None) -> Table:
+    text, found = _sniffed(text, suffix, wanted, quotes)
+    if found is None:
+        rows = [_head(text, d, quotes or "double")[0] for d in ",;\t|"]
+        raise _unknown(max(rows, key=len), wanted)
+    delimiter, shape = found
+    records, note = _quoted(text, delimiter, shape, quotes)
+    table = _table(records[shape.header :], shape, "line", delimiter)
+    table.notes += [note] if note else []
+    if not shape.sure:
+        line, cells = records[0]
+        pair = " and ".join(repr(cells[shape.roles[r]].strip()) for r in ("text1", "text2"))
+        table.notes.append(f"line {line} is read as a pair, not as a header: {pair}")
+    return table
+
+
+def _sniffed(
+    text: str, suffix: str, wanted: list[str] | None, quotes: str | None
+) -> tuple[str, tuple[str, Shape] | None]:
+    """Delimiter and shape; and the text, where lines before the header are blanked."""
+    while True:
+        found: list[tuple[str, Shape]] = []
+        for delimiter in DELIMITERS.get(suffix, "\t;,|") + " ":
+            for reading in [quotes] if quotes else ["double", "none"]:
+                rows = _head(text, delimiter, reading)
+                shape = _shape(rows, wanted)
+                even = len({len(r) for r in rows}) == 1 and not (found and delimiter == " ")
+                if shape and (shape.header or shape.loose or even):
+                    found.append((delimiter, shape))
+        if found:  # a header tells; without one, the more columns come out even
+            return text, max(found, key=lambda f: (f[1].header, len(f[1].names)))
+        preamble = re.match(r"\s*(#|sep=)[^\r\n]*[\r\n]+(?=\s*\S)", text)
+        if not preamble:
+            return text, None
+        text = re.sub(r"[^\r\n]", "", preamble[0]) + text[preamble.end() :]
+
+
+def _head(text: str, delimiter: str, quotes: str, count: int = 10) -> list[list[str]]:
+    """The first rows, stripped; leniently, for a look at them."""
+    options = (NONE if quotes == "none" else DOUBLE) | {"strict": False}
+    rows: list[list[str]] = []
+    try:
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options):
+            if any(map(str.strip, cells)):
+                rows.append([c.strip() for c in cells])
+            if len(rows) == count:
+                break
+    except csv.Error:  # a cell of more than 131,072 characters: a quote that nothing closes
+        pass
+    return rows or [[text[:200].strip()]]
+
+
+def _records(text: str, delimiter: str, options: dict[str, Any]) -> list[Record]:
+    """Records that are not blank, each with its first line. ValueError names a quote's line."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options)
+    records, before = [], 0
+    try:
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                records.append((before + 1, cells))
+            before = reader.line_num
+    except csv.Error as error:
+        why = str(error) if options is NONE else "a double quote is not closed, or not doubled"
+        raise ValueError(f"line {before + 1}: {why}") from error
+    return records
+
+
+def _quoted(
+    text: str, delimiter: str, shape: Shape, quotes: str | None
+) -> tuple[list[Record], str | None]:
+    """The records under what double quotes can mean in this file, and what is to be said of it.
+
+    Raises:
+        ValueError: they can mean two things, or nothing that makes a table.
+    """
+    plain = _records(text, delimiter, NONE)
+    if '"' not in text or quotes == "none":
+        return plain, None
+    escaped = '\\"' in text and "\\" not in re.sub(r'\\[\\"]', "", text)
+    faults, rest = [], None
+    for options in [DOUBLE, BACKSLASH] if escaped else [DOUBLE]:
+        try:
+            records = _records(text, delimiter, options)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        swallowed = None if quotes else _swallowed(records, plain, shape)
+        if not swallowed and (quotes or _fit(records, shape)):
+            return records, None
+        faults += [swallowed] if swallowed else []
+        rest = rest or records
+    if not quotes and _fit(plain, shape):
+        enclosed = any(len(c) > 1 and c[0] == c[-1] == '"' for _, r in plain for c in r)
+        if delimiter == "\t" or not (enclosed or (rest and faults)):  # nothing that they enclose
+            why = faults[0] if faults else "double quotes do not enclose whole cells"
+            return plain, f"{why}: they are read as characters of the texts (--quotes none)"
+    if faults:
+        raise ValueError(
+            f"{faults[0]}. Mend it, or say what the quotes are: --quotes none for characters of "
+            "the texts, --quotes double where they enclose cells, of several lines too"
+        )
+    return rest or plain, None
+
+
+def _swallowed(records: list[Record], plain: list[Record], shape: Shape) -> str | None:
+    """A record that runs over lines which look like records of their own, if there is one."""
+    whole = {line: _looks_whole(cells, shape) for line, cells in plain}
+    ends = [line for line, _ in records[1:]] + [max(whole) + 1]
+    for (line, _), end in zip(records, ends, strict=True):
+        lines = [k for k in range(line, end) if k in whole]
+        inner = lines[1:-1] or lines
+        looks = any(map(whole.get, lines[:-1]))
+        if len(lines) > 1 and (looks if "score" in shape.roles else all(map(whole.get, inner))):
+            return (
+                f"line {line}: a double quote makes lines {line} to {lines[-1]} one row, and they "
+                "look like rows of their own"
+            )
+    return None
+
+
+def _looks_whole(cells: list[str], shape: Shape) -> bool:
+    score, surplus = shape.roles.get("score"), len(cells) - len(shape.names)
+    if surplus < 0 or (surplus > 0 and not shape.loose):
+        return False
+    return score is None or _numeric(cells, score)
+
+
+def _fit(records: list[Record], shape: Shape) -> bool:
+    return not any(_ragged(cells, shape) for _, cells in records)
+
+
+def _ragged(cells: list[Any], shape: Shape) -> bool:
+    surplus = cells[len(shape.names) :]
+    return len(cells) < len(shape.names) or (not shape.loose and any(map(_plain, surplus)))
+
+
+# -- tables from records ------------------------------------------------------------------------
+
+
+def _table(records: list[Record], shape: Shape, unit: str, delimiter: str = "") -> Table:
+    """A table of equally long rows; those that were not are faults."""
+    count, faults = len(shape.names), {}
+    width = max([count, *(len(c) for _, c in records)]) if shape.loose else count
+    mend = f": a text that holds {delimiter!r} must stand in double quotes" if delimiter else ""
+    for line, cells in records:
+        if _ragged(cells, shape):
+            faults[line] = f"it has {len(cells)} cells, and {count} are expected"
+            faults[line] += mend if len(cells) > count else ""
+    used: set[str] = set()
+    names = [_free(n, i, used) for i, n in enumerate([*shape.names, *[""] * (width - count)])]
+    rows = [(cells + [""] * width)[:width] for _, cells in records]
+    index = pd.Index([line for line, _ in records], name=unit)
+    return Table(pd.DataFrame(rows, index, names, dtype=object), shape.roles, faults)
+
+
+def _shaped(records: list[Record], wanted: list[str] | None, unit: str) -> Table:
+    """Records of a sheet or of JSON arrays, with a header or without."""
+    width = max(len(cells) for _, cells in records)
+    records = [(k, cells + [None] * (width - len(cells))) for k, cells in records]
+    head = [[_plain(c) for c in cells] for _, cells in records[:10]]
+    shape = _shape(head, wanted)
+    if shape is None:
+        raise _unknown(head[0], wanted)
+    return _table(records[shape.header :], shape, unit)
+
+
+def _of_columns(cells: pd.DataFrame, wanted: list[str] | None, unit: str = "row") -> Table:
+    """A table whose columns have names of their own."""
+    names = [str(c).strip() for c in cells.columns]
+    shape = _shape([names], wanted, header=True)
+    if shape is None:
+        raise _unknown(names, wanted)
+    used: set[str] = set()
+    cells.columns = pd.Index([_free(n, i, used) for i, n in enumerate(names)])
+    cells.index.name = unit
+    return Table(cells, shape.roles)
+
+
+def _parquet(data: bytes, wanted: list[str] | None) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"it is damaged, or no Parquet file: {error}") from error
+    # An index that has a name is a column like any other; one without is a DataFrame's own affair.
+    names = [n for n in table.column_names if not n.startswith("__index_level_")]
+    table = table.select([i for i, n in enumerate(table.column_names) if n in names])
+    table = table.rename_columns([str(i) for i in range(len(names))])  # two may have one name
+    cells = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+    cells.columns, cells.index = pd.Index(names), pd.RangeIndex(1, len(cells) + 1)
+    return _of_columns(cells, wanted)
+
+
+def _excel(data: bytes, wanted: list[str] | None) -> Table:
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise ValueError("for Excel, pip install openpyxl, or save it as CSV UTF-8") from error
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on styles and the like
+            book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+            sheets = {s.title: _sheet(s) for s in book.worksheets}
+    except Exception as error:  # whatever its parsers of zip and XML may raise
+        raise ValueError(f"it is damaged, or no Excel workbook: {error}") from error
+    filled = {title: records for title, records in sheets.items() if records}
+    if not filled:
+        raise ValueError("it is empty: there are no pairs in it")
+    title, records = next(iter(filled.items()))
+    table = _shaped(records, wanted, "row")
+    if len(filled) > 1:
+        table.notes.append(f"of its {len(filled)} sheets that are not empty, {title!r} is read")
+    return table
+
+
+def _sheet(sheet: Any) -> list[Record]:
+    """The rows that are not blank; a cell with an error, such as #N/A, is empty."""
+    sheet.reset_dimensions()  # which some programs write wrong
+    rows = [[c.value if c.data_type != "e" else None for c in row] for row in sheet.iter_rows()]
+    return [(i, row) for i, row in enumerate(rows, 1) if any(map(_plain, row))]
+
+
+# -- JSON ---------------------------------------------------------------------------------------
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text.lstrip().split("\n")[0]), (dict, list))
+    except ValueError:
+        return False
+
+
+def _json(text: str, wanted: list[str] | None) -> Table:
+    """JSON lines, or one array of records, or one object of columns."""
+    records, unit = _json_records(text)
+    kinds = {type(r) for _, r in records}
+    if kinds == {list}:
+        return _shaped(records, wanted, unit)
+    if kinds != {dict}:
+        raise ValueError(f"each {unit} must be one object, such as {EXAMPLE}")
+    names = dict.fromkeys(name for _, r in records for name in r)
+    index = pd.Index([k for k, _ in records])
+    cells = {n: [r.get(n) for _, r in records] for n in names}
+    return _of_columns(pd.DataFrame(cells, index, dtype=object), wanted, unit)
+
+
+def _json_records(text: str) -> tuple[list[tuple[int, Any]], str]:
+    """Each record with its line, or its place in an array, counted from 1."""
+    lines = [(k, line) for k, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if len(lines) > 1 and _is_json(text):
+        return [(k, _loads(line, k)) for k, line in lines], "line"
+    whole = _loads(text, 1)
+    if isinstance(whole, dict) and whole and all(isinstance(c, list) for c in whole.values()):
+        if len({len(c) for c in whole.values()}) > 1:
+            raise ValueError("its columns differ in length")
+        whole = [dict(zip(whole, row, strict=True)) for row in zip(*whole.values(), strict=True)]
+    return list(enumerate(whole if isinstance(whole, list) else [whole], 1)), "row"
+
+
+def _loads(text: str, line: int) -> Any:
+    def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in items]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"line {line}: the name {min(twice)!r} stands twice in one object")
+        return dict(items)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        where = line + error.lineno - 1
+        raise ValueError(f"line {where} is no JSON ({error.msg}), such as {EXAMPLE}") from error
+
+
+# -- the original files of STS12 to STS16 -------------------------------------------------------
+
+UNSCORED = "nobody has scored it"
+
+
+def _sts(file: Path, encoding: str | None) -> Table:
+    """Two texts a line and perhaps their sources; the scores are in another file, line by line."""
+    records = _records(_decoded(file.read_bytes(), encoding), "\t", NONE)
+    gold = file.with_name(re.sub(r"\.input\.", ".gs.", file.name, flags=re.IGNORECASE))
+    shape = Shape(["text1", "text2"], False, {"text1": 0, "text2": 1}, loose=True)
+    table = _table(records, shape, "line", "\t")
+    if not gold.is_file():
+        table.notes.append(f"there are no scores, since {gold.name} is not beside it")
+        return table
+    lines = _decoded(gold.read_bytes(), encoding).removesuffix("\n").split("\n")
+    last = records[-1][0] if records else 0
+    if len(lines) < last or any(map(str.strip, lines[last:])):
+        raise ValueError(f"it has {last} lines and {gold.name} has {len(lines)}: they do not match")
+    table.cells["score"] = [lines[k - 1].strip() for k in table.cells.index]
+    table.roles = table.roles | {"score": table.cells.shape[1] - 1}
+    empty = table.cells.index[table.cells["score"] == ""]
+    table.faults = dict.fromkeys(map(int, empty), UNSCORED) | table.faults
+    return table
