@@ -18,8 +18,7 @@ import re
 import unicodedata
 import warnings
 import zipfile
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,16 +181,16 @@ def read_table(
 
 
 def _read(
-    data: bytes, file: Path, wanted: list[str] | None, encoding: str | None, quotes: str | None
+    data: bytes, name: Path, wanted: list[str] | None, encoding: str | None, quotes: str | None
 ) -> Table:
-    data, name = _unpacked(data, file)
+    data, suffix = _unpacked(data, name)
     if not data.strip():
         raise ValueError("it is empty: there are no pairs in it")
     if data.startswith(b"PAR1"):
         return _parquet(data, wanted)
-    if data.startswith(b"PK\3\4"):
+    if _is_workbook(data):
         return _excel(data, wanted)
-    text, suffix = _decoded(data, encoding), name.suffix.lower()
+    text = _decoded(data, encoding)
     if suffix in (".json", ".jsonl", ".ndjson") or _is_json(text):
         return _json(text, wanted)
     return _delimited(text, suffix, wanted, quotes)
@@ -210,10 +209,12 @@ def examined(
     faults: dict[int, str] = {}
     for column in texts:
         cells = table[column].astype(object).tolist()
-        for k, cell in zip(table.index, cells, strict=True):
-            if why := _no_text(cell):
+        reasons = [_no_text(cell) for cell in cells]
+        for k, why in zip(table.index, reasons, strict=True):
+            if why:
                 faults.setdefault(k, f"{column} {why}")
-        table[column] = pd.Series([_plain(c) for c in cells], table.index, dtype=object)
+        kept = ["" if why else _plain(c) for c, why in zip(cells, reasons, strict=True)]
+        table[column] = pd.Series(kept, table.index)
     if number:
         cells = table[number].astype(object).tolist()
         found = _numbers(cells)
@@ -240,10 +241,10 @@ def refuse(
 
 
 def _plain(cell: Any) -> str:
-    """A cell as text; nothing where there is nothing."""
+    """A cell as text that UTF-8 can hold; nothing where there is nothing."""
     if cell is None or cell is pd.NA or (isinstance(cell, (float, np.floating)) and cell != cell):
         return ""
-    return str(cell).strip()
+    return str(cell).encode(errors="replace").decode().strip()
 
 
 def _no_text(cell: Any) -> str:
@@ -253,7 +254,7 @@ def _no_text(cell: Any) -> str:
         return f"is {cell!r}, which is no text"
     if all(unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") for c in text):
         return "has no visible character" if text else "is empty"
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    if any("\ud800" <= c <= "\udfff" for c in str(cell)):
         return "holds half a character (a lone surrogate)"
     return "holds a NUL character" if "\0" in text else ""
 
@@ -288,7 +289,7 @@ def _pairs(table: Table) -> pd.DataFrame:
     else:
         ids = [f"row-{i:06d}" for i in range(1, len(cells) + 1)]
     table.faults = faults | table.faults
-    parts = {"id": pd.Series(ids, cells.index, dtype=object)}
+    parts = {"id": pd.Series(ids, cells.index)}
     parts |= {r: named[r] for r in ROLES[:3] if r in named}
     used = set(ROLES)
     for i, name in enumerate(cells.columns):
@@ -315,7 +316,7 @@ def _other(cells: pd.Series) -> pd.Series:
     kinds = {type(c) for c in cells if _plain(c)}
     if kinds <= {int, float} or kinds == {bool}:
         return cells.infer_objects()
-    return cells.map(_plain)
+    return pd.Series([_plain(c) for c in cells], cells.index)
 
 
 def _free(name: str, i: int, used: set[str]) -> str:
@@ -402,9 +403,8 @@ def _shape(rows: list[list[str]], wanted: list[str] | None, header: bool = False
         for w in wanted
     ]
     if all(p is not None for p, w in zip(places, wanted, strict=True) if w):
-        chosen = {r: places[i] for r, i in _chosen(wanted, True).items()}
-        roles = _besides(first, wanted) | {r: p for r, p in chosen.items() if p is not None}
-        return Shape(first, True, roles)
+        chosen = {r: p for r, i in _chosen(wanted, True).items() if (p := places[i]) is not None}
+        return Shape(first, True, _besides(first, chosen, wanted))
     if header or any(p is not None for p in places) or len(wanted) != len(rows[0]):
         return None
     return _headless(wanted, _chosen(wanted, False), rows)
@@ -422,24 +422,28 @@ def _numeric(row: list[str], place: int) -> bool:
 def _chosen(wanted: list[str], ids: bool) -> dict[str, int]:
     """Places in the caller's columns of text1, text2, score and (with ``ids``) id.
 
-    The first two are the texts unless the names say otherwise; what follows goes by names, then in
-    its order.
+    They stand in this order, unless their names say otherwise.
     """
-    roles = _roles(wanted)
-    if "text2" not in roles or {roles["text1"], roles["text2"]} == {0, 1}:
-        roles |= {"text1": 0, "text2": 1}
-    left = [i for i, w in enumerate(wanted) if w and i not in roles.values()]
-    if "" in wanted[2:]:  # a place that is left free is the score's
-        return roles | dict(zip(["id"], left, strict=False))
-    return roles | dict(zip([r for r in ROLES[: 3 + ids] if r not in roles], left, strict=False))
+    known = _roles(wanted)
+    roles = {r: i for r, i in known.items() if r in ("score", "id")}
+    others = [i for i, w in enumerate(wanted) if w and i not in roles.values()]
+    if len(others) < 2:  # not all are what they are called
+        roles, others = {}, [i for i, w in enumerate(wanted) if w]
+    roles |= {"text1": others[0], "text2": others[1]}
+    if "text2" in known and {known["text1"], known["text2"]} != set(others[:2]):
+        roles |= {"text1": known["text1"], "text2": known["text2"]}
+    for i in set(others) - set(roles.values()):
+        if i < 3 + ids and ROLES[i] not in roles:
+            roles[ROLES[i]] = i
+    return roles
 
 
-def _besides(names: list[str], wanted: list[str]) -> dict[str, int]:
-    """Score and id by their names, where the caller has named the texts alone."""
+def _besides(names: list[str], chosen: dict[str, int], wanted: list[str]) -> dict[str, int]:
+    """``chosen``, and score and id by their names where the caller has named the texts alone."""
     if len(wanted) > 2:
-        return {}
-    roles = _roles([n if not TEXT.fullmatch(_key(n)) else "" for n in names])
-    return {r: i for r, i in roles.items() if r in ("score", "id")}
+        return chosen
+    taken = {i for i, n in enumerate(names) if i in chosen.values() or TEXT.fullmatch(_key(n))}
+    return _roles(["" if i in taken else n for i, n in enumerate(names)]) | chosen
 
 
 def _by_position(
@@ -451,7 +455,7 @@ def _by_position(
     if "score" in roles and len(rows) > 1:
         header |= not _numeric(rows[0], roles["score"]) and _numeric(rows[1], roles["score"])
     if header or "text2" in _roles(first):
-        return Shape(first, True, _besides(first, wanted) | roles)
+        return Shape(first, True, _besides(first, roles, wanted))
     return _headless([f"column {i + 1}" for i in range(len(rows[0]))], roles, rows)
 
 
@@ -483,46 +487,46 @@ def _unknown(first: Sequence[str], wanted: list[str] | None) -> ValueError:
 # -- containers and encodings -------------------------------------------------------------------
 
 
-def _unpacked(data: bytes, file: Path) -> tuple[bytes, Path]:
-    """What is in a compressed file, and its name without the endings of compression."""
-    name = file
-    try:
-        while True:
-            if data.startswith(b"PK"):
-                inner = _zipped(data)
-                if inner is None:
-                    return data, name
-                data, name = inner
-                continue
-            if data.startswith(b"\x1f\x8b"):
-                data = gzip.decompress(data)
-            elif data.startswith(b"BZh") and data[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
-                data = bz2.decompress(data)
-            elif data.startswith(b"\xfd7zXZ\0"):
-                data = lzma.decompress(data)
-            elif data.startswith(b"\x28\xb5\x2f\xfd"):
-                import pyarrow as pa
-
-                data = pa.CompressedInputStream(pa.BufferReader(data), "zstd").read()
-            else:
-                return data, name
-            name = name.with_suffix("") if name.suffix.lower() in PACKED else name
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise ValueError(f"it is damaged, or torn: {error}") from error
-    except RuntimeError as error:  # a compression that is not known, or a password
-        raise ValueError(f"it cannot be unpacked: {error}") from error
+def _unpacked(data: bytes, name: Path) -> tuple[bytes, str]:
+    """What is in a compressed file, and the ending of its name without that of compression."""
+    while not _is_workbook(data):
+        unpack = next((f for magic, f in UNPACK.items() if data.startswith(magic)), None)
+        if unpack is None:
+            break
+        try:
+            data = unpack(data)
+        except Exception as error:  # whatever the formats' readers may raise
+            raise ValueError(f"it is damaged, or cannot be unpacked: {error}") from error
+        name = name.with_suffix("") if name.suffix.lower() in PACKED else name
+    return data, name.suffix.lower()
 
 
-def _zipped(data: bytes) -> tuple[bytes, Path] | None:
-    """The one file of a zip archive; None of an Excel workbook, which is one too."""
+def _is_workbook(data: bytes) -> bool:
+    return data.startswith(b"PK") and b"xl/workbook.xml" in data
+
+
+def _unzip(data: bytes) -> bytes:
+    """The one file of a zip archive."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and "__MACOSX" not in n]
-        if any(n.startswith("xl/") for n in names):
-            return None
         if len(names) != 1:
-            held = ", ".join(names[:9])
-            raise ValueError(f"it holds {len(names)} files: unpack it and name one ({held})")
-        return archive.read(names[0]), Path(names[0])
+            raise ValueError(f"{len(names)} files ({', '.join(names[:9])}), and one is expected")
+        return archive.read(names[0])
+
+
+def _zstandard(data: bytes) -> bytes:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.BufferReader(data), "zstd").read()
+
+
+UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\0": lzma.decompress,
+    b"\x28\xb5\x2f\xfd": _zstandard,
+    b"PK": _unzip,
+}
 
 
 def _decoded(data: bytes, encoding: str | None) -> str:
@@ -605,6 +609,8 @@ def _head(text: str, delimiter: str, quotes: str, count: int = 10) -> list[list[
         for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options):
             if any(map(str.strip, cells)):
                 rows.append([c.strip() for c in cells])
+                while delimiter == " " and not rows[-1][-1]:  # of a space at the end
+                    rows[-1].pop()
             if len(rows) == count:
                 break
     except csv.Error:  # a cell of more than 131,072 characters: a quote that nothing closes
@@ -640,7 +646,7 @@ def _quoted(
         return plain, None
     escaped = '\\"' in text and "\\" not in re.sub(r'\\[\\"]', "", text)
     faults, rest = [], None
-    for options in [DOUBLE, BACKSLASH] if escaped else [DOUBLE]:
+    for options in [BACKSLASH, DOUBLE] if escaped else [DOUBLE]:
         try:
             records = _records(text, delimiter, options)
         except ValueError as error:
@@ -712,7 +718,8 @@ def _table(records: list[Record], shape: Shape, unit: str, delimiter: str = "") 
     names = [_free(n, i, used) for i, n in enumerate([*shape.names, *[""] * (width - count)])]
     rows = [(cells + [""] * width)[:width] for _, cells in records]
     index = pd.Index([line for line, _ in records], name=unit)
-    return Table(pd.DataFrame(rows, index, names, dtype=object), shape.roles, faults)
+    kind = str if delimiter else object
+    return Table(pd.DataFrame(rows, index, names, dtype=kind), shape.roles, faults)
 
 
 def _shaped(records: list[Record], wanted: list[str] | None, unit: str) -> Table:
@@ -743,7 +750,7 @@ def _parquet(data: bytes, wanted: list[str] | None) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"it is damaged, or no Parquet file: {error}") from error
     # An index that has a name is a column like any other; one without is a DataFrame's own affair.
@@ -787,6 +794,7 @@ def _sheet(sheet: Any) -> list[Record]:
 
 
 def _is_json(text: str) -> bool:
+    """Whether the first line is an object or an array."""
     try:
         return isinstance(json.loads(text.lstrip().split("\n")[0]), (dict, list))
     except ValueError:

@@ -290,3 +290,45 @@ def test_glove_is_read_from_a_text_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(vectors(["Don't", "cat"]), [[0, 0, 1], [1, -0.5, 0.002]], rtol=1e-6)
     with pytest.raises(FileNotFoundError, match="GLOVE is 'nowhere'"):
         graphs.glove("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"cat 0.1 0.2\r\ndog 0.3 0.4\r\n", {"cat": [0.1, 0.2], "dog": [0.3, 0.4]}),
+        (b"cat 0.1 0.2 \ndog 0.3 0.4 \n", {"cat": [0.1, 0.2], "dog": [0.3, 0.4]}),
+        (b"cat\t0.1\t0.2\ndog\t0.3\t0.4", {"cat": [0.1, 0.2], "dog": [0.3, 0.4]}),
+        (b"2 2\ncat 0.1 0.2\n7 0.3 0.4\n", {"cat": [0.1, 0.2], "7": [0.3, 0.4]}),
+        (b"cat 0.1 0.2\n. . . 0.5 0.6\nx 1 2\n", {"cat": [0.1, 0.2], ". . .": [0.5, 0.6]}),
+        (b". . . 0.5 0.6\ncat 0.1 0.2\nx 1 2\n", {"cat": [0.1, 0.2], ". . .": [0.5, 0.6]}),
+        (b"cat 0.1 0.2\nCat 9 9\n", {"cat": [0.1, 0.2], "Cat": [9, 9], "CAT": [0.1, 0.2]}),
+        ("a\u2028b 1 2\n\u00a0 3 4\n 5 6\n".encode(), {"a\u2028b": [1, 2], "\u00a0": [3, 4]}),
+        (b"cat 1 2\ncat 3 4\n", {"cat": [1, 2]}),
+    ],
+)
+def test_vectors_of_every_kind_of_text_file(
+    content: bytes, expected: dict[str, list[float]], tmp_path: Path
+) -> None:
+    (tmp_path / "vectors.txt").write_bytes(content)
+    found = graphs.glove(str(tmp_path / "vectors.txt"))
+    assert found is not None
+    np.testing.assert_allclose(found[1](list(expected)), list(expected.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cat 0.1 0.2\ndog 0.3\n", "line 2 is no word and 2 numbers"),
+        (b"3 2\ncat 0.1 0.2\ndog 0.3\n", "line 3 is no word and 2 numbers"),
+        (b"cat 0.1 0.2\ndog 0.3 x\n", "line 2 is no word"),
+        (b"cat 0.1 nan\n", "line 1 is no word"),
+        (b"cat 0.1 0.2\ncaf\xe9 1 2\n", "line 2 is no word"),
+        (b"", "holds no vectors"),
+        (b"cat\ndog\n", "holds no vectors"),
+        (b"Cat 0.1 0.2\n", "has no vector for cat, dog"),
+    ],
+)
+def test_vectors_that_are_not_there_are_named(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "vectors.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"vectors\.txt.*{message}"):
+        graphs.glove(str(tmp_path / "vectors.txt"))[1](["cat", "dog"])
