@@ -429,3 +429,46 @@ def test_bad_input_is_refused(change: Callable[..., Any], message: str) -> None:
 def test_bad_input_of_cka_is_refused(x: np.ndarray, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cka(x, pair(len(x))[1], **options)
+
+
+@pytest.mark.parametrize("search", ["matrix", "torch"])
+@pytest.mark.parametrize("unit", [1e-30, 1e19, 1e30])
+def test_neighbours_in_any_unit(search: Any, unit: float) -> None:
+    """Squares of such numbers overflow float32, or vanish in it."""
+    x = pair(30)[0]
+    expected = np.sort(neighbors(x, 4, search="matrix"))
+    for rows in (x * unit, (x * unit).astype(np.float32)):
+        np.testing.assert_array_equal(np.sort(neighbors(rows, 4, search=search)), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: np.exp(-d), "Y must be 0 on its diagonal, .* of similarities"),
+        (lambda d: -d, "Y holds a negative distance, at row"),
+        (lambda d: np.ma.masked_greater(d, 3), "Y has masked values"),
+        (lambda d: d + 1j, "Y must be rows of numbers"),
+        (lambda d: d.astype(str), "Y must be rows of numbers"),
+        (lambda d: [[1, 2], [3]], "Y must be rows of numbers"),
+    ],
+)
+def test_what_holds_no_distances_is_refused(change: Callable[..., Any], message: str) -> None:
+    x = pair(20)[0]
+    apart = np.linalg.norm(x[:, None] - x, axis=2)
+    with pytest.raises(ValueError, match=message):
+        nngs(apart, change(apart), 3, metric="precomputed")
+
+
+@pytest.mark.parametrize("name", ["block", "permutations", "resamples", "seed"])
+def test_counts_are_integers(name: str) -> None:
+    for value in (2.5, True, "3"):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number"):
+            nngs(*pair(10), 3, **{name: value})
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
+        nngs(*pair(10), 3, **{name: -1})
+
+
+def test_tables_whose_rows_are_named_otherwise_are_refused() -> None:
+    x, y = map(pd.DataFrame, pair(10))
+    with pytest.raises(ValueError, match="sort one by the other's index"):
+        nngs(x, y.iloc[::-1], 3)
