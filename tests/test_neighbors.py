@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.spatial.distance import cdist
@@ -102,7 +103,7 @@ def test_distances_give_what_embeddings_give(k: float) -> None:
     assert (first.p, first.low, first.high) == (second.p, second.low, second.high)
 
 
-@pytest.mark.parametrize("change", [np.sqrt, np.square, np.log1p, lambda d: 5 * d - 3, np.float32])
+@pytest.mark.parametrize("change", [np.sqrt, np.square, np.log1p, lambda d: 5 * d, np.float32])
 def test_monotone_transformations_change_nothing(change: Callable[..., Any]) -> None:
     x, y = (cdist(s, s) for s in pair())
     before = nngs_profile(x, y, metric="precomputed", permutations=0).value
@@ -216,7 +217,7 @@ def test_ties_are_reproducible_and_drawn_anew_by_number() -> None:
 
 
 def test_spaces_full_of_ties_do_not_seem_to_agree() -> None:
-    same = np.ones((60, 60))
+    same = 1 - np.eye(60)
     values = [nngs(same, same, 6, metric="precomputed", seed=s, **QUICK).value for s in range(40)]
     assert abs(np.mean(values) - chance(60, 6)) < 4 * np.std(values) / np.sqrt(40)
     rows = neighbors(same, 6, metric="precomputed")
@@ -402,7 +403,7 @@ def test_unbiased_cka_of_independent_spaces_is_zero_on_average_and_the_plain_one
         (lambda x, y: (x[:, 0], y, 3, {}), "matrix of three rows or more"),
         (lambda x, y: (x[:2], y[:2], 1, {}), "matrix of three rows or more"),
         (lambda x, y: (x[:, :0], y, 3, {}), "matrix of three rows or more"),
-        (lambda x, y: (x, y, 3, {"metric": "precomputed"}), r"square matrix, not \(40, 5\)"),
+        (lambda x, y: (x, y, 3, {"metric": "precomputed"}), r"square matrix, .* not \(40, 5\)"),
         (lambda x, y: (x @ y[:, :5].T, x @ x.T, 3, {"metric": "precomputed"}), "symmetric"),
         (lambda x, y: (x * (x > x[:1]), y, 3, {"metric": "cosine"}), "zero vector"),
         (lambda x, y: (x, y, 3, {"metric": "nearness"}), "nearness"),
