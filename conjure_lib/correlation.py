@@ -110,7 +110,9 @@ def agreement(
         raise ValueError("the pairs have no column score: there is nothing to agree with")
     values, human = as_numbers("similarity", similarity), as_numbers("score", table["score"])
     if len(values) != len(table):
-        raise ValueError(f"similarity has {len(values)} values for {len(table)} pairs")
+        raise ValueError(
+            f"similarity must be of one length with the {len(table)} pairs, not {len(values)}"
+        )
     groups = {"": np.arange(len(table))} | _groups(table, by)
     rows = []
     for group, at in groups.items():

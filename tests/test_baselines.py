@@ -563,9 +563,11 @@ def test_bad_pairs_are_named(process: cj.GenerativeProcess, call: str) -> None:
     before = process.evaluations
     for pairs, error, message in (
         ([], ValueError, "no pairs were given"),
-        ([("a cat", "")], ValueError, "prompt 1 is empty"),
-        ([("a cat", None)], TypeError, "prompt 1 must be a string, not NoneType"),
-        ([("a cat",)], ValueError, "unpack"),
+        ([("a cat", "")], ValueError, "second text of pair 0 is empty"),
+        ([("a cat", None)], TypeError, "second text of pair 0 must be a string, not NoneType"),
+        ([("a cat",)], TypeError, "row 0 must be a pair of texts"),
+        (["hi", "no"], TypeError, "row 0 must be a pair of texts, not 'hi'"),
+        ({("a", "b")}, TypeError, "a set"),
     ):
         with pytest.raises(error, match=message):
             CALLS[call](process, pairs)
@@ -578,7 +580,7 @@ def test_bad_pairs_are_named(process: cj.GenerativeProcess, call: str) -> None:
         (initial_timestep, {"draws": 0}, "draws must be at least 1, not 0"),
         (initial_timestep, {"steps": 1001}, "steps must lie between 1 and 1000"),
         (initial_timestep, {"guidance": math.nan}, "guidance must be a finite number"),
-        (initial_timestep, {"seed": -1}, "seed must not be negative"),
+        (initial_timestep, {"seed": -1}, "seed must be at least 0, not -1"),
         (direct_output, {"batch_size": 0}, "batch_size must be at least 1, not 0"),
         (direct_output, {"steps": 0}, "steps must be at least 1, not 0"),
         (direct_output, {"guidance": math.inf}, "guidance must be a finite number"),
@@ -590,13 +592,22 @@ def test_bad_pairs_are_named(process: cj.GenerativeProcess, call: str) -> None:
         (image_gaussian, {"components": 0}, "components must be at least 1, not 0"),
         (image_gaussian, {"images": 0}, "images must be at least 1, not 0"),
         (image_gaussian, {"images": 2, "steps": 1}, "components must be at most 6 here, not 8"),
+        (image_gaussian, {"images": 2, "divergence": "jeffreys"}, "images must be at least 3"),
+        (initial_timestep, {"guidance": 0.0}, "for no guidance take 1"),
+        (direct_output, {"seed": 1.9}, "seed must be a whole number, not 1.9"),
+        (direct_output, {"steps": 2.7}, "steps must be a whole number, not 2.7"),
+        (direct_output, {"draws": [0, 0]}, r"draws=\[0, 0\] holds a number twice"),
+        (initial_timestep, {"draws": True}, "draws must be a whole number, not True"),
+        (image_gaussian, {"images": 2.5}, "images must be a whole number, not 2.5"),
     ],
 )
 def test_bad_settings_are_named(
     process: cj.GenerativeProcess, function: Callable, settings: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    before = process.evaluations
+    with pytest.raises((TypeError, ValueError), match=message):
         function(process, PAIRS, **settings)
+    assert process.evaluations == before
 
 
 def test_settings_that_do_not_exist_are_refused(process: cj.GenerativeProcess) -> None:
@@ -633,8 +644,26 @@ def test_bad_settings_of_language_models(
         lambda pairs: sentence_cosine(tiny_bert, pairs),
         lambda pairs: language_trajectories(tiny_gpt, Spelling(), pairs, tokens=3),
     ):
-        with pytest.raises(ValueError, match="prompt 0 is blank"):
+        with pytest.raises(ValueError, match="first text of pair 0 is blank"):
             call([(" ", "cat")])
         there, back = call([("cat", "dog"), ("mat", "mat")]), call([("mat", "mat"), ("dog", "cat")])
         np.testing.assert_allclose(there, back[::-1], atol=1e-6)
         assert there[1] > there[0]
+
+
+def test_a_covariance_without_density_is_refused() -> None:
+    """What rounding leaves of a direction in which nothing varies is no variance."""
+    m, s = np.zeros((2, 2)), np.array([np.diag([1.0, 1e-17]), np.eye(2)])
+    with pytest.raises(ValueError, match="no density: take more of them, fewer components"):
+        baselines._jeffreys(m, s, np.array([0]), np.array([1]))
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    process = toy(constant)
+    for features, message in (
+        (lambda pictures: np.full((len(pictures), 3), np.nan), "features .* not finite"),
+        (lambda pictures: np.ones((1, 3)), "features of 2 pictures have shape"),
+        (lambda pictures: np.ones(len(pictures)), "features of 2 pictures have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            image_gaussian(process, [("a", "b")], features=features, components=2)

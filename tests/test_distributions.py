@@ -210,8 +210,9 @@ def test_the_median_leaves_out_what_stands_twice() -> None:
         (np.zeros((2, 1, 3)), np.zeros((2, 1, 3)), {}, "n at least 2"),
         (np.zeros((0, 3, 2)), np.zeros((0, 3, 2)), {}, "n at least 2"),
         (np.full((1, 3, 2), np.nan), np.zeros((1, 3, 2)), {}, "not finite"),
-        (np.ones((1, 3, 2)), np.zeros((1, 3, 2)), {"projections": 0}, "1 or more"),
-        (np.ones((1, 3, 2)), np.zeros((1, 3, 2)), {"components": 0}, "1 or more"),
+        (np.ones((1, 3, 2)), np.zeros((1, 3, 2)), {"projections": 0}, "at least 1"),
+        (np.ones((1, 3, 2)), np.zeros((1, 3, 2)), {"components": 0}, "at least 1"),
+        (np.ones((1, 2, 2)), 1e200 * np.eye(2)[None], {}, "not finite|no density"),
         (np.ones((1, 3, 2)), np.zeros((1, 3, 2)), {}, "do not vary"),
     ],
 )
