@@ -366,7 +366,7 @@ def read_record(notebook: Path, out: Path) -> dict[str, Any]:
     if not file.is_file() or not output.is_file():
         raise ChapterError(f"{notebook.name} is not executed yet: make book does it")
     record = read_json(file)
-    wanted = ("key", "output", "datasets", *COST, *environment())
+    wanted = ("key", "output", "benchmark_data", *COST, *environment())
     if lacking := [name for name in wanted if name not in record]:
         raise ChapterError(f"{file.name}: no record of this runner, without {', '.join(lacking)}")
     if record["output"] != hashlib.sha256(output.read_bytes()).hexdigest():
@@ -400,7 +400,8 @@ def execute(
         Whether it had to be executed.
     """
     key = chapter_key(notebook, parameters, base)
-    present = {"key": key, "datasets": datasets(os.environ.get("CONJURE_DATA", ""))} | environment()
+    data = datasets(os.environ.get("CONJURE_DATA", ""))
+    present = {"key": key, "benchmark_data": data} | environment()
     if is_present(notebook, out, present):
         return False
     print(f"{notebook.name} begins", flush=True)
@@ -506,7 +507,7 @@ def write_record(
     record = {}
     for notebook in notebooks:
         about = read_record(notebook, out)
-        del about["key"], about["output"], about["datasets"]
+        del about["key"], about["output"], about["benchmark_data"]
         values = {"parameters": profile[notebook.stem], "glued": glued(out / notebook.name)}
         record[notebook.stem] = about | values
     write_whole(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -45,6 +45,11 @@ for _tag, _pattern, _begins in (
     _whole = re.compile(f"^(?:{_pattern})$")
     _Core.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _whole, list(_begins))
 
+# An explicit !!int is decimal, too.
+_Core.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node))
+)
+
 
 def read_text(file: Path) -> str:
     """The text of ``file``.
