@@ -32,7 +32,6 @@ from conjure_lib.process import GenerativeProcess
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-NETWORKS = ("unet", "transformer")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that no process runs
 _TEXTS = threading.RLock()  # how to cut and to fill is a state of a tokenizer, not of a call
 

@@ -442,25 +442,20 @@ def deaf_hub() -> Iterator[tuple[str, list[float]]]:
 
 
 ASK = """
-import time
 import conjure_lib as cj
 from conjure_lib.baselines import sentence_cosine
 from conjure_lib.benchmarks import load_pairs
-waited = 0
 for use in (
     lambda: cj.load("somebody/something", device="cpu"),
     lambda: sentence_cosine("sentence-transformers/all-MiniLM-L6-v2", [("a", "b")]),
     *(lambda name=name: load_pairs(name) for name in ("sts12", "sts13", "stsb", "sickr")),
 ):
-    began = time.monotonic()
     try:
         use()
     except FileNotFoundError as error:
         print(error)
-    waited += time.monotonic() - began
 process = cj.load("CompVis/stable-diffusion-v1-4", device="cpu")
 print(process.name, process.revision, process.weights_hash())
-print(waited)
 """
 
 
@@ -488,7 +483,7 @@ def test_the_hub_is_asked_once_or_never(
     name = "CompVis/stable-diffusion-v1-4"
     cache = tmp_path / "hf/hub/models--CompVis--stable-diffusion-v1-4/snapshots"
     shutil.copytree(random_folder, cache / hub.REVISIONS[name])
-    *messages, found, seconds = ask(tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE=offline)
+    *messages, found = ask(tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE=offline)
     weights_hash = cj.load(random_folder, device="cpu").weights_hash()
     assert found == f"{name} {hub.REVISIONS[name]} {weights_hash}"
     assert len(asked) == (offline == "0")
@@ -500,7 +495,6 @@ def test_the_hub_is_asked_once_or_never(
     again = "did not answer a moment ago" if offline == "0" else "HF_HUB_OFFLINE is set"
     assert all(again in message for message in others)
     assert f"--revision {hub.REVISIONS['sentence-transformers/all-MiniLM-L6-v2']}" in others[0]
-    assert float(seconds) < 5 * hub.SECONDS
 
 
 def test_pins_are_commits() -> None:
