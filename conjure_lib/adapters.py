@@ -7,10 +7,9 @@ meaning of its output, and in how its scheduler is set. One function a family, o
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
 
@@ -50,7 +50,7 @@ class Adapter:
         call: its output of x (n, *latent_shape), t (n,) and a conditioning; shaped like x.
         encode: texts to their conditioning; the empty text is the unconditional one.
         latent_shape: of one latent.
-        readers: the tokenizers that read a text to the end, and how many tokens each has room for.
+        readers: all tokenizers that a text goes through, and how many tokens each has room for.
         sigmas: steps to the σ that the scheduler is set to, where the pipeline sets them itself.
     """
 
@@ -58,7 +58,7 @@ class Adapter:
     call: Callable[[Tensor, Tensor, Conditioning], Tensor]
     encode: Callable[[list[str]], Conditioning]
     latent_shape: tuple[int, ...]
-    readers: Sequence[tuple[Any, int]]
+    readers: Sequence[Reader]
     sigmas: Callable[[int], np.ndarray] | None = None
 
 
@@ -152,8 +152,7 @@ def _stable_diffusion(pipeline: Any) -> Adapter:
         hidden = pipeline.encode_prompt(texts, unet.device, 1, False)[0]
         return Conditioning({"encoder_hidden_states": hidden})
 
-    tokenizer = pipeline.tokenizer
-    return Adapter(unet, call, encode, _shape(unet), [(tokenizer, tokenizer.model_max_length)])
+    return Adapter(unet, call, encode, _shape(unet), _readers(pipeline))
 
 
 def _stable_diffusion_xl(pipeline: Any) -> Adapter:
@@ -180,8 +179,7 @@ def _stable_diffusion_xl(pipeline: Any) -> Adapter:
             hidden, pooled = hidden * kept[:, None, None], pooled * kept[:, None]
         return Conditioning({"encoder_hidden_states": hidden, "text_embeds": pooled})
 
-    tokenizer = pipeline.tokenizer_2
-    return Adapter(unet, call, encode, shape, [(tokenizer, tokenizer.model_max_length)])
+    return Adapter(unet, call, encode, shape, _readers(pipeline))
 
 
 def _stable_diffusion_3(pipeline: Any) -> Adapter:
@@ -197,8 +195,7 @@ def _stable_diffusion_3(pipeline: Any) -> Adapter:
         )
         return Conditioning({"encoder_hidden_states": hidden, "pooled_projections": pooled})
 
-    third = pipeline.tokenizer_3 if pipeline.text_encoder_3 is not None else None
-    readers = [(third, 256)] if third else [(pipeline.tokenizer, 77)]
+    readers = _readers(pipeline, tokenizer_3=256)
     return Adapter(transformer, call, encode, _shape(transformer), readers)
 
 
@@ -237,7 +234,7 @@ def _flux(pipeline: Any) -> Adapter:
     def sigmas(steps: int) -> np.ndarray:
         return np.linspace(1.0, 1 / steps, steps)
 
-    return Adapter(transformer, call, encode, shape, [(pipeline.tokenizer_2, 512)], sigmas)
+    return Adapter(transformer, call, encode, shape, _readers(pipeline, tokenizer_2=512), sigmas)
 
 
 def _pixart(pipeline: Any) -> Adapter:
@@ -266,7 +263,8 @@ def _pixart(pipeline: Any) -> Adapter:
         return Conditioning({"encoder_hidden_states": hidden, "encoder_attention_mask": mask})
 
     room = 300 if "Sigma" in type(pipeline).__name__ else 120
-    return Adapter(transformer, call, encode, shape, [(pipeline.tokenizer, room)])
+    small = [replace(one, prepare=_small) for one in _readers(pipeline, tokenizer=room)]
+    return Adapter(transformer, call, encode, shape, small)
 
 
 FAMILIES: dict[str, Callable[[Any], Adapter]] = {
@@ -279,31 +277,26 @@ FAMILIES: dict[str, Callable[[Any], Adapter]] = {
 }
 
 
+def _readers(pipeline: Any, **room: int) -> list[Reader]:
+    """The tokenizers whose encoder is loaded, with the room that the pipeline gives each."""
+    found = []
+    for number in ("", "_2", "_3"):
+        if getattr(pipeline, f"text_encoder{number}", None) is not None:
+            name = f"tokenizer{number}"
+            tokenizer = getattr(pipeline, name)
+            found.append(Reader(name, tokenizer, room.get(name, tokenizer.model_max_length)))
+    return found
+
+
+def _small(text: str) -> str:
+    """What PixArt's pipelines make of a caption before they read it."""
+    return text.lower().strip()
+
+
 def _shape(network: Any) -> tuple[int, ...]:
     size = network.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return (network.config.in_channels, height, width)
-
-
-class CutWarning(UserWarning):
-    """A text is longer than the text encoder reads."""
-
-
-def warn_if_cut(texts: Sequence[str], readers: Sequence[tuple[Any, int]]) -> None:
-    """Warn for every text that the text encoder cannot read to its end."""
-    for tokenizer, length in readers:
-        room = length - tokenizer.num_special_tokens_to_add()
-        for text in texts:
-            with quiet():  # transformers would warn too, without saying what is lost
-                tokens = tokenizer.tokenize(text)
-            if len(tokens) > room:
-                lost = tokenizer.convert_tokens_to_string(tokens[room:])
-                warnings.warn(
-                    f"the text encoder reads {room} tokens and this prompt has {len(tokens)}: the "
-                    f"last {len(tokens) - room} are cut ({lost!r}), from {text!r}",
-                    CutWarning,
-                    stacklevel=4,
-                )
 
 
 _using: dict[str | int, tuple[int, Callable[[], None]]] = {}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from conjure_lib import reading
 from conjure_lib.loading import EMBEDDED, load
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS
@@ -52,7 +53,10 @@ class PairScorer:
     dtype: str = "float32"
 
     def __call__(self, block: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Columns id, text1, text2 to id, and of each weighting the distance and its error."""
+        """Columns id, text1, text2 to id, and of each weighting the distance and its error.
+
+        What the model reads of the texts stands beside them: :func:`conjure_lib.reading.columns`.
+        """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         process = _process(
@@ -70,7 +74,8 @@ class PairScorer:
             batch_size=self.batch_size,
             progress=False,
         )
-        columns = {"id": np.asarray(block["id"])}
+        said = reading.columns(process.readers, *zip(*texts, strict=True))
+        columns = {"id": np.asarray(block["id"]), **{k: np.array(v) for k, v in said.items()}}
         for weighting in WEIGHTINGS:
             found = [Estimate.from_terms(t, timesteps, process.schedule, weighting) for t in terms]
             columns[weighting] = np.array([e.value for e in found])

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.adapters import Conditioning, CutWarning
+from conjure_lib.adapters import Conditioning
 from conjure_lib.process import GenerativeProcess, check_sound
+from conjure_lib.reading import UnreadWarning
 
 MEMORY = 2 << 30  # bytes: some 1,300 prompts of Stable Diffusion 1.x in ten steps
 Pair = tuple[int, int]
@@ -113,7 +114,7 @@ def _groups(pairs: Sequence[Pair], prompts: int, room: int) -> list[tuple[list[i
 def _room(process: GenerativeProcess, prompt: str, steps: int, guidance: float, memory: int) -> int:
     """How many prompts ``memory`` bytes hold, two at least."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CutWarning)  # the prompt will be encoded once more
+        warnings.simplefilter("ignore", UnreadWarning)  # the prompt will be encoded once more
         condition = process.encode([prompt])
     parts = condition.parts.values() if isinstance(condition, Conditioning) else [condition]
     path = steps * math.prod(process.latent_shape) * 4 * (2 + (guidance != 1))

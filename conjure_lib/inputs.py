@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from conjure_lib.reading import fault
+
 PAIR_COLUMNS: tuple[tuple[Any, Any], ...] = (
     ("text1", "text2"),
     ("sentence1", "sentence2"),
@@ -82,15 +84,8 @@ def as_text(name: str, value: Any) -> str:
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {type(value).__name__}: {_short(value)}")
-    if not value.strip():
-        raise ValueError(f"{name} is {'blank' if value else 'empty'}: write some text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name} holds half a character at position {error.start} of {_short(value)}: it was "
-            "read in another encoding than its own; read or type it as UTF-8"
-        ) from error
+    if why := fault(value):
+        raise ValueError(f"{name} {why}")
     return str(value)
 
 

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,16 @@ from conjure_lib.adapters import (
     family_of,
     prediction_of,
     quiet,
-    warn_if_cut,
 )
 from conjure_lib.hub import REVISIONS, from_hub
 from conjure_lib.machine import limit_threads
 from conjure_lib.names import EMBEDDED as EMBEDDED
 from conjure_lib.process import GenerativeProcess
+from conjure_lib.reading import TEXTS, warn_unread
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that no process runs
-_TEXTS = threading.RLock()  # how to cut and to fill is a state of a tokenizer, not of a call
 
 
 def load(
@@ -200,7 +198,7 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
     }
     readers = [m for k, m in modules.items() if k.startswith("text_encoder")]
     dtype = getattr(network, "dtype", None) or next(network.parameters()).dtype
-    tokenizer = adapter.readers[0][0]
+    tokenizer = pipeline.tokenizer
 
     def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         if isinstance(condition, Tensor):
@@ -211,8 +209,8 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
 
     @torch.no_grad()
     def encode(texts: Sequence[str]) -> Tensor | Conditioning:
-        with _TEXTS, evaluating(*readers):
-            warn_if_cut(texts, adapter.readers)
+        with TEXTS, evaluating(*readers):
+            warn_unread(adapter.readers, texts)
             with quiet():  # diffusers would say once more what is cut
                 parts = [adapter.encode(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
         whole = Conditioning.cat(parts)
@@ -227,7 +225,7 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         return (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
     def lengths(texts: Sequence[str]) -> Tensor:
-        with _TEXTS:
+        with TEXTS:
             tokens = tokenizer(list(texts), truncation=True, max_length=tokenizer.model_max_length)
         return torch.tensor([len(ids) for ids in tokens["input_ids"]])
 
@@ -251,6 +249,7 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         name or type(pipeline).__name__,
         torch.device(pipeline.device),
         modules=modules,
+        readers=adapter.readers,
         twin=twin,
     )
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS
+from conjure_lib.reading import Reader
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
 HUGE = 1e15  # the squares of larger numbers, summed over a latent, overflow in float32
@@ -43,6 +44,7 @@ class GenerativeProcess:
         name: what the model is called in records.
         revision: the commit of the Hub repository that it was loaded from, where it was.
         modules: the networks that ``predict``, ``encode`` and ``decode`` run, by name.
+        readers: the tokenizers that texts go through; what is lost on the way is asked of them.
         evaluations: noise predictions made so far, of one prompt at one x each.
         rows: the rows of every network call, where :meth:`compile` has fixed them.
         twin: makes the copy of it that shares no network, for ``copy.deepcopy``.
@@ -60,6 +62,7 @@ class GenerativeProcess:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     revision: str | None = None
     modules: Mapping[str, torch.nn.Module] = field(default_factory=dict, repr=False)
+    readers: Sequence[Reader] = field(default=(), repr=False)
     evaluations: int = 0
     rows: int | None = None
     twin: Callable[[GenerativeProcess, dict[int, Any]], GenerativeProcess] | None = field(

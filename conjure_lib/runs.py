@@ -34,11 +34,11 @@ import torch
 from tqdm import tqdm
 
 import conjure_lib
-from conjure_lib.adapters import CutWarning
 from conjure_lib.engine import tiled
 from conjure_lib.inputs import whole
 from conjure_lib.loading import shipped
 from conjure_lib.process import GenerativeProcess
+from conjure_lib.reading import COLUMNS, UNREAD, UnreadWarning, columns, fault, summary
 from conjure_lib.sde import WEIGHTINGS, term_weights
 from conjure_lib.similarity import (
     Estimate,
@@ -85,13 +85,17 @@ class Run:
     def distances(
         self, weighting: str = "sde", *, draws: int | None = None, at: Sequence[int] | None = None
     ) -> pd.DataFrame:
-        """Columns id, text1, text2, distance, stderr (NaN of a single draw)."""
+        """Columns id, text1, text2, distance, stderr (NaN of a single draw), and what was read.
+
+        The last are those of :func:`conjure_lib.reading.columns`.
+        """
         values = self.by_draw(weighting, at)[:, :draws]
         error = np.full(len(values), np.nan)
         if values.shape[1] > 1:
             error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
         table = self.pairs[["id", "text1", "text2"]].copy()
-        return table.assign(distance=values.mean(axis=1), stderr=error)
+        said = {name: self.pairs[name] for name in COLUMNS if name in self.pairs}
+        return table.assign(distance=values.mean(axis=1), stderr=error, **said)
 
 
 def score(
@@ -136,6 +140,7 @@ def score(
         seed=seed,
         batch_size=batch_size,
     )
+    pairs = pairs.assign(**columns(process.readers, list(pairs["text1"]), list(pairs["text2"])))
     settings: dict[str, Any] = {
         "model": process.name,
         "revision": process.revision,
@@ -178,10 +183,10 @@ def _score(
         for d, b in missing:
             began, before = time.perf_counter(), process.evaluations
             make = partial(_terms, process, blocks[b], d, settings)
-            with _counting_cuts() as cut:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnreadWarning)  # said once, at the end
                 terms, batch_size = _fitting(make, batch_size)
             spent = {
-                "texts_cut": len(cut),
                 "evaluations": process.evaluations - before,
                 "seconds": time.perf_counter() - began,
                 "device": str(process.device),
@@ -189,11 +194,12 @@ def _score(
             _write_shard(folder, record, d, b, blocks[b], terms, spent)
             bar.update(len(blocks[b]))
     run = open_run(folder)
-    if missing and run.record["texts_cut"]:
+    if missing and any((unread := summary(pairs)).values()):
         warnings.warn(
-            f"{run.record['texts_cut']} texts are longer than the text encoder of {process.name} "
-            "reads, and were cut",
-            CutWarning,
+            f"{unread[UNREAD[0]]} texts are not read whole by {process.name}, and "
+            f"{unread[UNREAD[1]]} pairs differ as strings and not as tokens: see lost1, "
+            "lost2 and same_tokens",
+            UnreadWarning,
             stacklevel=2,
         )
     return run
@@ -225,7 +231,7 @@ def open_run(folder: str | Path) -> Run:
     spent = [done[d, b][1] for d in whole for b in range(len(blocks))]
     record |= {
         "draws": len(whole),
-        "texts_cut": sum(done[whole[0], b][1]["texts_cut"] for b in range(len(blocks))),
+        **summary(pairs),
         "unet_evaluations": sum(s["evaluations"] for s in spent),
         "seconds": round(sum(s["seconds"] for s in spent), 1),
         "devices": sorted({s["device"] for s in spent}),
@@ -336,10 +342,9 @@ def _check(pairs: pd.DataFrame) -> None:
     if not len(pairs):
         raise ValueError("there are no pairs to score")
     for name in ("text1", "text2"):
-        blank = [not isinstance(text, str) or not text.strip() for text in pairs[name]]
-        if any(blank):
-            row = pairs["id"][blank].iloc[0]
-            raise ValueError(f"{name} of the pair {row!r} is no text, or is blank")
+        for row, text in zip(pairs["id"], pairs[name], strict=True):
+            if why := fault(text) if isinstance(text, str) else "is no text":
+                raise ValueError(f"{name} of the pair {row!r} {why}")
 
 
 def _start(
@@ -530,22 +535,6 @@ def _fitting(call: Callable[[int], Result], batch_size: int) -> tuple[Result, in
         warnings.warn(f"out of memory: going on with batch_size {batch_size}", stacklevel=3)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-@contextmanager
-def _counting_cuts() -> Iterator[set[str]]:
-    """Collects the warnings of texts that are cut, one for each; passes others on."""
-    cut: set[str] = set()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield cut
-    for warning in caught:
-        if issubclass(warning.category, CutWarning):
-            cut.add(str(warning.message))
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
 
 
 def _terms(

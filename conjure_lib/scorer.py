@@ -20,6 +20,7 @@ from conjure_lib.inputs import (
     whole,
 )
 from conjure_lib.process import GenerativeProcess, check_sound, generator, sound
+from conjure_lib.reading import warn_alike
 from conjure_lib.sde import Weighting, term_weights
 from conjure_lib.similarity import check_reach, check_settings, chunks, distances, pair_terms
 
@@ -160,6 +161,7 @@ class Scorer:
             raise ValueError(f"embeddings have no {', '.join(sorted(refused))}")
         whole("batch_size", batch_size)
         prompts = as_prompts([sentences] if isinstance(sentences, str) else sentences)
+        warn_alike(self.process.readers, prompts)
         x, t, weights, keys = self._anchors(batch_size)
         hashes = [_hashing(*key, x[0].numel(), self.width) for key in keys] if self.width else []
         size = self.width or len(x) * x[0].numel()

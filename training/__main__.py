@@ -9,7 +9,7 @@ from pathlib import Path
 from training.autoencoder import train_autoencoder, train_decoder
 from training.pictures import load_emoji, save_sample
 from training.pipeline import assemble, contact_sheet, write_log
-from training.sources import ANNOTATIONS, FONT, TEACHER, WORDNET, fetch
+from training.sources import ANNOTATIONS, DERIVED, FONT, TEACHER, WORDNET, fetch
 from training.text_encoder import (
     caption_texts,
     near_words,
@@ -18,6 +18,7 @@ from training.text_encoder import (
     wordnet_lemmas,
     wordnet_texts,
 )
+from training.tokenizer import emoji_names, read_emoji
 from training.unet import encode_pictures, picture_set, train_unet
 
 
@@ -69,6 +70,7 @@ def main() -> None:
     )
     train_decoder(autoencoder, emoji, work / "decoder", options.decoder_steps)
     assemble(autoencoder, text_encoder, tokenizer, unet, scaling, options.out)
+    read_emoji(options.out, emoji_names(sources / ANNOTATIONS, sources / DERIVED))
     write_log(work, options.out, kept)
     contact_sheet(options.out, options.out / "contact_sheet.png")
 

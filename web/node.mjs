@@ -11,8 +11,9 @@ import { gunzipSync } from "node:zlib";
 import * as ort from "onnxruntime-web/wasm";
 import { conjure } from "./src/conjure.js";
 import { drawValues } from "./src/distance.js";
-import { cutOff, decode, loadModel, tokenIds } from "./src/model.js";
+import { decode, loadModel, tokenIds } from "./src/model.js";
 import { noise } from "./src/random.js";
+import { fault, reading } from "./src/reading.js";
 import { clean, timesteps } from "./src/schedule.js";
 
 const folder = process.argv[2];
@@ -54,7 +55,8 @@ async function answer({ prompts, settings }) {
 const answers = {
   noise: questions.noise.map(([seed, draw]) => Array.from(noise(model.size, seed, draw))),
   ids: questions.texts.map((text) => Array.from(tokenIds(model, text))),
-  cut: questions.texts.map((text) => cutOff(model, text)),
+  readings: questions.texts.map((text) => reading(model.reader, text)),
+  faults: questions.texts.map(fault),
   runs: [],
 };
 for (const run of questions.runs) answers.runs.push(await answer(run));

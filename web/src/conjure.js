@@ -1,7 +1,7 @@
 /** Algorithm 1, one step at a time. */
 
 import { squaredDistance } from "./distance.js";
-import { encode, predict } from "./model.js";
+import { encode, predict, sameTokens } from "./model.js";
 import { noise } from "./random.js";
 import { step, timesteps } from "./schedule.js";
 
@@ -15,7 +15,7 @@ import { step, timesteps } from "./schedule.js";
  */
 export async function* conjure(model, prompts, { steps, draws, guidance, seed }) {
   const [first, second, empty] = await encode(model, [...prompts, ""]);
-  const same = prompts[0] === prompts[1]; // the distance of a prompt from itself is exactly zero
+  const same = sameTokens(model, prompts); // the distance of a prompt from itself is exactly zero
   const guided = guidance !== 1;
   for (let draw = 0; draw < draws; draw++) {
     const start = noise(model.size, seed, draw); // shared by both prompts

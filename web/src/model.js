@@ -8,8 +8,12 @@
 
 import { Tokenizer } from "@huggingface/tokenizers";
 import { squaredDistance } from "./distance.js";
+import { small } from "./reading.js";
 
 const TOLERANCE = 3e-5; // of a noise prediction; a difference of two close ones is hit harder
+// what BERT's tokenizer sets apart, each by itself
+const HAN =
+  /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
 const text = (bytes) => new TextDecoder().decode(bytes);
 
 /** All 65,536 half-precision numbers, by their bits. */
@@ -50,7 +54,7 @@ export async function loadModel(ort, read, provider) {
     schedule: { alphaBar: Float32Array.from(manifest.alphas_cumprod), offset: manifest.offset },
     shape: manifest.latent_shape,
     size: manifest.latent_shape.reduce((a, b) => a * b),
-    reader: await openReader(read, manifest.tokens),
+    reader: openReader(JSON.parse(text(await read("tokenizer.json"))), manifest.tokens),
     textEncoder: await open("text_encoder", "wasm"),
     unet: await open("unet", provider),
     decoder: await open("decoder", provider),
@@ -60,22 +64,23 @@ export async function loadModel(ort, read, provider) {
   return model;
 }
 
-async function openReader(read, tokens) {
-  const json = JSON.parse(text(await read("tokenizer.json")));
+/** The tokenizer of a tokenizer.json, with what the text encoder adds to its tokens. */
+export function openReader(json, tokens) {
   const tokenizer = new Tokenizer(json, {});
+  // the package's own takes a character beyond 16 bits for two, and a Σ at the end of a word for ς
+  const bert = tokenizer.normalizer.normalizers.at(-1);
+  bert.normalize = (prompt) => bert.strip_accents(small(bert.clean_text(prompt).replace(HAN, " $& ")));
+  const special = new Set(json.added_tokens.map(({ content }) => content));
+  const literal = (token) => token.replace(/[[\]]/g, "\\$&");
+  const between = new RegExp(`(${[...special].map(literal).join("|")})`);
+  const words = (prompt) =>
+    prompt
+      .split(between)
+      .flatMap((part) =>
+        special.has(part) ? [part] : tokenizer.pre_tokenizer(tokenizer.normalizer(part)),
+      );
   const tokenize = (prompt) => tokenizer.encode(prompt, { add_special_tokens: false });
-  return { tokenize, ...tokens, room: tokens.length - 2 };
-}
-
-/** A sentence about what of `prompt` the text encoder cannot read; null where it reads all. */
-export function cutOff({ reader }, prompt) {
-  const { tokens } = reader.tokenize(prompt);
-  if (tokens.length <= reader.room) return null;
-  const lost = tokens.slice(reader.room).join(" ").replaceAll(" ##", "");
-  return (
-    `the text encoder reads ${reader.room} tokens and this prompt has ${tokens.length}: ` +
-    `the last ${tokens.length - reader.room} are cut (“${lost}”)`
-  );
+  return { tokenize, words, special, ...tokens, room: tokens.length - 2 };
 }
 
 /** Token ids of a prompt, as the text encoder takes them: cut and filled up to its length. */
@@ -84,6 +89,11 @@ export function tokenIds({ reader }, prompt) {
   const padded = new Int32Array(reader.length).fill(reader.pad);
   padded.set([reader.first, ...ids, reader.last]);
   return padded;
+}
+
+/** Whether two prompts are one to the text encoder. */
+export function sameTokens(model, [first, second]) {
+  return tokenIds(model, first).join() === tokenIds(model, second).join();
 }
 
 /** The conditioning of some prompts: one array each. The empty prompt is the unconditional one. */

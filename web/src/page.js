@@ -7,10 +7,12 @@ import { format, settlingChart } from "./charts.js";
 import { estimate } from "./distance.js";
 import { element } from "./element.js";
 import { paint } from "./pictures.js";
+import { fault } from "./reading.js";
 
 const COLOURS = ["#0072B2", "#D55E00"]; // of the first and the second prompt, as in the figures
 const WEIGHTINGS = { sde: "nats", score: "", noise: "" };
 const FIELDS = ["a", "b", "steps", "draws", "guidance", "seed"]; // what the address holds
+const SAME = "are the same tokens to the model: it cannot tell them apart";
 const PATIENCE = 5000; // milliseconds, for a worker that is asked to stop
 const base = new URL(".", document.currentScript.src);
 const root = document.getElementById("conjure");
@@ -84,10 +86,11 @@ function start(event) {
   event.preventDefault();
   const prompts = [form.elements.a.value, form.elements.b.value];
   find("warnings").replaceChildren();
-  if (prompts.some((prompt) => !prompt.trim())) {
-    warn("Write some text into both fields: a blank prompt conjures nothing.");
-    return;
+  const faults = prompts.map((prompt, i) => [["first", "second"][i], fault(prompt)]);
+  for (const [which, why] of faults) {
+    if (why) warn(`The ${which} prompt ${why}.`);
   }
+  if (faults.some(([, why]) => why)) return;
   writeAddress();
   const settings = readSettings();
   shown = { prompts, settings, steps: [], follow: true };
@@ -142,8 +145,15 @@ const answers = {
     const where = processor === "webgpu" ? "graphics card" : "processor";
     say(`The model is loaded. Conjuring on the ${where}.`);
   },
-  cut({ prompt, sentence }) {
-    warn(`“${prompt}”: ${sentence}.`);
+  read({ readings, same }) {
+    shown.same = same;
+    const read = readings.map(({ read, written }) => `${read} of ${written}`).join(" and ");
+    const folded = new Set(readings.flatMap((one) => one.folded));
+    find("read").textContent = [`Tokens read: ${read}`, ...folded].join("; ") + ".";
+    readings.forEach(({ lost }, i) => {
+      for (const sentence of lost) warn(`“${shown.prompts[i]}”: ${sentence}.`);
+    });
+    if (same) warn(`The two prompts differ, and ${SAME}.`);
   },
   step(step) {
     const { steps, draws } = shown.settings;
@@ -180,6 +190,7 @@ const answers = {
 };
 
 function inWords() {
+  if (shown.same) return `the prompts differ, and ${SAME}`;
   const { value, stderr } = estimate(shown.values.sde);
   const error = Number.isFinite(stderr) ? ` ± ${format(stderr, 2)}` : "";
   return `a distance of ${format(value, 4)}${error} nats`;
@@ -193,7 +204,7 @@ function layOut() {
   find("distances").replaceChildren();
   find("charts").replaceChildren();
   find("step").max = find("step").value = 1;
-  find("step-text").textContent = "";
+  find("step-text").textContent = find("read").textContent = "";
   find("paths").replaceChildren(...shown.prompts.map((_, i) => layOutPath(i)));
 }
 
@@ -259,7 +270,8 @@ function showDistances() {
   const rows = Object.entries(WEIGHTINGS).map(([name, unit]) => {
     const { value, stderr } = estimate(shown.values[name]);
     const row = element("tr", {}, element("th", { scope: "row" }, name));
-    for (const text of [format(value, 4), format(stderr, 2), unit]) {
+    const found = shown.same ? ["not told apart", "–", ""] : [format(value, 4), format(stderr, 2), unit];
+    for (const text of found) {
       row.append(element("td", {}, text));
     }
     row.dataset.value = value;

@@ -1,12 +1,13 @@
 /**
  * The worker: loads the model once, and conjures in the background. It is told
  * {type: "run", prompts, settings, processor} or {type: "cancel"}, and answers with messages of
- * the types loading, ready, cut, step, draw, done, cancelled and failed.
+ * the types loading, ready, read, step, draw, done, cancelled and failed.
  */
 
 import { conjure } from "./conjure.js";
 import { contributions, differenceMap, drawValues } from "./distance.js";
-import { cutOff, decode, loadModel } from "./model.js";
+import { decode, loadModel, sameTokens } from "./model.js";
+import { reading } from "./reading.js";
 import { clean, timesteps } from "./schedule.js";
 
 const SHOWN = 12; // so many steps of a trajectory are shown at most: a picture costs as much as ε
@@ -84,10 +85,9 @@ async function pictures(model, { t, x, eps }) {
 
 async function run({ prompts, settings, processor }, signal) {
   const model = await getModel(processor, signal);
-  for (const prompt of prompts) {
-    const sentence = cutOff(model, prompt);
-    if (sentence) postMessage({ type: "cut", prompt, sentence });
-  }
+  const readings = prompts.map((prompt) => reading(model.reader, prompt));
+  const same = prompts[0] !== prompts[1] && sameTokens(model, prompts);
+  postMessage({ type: "read", readings, same });
   const began = performance.now();
   const times = timesteps(model.schedule, settings.steps);
   const shown = shownSteps(settings.steps);
