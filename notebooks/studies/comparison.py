@@ -239,9 +239,7 @@ class Compared:
             "least_like": f"“{least_like}” with {self.like(least_like)}",
             "clear": "; ".join(f"“{n}” {self.than(n)}" for n in clear) or "none",
             "n_followers": len(followers),
-            "separation_chance": "{:.2f} to {:.2f}".format(
-                *np.quantile(self.chance, [0.025, 0.975])
-            ),
+            "separation_chance": "{:.2f} to {:.2f}".format(*low_high),
         }
 
     @property
