@@ -63,7 +63,7 @@ class Readers:
             keys = ["benchmark", "group", "model", "method"]
             self.rows = record.table.set_index(keys).sort_index()
             wide = ["spearman", "low", "high"]
-            self.rows[wide + ["difference", "difference_low", "difference_high"]] *= 100
+            self.rows[[*wide, "difference", "difference_low", "difference_high"]] *= 100
         self.colours = dict(zip(self.trained, PALETTE, strict=False))  # as in all figures
 
     def rho(self, model: str, benchmark: str = "simlex999", group: str = "") -> pd.Series:
@@ -179,7 +179,8 @@ def draw_readers(found: Readers) -> None:
     """Agreement with people of every model, and of its text encoder alone."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.8), sharey=True)
     if found.rows is None:
-        no_record(left), no_record(right)
+        no_record(left)
+        no_record(right)
         plt.show()
         return
     unasked = pd.DataFrame(np.nan, list(PEOPLE), ["value", "low", "high"])
@@ -337,8 +338,8 @@ def accuracy_table(found: Answers) -> Styler:
     half = (results["high"] - results["low"]).xs("shipped")[found.weighting]
     columns: Any = ["all", *phenomena]
     caption = (
-        f"{len(found.table) / len(phenomena):.0f} probes a column. Half the width of an interval "
-        f"is about {50 * half[phenomena].mean():.0f} for one phenomenon, {50 * half['']:.0f} for all"
+        f"{len(found.table) / len(phenomena):.0f} probes a column. Half the width of an interval is "
+        f"about {50 * half[phenomena].mean():.0f} for one phenomenon, {50 * half['']:.0f} for all"
     )
     shown = percent.rename(columns={"": "all"}).reset_index(names="right answers, %").style
     shades: dict[str, Any] = {"vmin": -40, "vmax": 140, "text_color_threshold": 0}
