@@ -338,8 +338,9 @@ def accuracy_table(found: Answers) -> Styler:
     half = (results["high"] - results["low"]).xs("shipped")[found.weighting]
     columns: Any = ["all", *phenomena]
     caption = (
-        f"{len(found.table) / len(phenomena):.0f} probes a column. Half the width of an interval is "
-        f"about {50 * half[phenomena].mean():.0f} for one phenomenon, {50 * half['']:.0f} for all"
+        f"{len(found.table) / len(phenomena):.0f} probes a column. Half the width of an interval "
+        f"is about {50 * half[phenomena].mean():.0f} for one phenomenon, "
+        f"{50 * half['']:.0f} for all"
     )
     shown = percent.rename(columns={"": "all"}).reset_index(names="right answers, %").style
     shades: dict[str, Any] = {"vmin": -40, "vmax": 140, "text_color_threshold": 0}
