@@ -7,10 +7,12 @@ solved, so that the divergence of its paths is known beside that of its ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import ot
+import pandas as pd
 import torch
 from scipy.linalg import solve_banded
 from scipy.special import gammaln, hyp1f1
@@ -18,8 +20,10 @@ from torch import Tensor
 
 import conjure_lib as cj
 from conjure_lib import Mixture
+from conjure_lib.plots import PALETTE
 from conjure_lib.process import generator
 from conjure_lib.sde import eps_from_score
+from studies.sample_evidence import COLOURS
 
 
 def mean_norm(square: np.ndarray, variance: np.ndarray, d: int) -> np.ndarray:
@@ -203,3 +207,62 @@ def turned(omega: float, elapsed: float, steps: int, key: torch.Generator) -> np
         kick = math.sqrt(spent) * torch.randn(x.shape, generator=key, dtype=torch.float64)
         x = x + spent * (0.5 * x - x + x @ turn) + kick
     return x.numpy()
+
+
+# -- figures ----------------------------------------------------------------------------------
+
+
+def draw_cases(cases: Mapping[str, tuple[Mixture, Mixture]], relative: pd.DataFrame) -> None:
+    """The pairs of laws, and every distance of each in units of the first pair's."""
+    figure = plt.figure(figsize=(10.5, 5.6))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.5])
+    across, up = (torch.linspace(*ends, 121).double() for ends in ((-2.2, 4.4), (-1.8, 1.8)))
+    plane = torch.cartesian_prod(across, up)
+    for axis, (name, pair) in zip(top.subplots(1, len(cases)), cases.items(), strict=True):
+        for one, colour in zip(pair, PALETTE, strict=False):
+            shade = one.log_prob(plane).exp().reshape(121, 121).T
+            levels = (0.02, 0.2, 0.6) if name == "rare" else (0.2, 0.6)  # to see one in twenty
+            heights = [c * float(shade.max()) for c in levels]
+            axis.contour(across, up, shade, levels=heights, colors=colour, linewidths=1)
+        axis.set(title=name, aspect="equal", xticks=[], yticks=[])
+    axis, smallest = bottom.subplots(), 1e-3
+    for i, (method, values) in enumerate(relative.items()):
+        place, shown = np.arange(len(cases)) + 0.12 * (i - 2.5), values.clip(lower=smallest)
+        axis.plot(place, shown, "o", color=COLOURS[str(method)], label=method)
+    axis.axhline(1, color="0.6", linewidth=1, zorder=0)
+    for edge in np.arange(len(cases) - 1) + 0.5:
+        axis.axvline(edge, color="0.9", linewidth=1, zorder=0)
+    axis.set_xticks(range(len(cases)), list(cases))
+    axis.set(yscale="log", ylabel="relative to “moved”", ylim=(smallest / 2, None))
+    bottom.legend(loc="outside right center")
+    plt.show()
+
+
+def draw_breaks(
+    guided: pd.DataFrame, places: np.ndarray, pushed: np.ndarray, by_sampler: pd.DataFrame
+) -> None:
+    """J of paths and of pictures under guidance and after one error; samplers with few steps."""
+    _, axes = plt.subplots(1, 3, figsize=(11, 3.5))
+    axes[0].plot(guided.index, guided["paths"], "o-", color=PALETTE[0], label="paths")
+    axes[0].plot(guided.index, guided["pictures"], "o-", color=PALETTE[1], label="pictures")
+    axes[0].set(yscale="log", xlabel="guidance w", ylabel="J (nats)", title="guidance")
+    axes[0].legend()
+    axes[1].plot(places, pushed[:, 0], "o-", color=PALETTE[0])
+    axes[1].plot(places, pushed[:, 1], "o-", color=PALETTE[1])
+    clock = "place of the error on the clock B\n(0: picture, right: noise)"
+    axes[1].set(yscale="log", xlabel=clock, ylabel="J (nats)", title="one error of one nat")
+    of_samplers = by_sampler.groupby("sampler", sort=False)
+    for (name, part), colour in zip(of_samplers, PALETTE[2:], strict=True):
+        width = 5 if name == "ddpm" else 1.5  # euler-ancestral lies on it
+        axes[2].plot(part["steps"], part["J"], "o-", color=colour, label=name, linewidth=width)
+        axes[2].plot(part["steps"], part["transport"], "s:", color=colour, mfc="white")
+    axes[2].axhline(1, color="0.6", linewidth=1, zorder=0)
+    labels = {"xlabel": "sampler steps", "ylabel": "relative to the exact value"}
+    axes[2].set(xscale="log", yscale="log", title="exact scores, coarse steps", **labels)
+    axes[2].yaxis.set_major_formatter("{x:g}")
+    steps = by_sampler["steps"].unique()
+    axes[2].set_xticks(steps, steps)
+    axes[2].minorticks_off()
+    axes[2].set_yticks([0.5, 1, 2, 4])
+    axes[2].legend(fontsize=8)
+    plt.show()
