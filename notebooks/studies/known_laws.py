@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -215,7 +216,8 @@ def turned(omega: float, elapsed: float, steps: int, key: torch.Generator) -> np
 def draw_cases(cases: Mapping[str, tuple[Mixture, Mixture]], relative: pd.DataFrame) -> None:
     """The pairs of laws, and every distance of each in units of the first pair's."""
     figure = plt.figure(figsize=(10.5, 5.6))
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.5])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.5])
+    top, bottom = halves
     across, up = (torch.linspace(*ends, 121).double() for ends in ((-2.2, 4.4), (-1.8, 1.8)))
     plane = torch.cartesian_prod(across, up)
     for axis, (name, pair) in zip(top.subplots(1, len(cases)), cases.items(), strict=True):
