@@ -6,14 +6,18 @@ Chapter 09 and its record use these; a table of spaces has the columns that `spa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
+from conjure_lib.plots import PALETTE, SEQUENTIAL
 from studies.ablations import compared
 
 BASE = "ddim"  # the space that agreement with people is compared with
@@ -110,3 +114,196 @@ def separation(matrix: np.ndarray, groups: Sequence[str]) -> float:
     ranks = rankdata(matrix[np.triu_indices(len(matrix), 1)])
     n, m = together.sum(), (~together).sum()
     return float(1 - (ranks[together].sum() - n * (n + 1) / 2) / (n * m))
+
+
+# -- what the chapter says of them ------------------------------------------------------------
+
+LOTS = ("random conditioning", "random conditioning, again", "relabelled")
+KINDS = dict(
+    zip(("process", "conditioning", "states", "reading", "control"), PALETTE, strict=False)
+)
+SAID = {  # under which names, of which spaces
+    "people": {
+        "base": BASE,
+        "random": LOTS[0],
+        "again": LOTS[1],
+        "relabelled": LOTS[2],
+        "reflected": "reflected conditioning",
+        "flee": "guidance -1",
+        "noise": "states of noise",
+        "empty": "states of the empty prompt",
+        "stranger": "states of a random word",
+        "untrained": "untrained U-Net",
+        "deaf": "untrained text encoder",
+        "text": "text encoder, last",
+    },
+    "like": {
+        "base": BASE,
+        "ddpm": "ddpm",
+        "dpm": "dpm++2m",
+        "flee": "guidance -1",
+        "reflected": "reflected conditioning",
+        "random": LOTS[0],
+        "noise": "states of noise",
+        "empty": "states of the empty prompt",
+        "untrained": "untrained U-Net",
+        "text": "text encoder, last",
+    },
+    "than": {
+        "noise": "states of noise",
+        "empty": "states of the empty prompt",
+        "stranger": "states of a random word",
+        "untrained": "untrained U-Net",
+        "deaf": "untrained text encoder",
+    },
+    "separation": {
+        "base": BASE,
+        "noise": "states of noise",
+        "untrained": "untrained U-Net",
+        "text": "text encoder, last",
+    },
+    "zero": {"random": LOTS[0], "again": LOTS[1], "relabelled": LOTS[2]},
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows by space: kind, resemblance to ``reference``, agreement with people, separation."""
+
+    result: pd.DataFrame
+    reference: str
+    chance: np.ndarray  # separations by shuffled groups
+
+    def numbers(self, name: str, *columns: str) -> list[float]:
+        """Some columns of a space; NaN where it was not measured."""
+        return [float(self.result[c].get(name, np.nan)) for c in columns]
+
+    def people(self, name: str) -> str:
+        """Agreement with people × 100, with its interval."""
+        found = self.numbers(name, "spearman", "people_low", "people_high")
+        if np.isnan(found[0]):
+            return "not measured"
+        return "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * value for value in found))
+
+    def than(self, name: str) -> str:
+        """How a space's agreement with people compares with that of `BASE`, in words."""
+        found = self.numbers(name, "difference", "difference_low", "difference_high")
+        value, low, high = (100 * number for number in found)
+        if np.isnan(value):
+            return f"was not compared with {BASE}"
+        verdict = f"cannot be told from {BASE}"
+        if not low <= 0 <= high:
+            verdict = f"agrees {'better' if low > 0 else 'less'} than {BASE}"
+        return f"{verdict} ({value:+.0f} [{low:+.0f}, {high:+.0f}])"
+
+    def like(self, name: str) -> str:
+        """Resemblance to the reference, with its interval."""
+        return "{:.2f} [{:.2f}, {:.2f}]".format(*self.numbers(name, "value", "low", "high"))
+
+    def separation(self, name: str) -> float:
+        """How often a pair of one group is nearer than a pair of two."""
+        return self.numbers(name, "separation")[0]
+
+    def zero(self, name: str) -> str:
+        """Whether zero lies within the interval of agreement with people."""
+        low, high = self.numbers(name, "people_low", "people_high")
+        return "within" if low <= 0 <= high else "outside"
+
+    def unlike(self, name: str) -> str:
+        """Whether a space is less like the reference than `BASE` is, in words."""
+        low, high = self.numbers(name, "low", "high")
+        return "Not measurably" if low <= self.numbers(BASE, "value")[0] <= high else "Measurably"
+
+    @property
+    def followers(self) -> list[str]:
+        """The processes that are neither `BASE` nor the reference."""
+        names = self.result.index[self.result["kind"] == "process"]
+        return [str(name) for name in names if name not in (BASE, self.reference)]
+
+    def facts(self) -> dict[str, Any]:
+        """Every number that the chapter quotes."""
+        followers = self.followers
+        low_high = np.quantile(self.chance, [0.025, 0.975])
+        least_like = str(self.result.loc[followers, "value"].idxmin())
+        clear = [n for n in followers if self.than(n).startswith("agrees")]
+        said = {
+            f"{what}_{key}": getattr(self, what)(name)
+            for what, names in SAID.items()
+            for key, name in names.items()
+        }
+        return said | {
+            "n_spaces": len(self.result),
+            "sampler_verdict": self.unlike("ddpm"),
+            "people_other": self.people(self.reference),
+            "p_random": ", ".join(f"{self.result.loc[n, 'p']:.3f}" for n in LOTS),
+            "least_like": f"“{least_like}” with {self.like(least_like)}",
+            "clear": "; ".join(f"“{n}” {self.than(n)}" for n in clear) or "none",
+            "n_followers": len(followers),
+            "separation_chance": "{:.2f} to {:.2f}".format(*low_high),
+        }
+
+    @property
+    def ordered(self) -> pd.DataFrame:
+        """The rows by their kinds."""
+        place = list(KINDS)
+        return self.result.sort_values("kind", key=lambda k: k.map(place.index), kind="stable")
+
+
+def draw_spaces(found: Compared) -> None:
+    """Resemblance, agreement with people and separation of every space."""
+    ordered = found.ordered
+    place = ordered["kind"].map(list(KINDS).index).to_numpy()
+    y, colours = np.arange(len(ordered)) + 0.7 * place, ordered["kind"].map(KINDS)
+    size = (11, 0.29 * len(ordered) + 2)
+    figure, axes = plt.subplots(1, 3, figsize=size, sharey=True)
+    columns = [("value", "low", "high"), ("spearman", "people_low", "people_high")]
+    ordered.loc[found.reference, ["value", "low", "high"]] = np.nan  # it is itself
+    for axis, names_of in zip(axes, [*columns, ("separation",) * 3], strict=True):
+        middle, low, high = (ordered[c].astype(float).to_numpy() for c in names_of)
+        axis.hlines(y, low, high, colors=colours, linewidth=2)
+        axis.scatter(middle, y, c=colours, s=22, zorder=3)
+    for axis, name in zip(axes[:2], ("value", "spearman"), strict=True):
+        axis.axvline(0, color="0.6", linewidth=1, zorder=0)
+        axis.axvline(ordered.loc[BASE, name], color="0.6", linewidth=1, linestyle="--", zorder=0)
+    axes[2].axvspan(*np.quantile(found.chance, [0.025, 0.975]), color="0.9", zorder=0)
+    axes[0].set(yticks=y, xlabel=rf"$\rho$ with “{found.reference}”")
+    axes[0].set_yticklabels(ordered.index, fontsize=8.5)
+    axes[1].set(xlabel=r"$\rho$ with people, RG-65")
+    axes[2].set(xlabel="P(same group is nearer)")
+    axes[0].invert_yaxis()
+    for kind, colour in KINDS.items():
+        axes[2].scatter([], [], color=colour, label=kind)
+    handles = axes[2].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=5, frameon=False)
+    plt.show()
+
+
+def draw_between(between: pd.DataFrame, kinds: pd.Series) -> None:
+    """Rank correlations of all spaces with one another; ``kinds`` of the spaces in their order."""
+    _, axis = plt.subplots(figsize=(8.6, 7.6))
+    sns.heatmap(
+        between, ax=axis, cmap=SEQUENTIAL, vmin=0, vmax=1, square=True, xticklabels=True,
+        yticklabels=True, cbar_kws={"label": r"$\rho$ between distances", "shrink": 0.6},
+    )  # fmt: skip
+    axis.tick_params(length=0, labelsize=8)
+    for label in axis.get_xticklabels() + axis.get_yticklabels():
+        label.set_color(KINDS[kinds[label.get_text()]])
+    edges = np.flatnonzero(np.diff(kinds.map(list(KINDS).index))) + 1
+    axis.hlines(edges, 0, len(between), color="white", linewidth=1.5)
+    axis.vlines(edges, 0, len(between), color="white", linewidth=1.5)
+    plt.show()
+
+
+def between_facts(between: pd.DataFrame, found: Compared) -> dict[str, Any]:
+    """How alike the processes are to one another, to the text encoder, and to the lots."""
+
+    def ends(values: np.ndarray) -> str:
+        return f"{values.min():.2f} to {values.max():.2f}"
+
+    follow, text = [BASE, found.reference, *found.followers], "text encoder, last"
+    return {
+        "inside": ends(squareform(between.loc[follow, follow].to_numpy(), checks=False)),
+        "to_text": ends(between.loc[follow, text].to_numpy()),
+        "untrained_to_text": between.loc["untrained U-Net", text],
+        "to_lots": ends(between.loc[list(LOTS), follow].to_numpy()),
+    }

@@ -9,14 +9,17 @@ an hour on a free core.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from torch import Tensor
 
@@ -289,3 +292,42 @@ def controls(process: cj.GenerativeProcess, pairs: pd.DataFrame, draws: int) -> 
         pd.DataFrame({"space": name, "kind": kind, **columns, "distance": -value, "stderr": np.nan})
         for (name, kind), value in found.items()
     ]
+
+
+def draw_rules(
+    made: Mapping[str, Space], words: Sequence[str], *, steps: int, guidance: float
+) -> list[cj.GenerativeProcess]:
+    """What six rules paint under the same words, from one x_T; the two processes made for it."""
+    process, led_by = made[BASE].process, dict(zip(WORDS, derangement(WORDS), strict=True))
+    with torch.no_grad():
+        swapped = process.encode(list(led_by.values()))
+    relabelled_ = conditioned(process, "relabelled", WORDS, swapped)
+    lottery = made["random conditioning"].process
+    rules = {
+        "follows the word\n(ddim)": (process, "ddim", guidance),
+        "follows the word\n(ddpm)": (process, "ddpm", guidance),
+        "flees the word": (process, "ddim", -guidance),
+        "told another word": (relabelled_, "ddim", guidance),
+        "told by lot": (lottery, "ddim", guidance),
+        "ignores the word": (process, "ddim", 0.0),
+    }
+    _, axes = plt.subplots(len(rules), len(words), figsize=(1.25 * len(words) + 1.3, 8.6))
+    for row, (label, (rule, sampler, w)) in zip(axes, rules.items(), strict=True):
+        painted = rule.generate(words, steps=steps, guidance=w, sampler=sampler)
+        for axis, picture, word in zip(row, painted, words, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            sns.despine(ax=axis, left=True, bottom=True)
+            if rule is relabelled_:
+                axis.set_xlabel(f"“{led_by[word]}”", fontsize=8, labelpad=2)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, word in zip(axes[0], words, strict=True):
+        axis.set_title(f"“{word}”", fontsize=9)
+    plt.show()
+    return [relabelled_, lottery]
+
+
+def some(model: str, words: Sequence[str], **options: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """`make` over a few words, whose runs are not kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        return make(model, Path(folder), words, report=lambda _: None, **options)
