@@ -746,6 +746,32 @@ assert str(records.ROOT).endswith("book"), records.ROOT
     assert done.returncode == 0, done.stderr
 
 
+def code_lines(source: str) -> int:
+    """Lines of code: no blank ones, no comments, no docstrings."""
+    tree = ast.parse(source)
+    said = [
+        node.body[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node)
+    ]
+    gone = {i for one in said for i in range(one.lineno, (one.end_lineno or one.lineno) + 1)}
+    lines = enumerate(source.splitlines(), 1)
+    return sum(bool(line.strip()) and line.strip()[0] != "#" and i not in gone for i, line in lines)
+
+
+def test_chapters_read_as_equation_function_and_picture() -> None:
+    """No plumbing before the first idea, no long cell, and few lines in all."""
+    folded, sizes = {"hide-input", "remove-cell", "parameters"}, []
+    for path in NOTEBOOKS:
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        lines = [code_lines(cell.source) for cell in cells]
+        first = next(i for i, c in enumerate(cells) if not folded & set(c.metadata.get("tags", ())))
+        assert sum(lines[:first]) <= 40, path.name
+        assert max(lines) <= 40, path.name
+        sizes.append(sum(lines))
+    assert sorted(sizes)[len(sizes) // 2] <= 260
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_line_of_the_text_is_lost_as_a_comment(path: Path) -> None:
     cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]

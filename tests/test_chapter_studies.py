@@ -1,0 +1,180 @@
+"""The studies behind single chapters, against the library, by hand, and against known laws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import conjure_lib as cj
+from conjure_lib import Mixture
+from conjure_lib.distributions import energy, mmd
+from conjure_lib.process import generator
+from studies import known_laws as laws
+from studies import limits, people, records, sentences, telling, words
+
+# -- words and sentences ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    """Conjured, people and two cosines of eighty pairs, that have something in common."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(80, 1))
+    return common + rng.normal(size=(80, 4))
+
+
+def test_statistics_of_words_are_those_of_the_library(rows: np.ndarray) -> None:
+    words.check({"some": rows, "fewer": rows[:30]})
+    many = words.statistics(np.stack([rows[:40], rows[40:]]))
+    for found, part in zip(many, (rows[:40], rows[40:]), strict=True):
+        assert found[0] == pytest.approx(spearmanr(part[:, 0], part[:, 1]).statistic)
+        assert found[1] == pytest.approx(spearmanr(part[:, 2], part[:, 1]).statistic)
+
+
+def test_a_gap_is_found_where_there_is_one_and_not_elsewhere(rows: np.ndarray) -> None:
+    rng, how = np.random.default_rng(1), {"resamples": 400, "seed": 0}
+    strangers = rng.normal(size=rows.shape)
+    there = words.gap(rows, strangers, 0, **how).loc["conjured"]
+    assert words.judged(there) == "holds"
+    assert there["p"] < 0.05
+    none = words.gap(rows, rows[::-1], 0, **how).loc["conjured"]
+    assert words.judged(none) == "stays open"
+    assert none["p"] == 1
+    back = words.gap(strangers, rows, 0, **how).loc["conjured"]
+    assert words.judged(back) == "is reversed"
+
+
+def test_couples_are_matched_once_and_within_the_caliper() -> None:
+    first = pd.DataFrame({"concreteness": [1.0, 1.2, 3.0, 4.9]})
+    second = pd.DataFrame({"concreteness": [1.21, 3.3, 1.05]})
+    one, other = words.matched(first, second, 0.25)
+    assert sorted(zip(one.index, other.index, strict=True)) == [(0, 2), (1, 0)]
+
+
+def test_the_claims_say_what_the_numbers_say() -> None:
+    row = {"first": 40.0, "second": 20.0, "difference": 20.0, "low": 5.0, "high": 35.0, "p": 0.004}
+    index = [*words.STATISTICS, words.EXCESS]
+    frame = pd.DataFrame([row] * len(index), index=index)
+    none = frame.assign(low=-5.0)
+    said = words.claims({"verbs": frame, "adjectives": none})
+    assert "the claim holds for verbs and stays open for adjectives" in said["answer"]
+    reached = "against verbs (20.0) the claim holds, +20.0 [5.0, 35.0], p = 0.004"
+    assert said["claim"].startswith(f"Nouns reach 40.0: {reached}")
+
+
+def test_means_over_subsets_weigh_by_pairs() -> None:
+    part = pd.DataFrame(
+        {"spearman": [10.0, 40.0], "spearman_low": [8.0, 38.0], "spearman_high": [12.0, 42.0],
+         "pairs": [300, 100]}
+    )  # fmt: skip
+    found = sentences.over_subsets(part)
+    assert found["value"] == pytest.approx(17.5)
+    error = 1.96 * math.hypot(0.75 * 4 / 3.92, 0.25 * 4 / 3.92)
+    assert found["high"] - found["value"] == pytest.approx(error)
+
+
+def test_the_printed_figure_is_that_of_another_column() -> None:
+    found = sentences.correction_facts(sentences.quoted_figures())
+    assert found["printed_stsb"] == pytest.approx(found["official_sts12"], abs=0.05)
+    assert abs(found["mean_official"] - found["printed_mean"]) < 0.06
+    assert abs(found["mean_swapped"] - found["printed_mean"]) > 0.5
+
+
+def test_a_stale_record_shows_in_a_fresh_sample(
+    process: cj.GenerativeProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = records.opened("words")
+    assert record
+    pairs = pd.DataFrame(
+        {"benchmark": "rg65", "id": ["a", "b"], "text1": ["cat", "car"], "text2": ["dog", "bus"]}
+    )
+    how = {k: record.notes["rg65"]["settings"][k] for k in ("steps", "guidance", "sampler", "seed")}
+    terms, t = cj.pair_terms(process, records.texts_of(pairs), draws=1, **how)
+    notes = {"rg65": record.notes["rg65"] | {"draws": 1}}
+    for w in cj.WEIGHTINGS:
+        now = [cj.Estimate.from_terms(one, t, process.schedule, w).value for one in terms]
+        pairs[w] = [-value for value in now]
+    holds = people.scored_again(process, "words", {"rg65": pairs}, notes, 2, 0, 64)
+    assert holds.worst < 1e-5
+    assert not holds.stale
+    other = people.scored_again(
+        process, "words", {"rg65": pairs.assign(noise=1.02 * pairs["noise"])}, notes, 2, 0, 64
+    )
+    assert other.stale
+    assert "make records NAME=words" in capsys.readouterr().out
+
+
+def test_answers_count_and_compare() -> None:
+    table = pd.DataFrame(
+        {"id": ["a", "b", "c"], "phenomenon": ["scene", "scene", "order"], "anchor": "x",
+         "closer": "y", "farther": "z"}
+    )  # fmt: skip
+    scored = pd.concat(
+        pd.DataFrame({"id": ["a", "b", "c"], "margin": margin, "closer": 1.0, "farther": 2.0,
+                      "stderr": np.nan, "model": model, "method": "noise"})
+        for model, margin in (("shipped", [1.0, 1.0, -1.0]), ("untrained", [1.0, -1.0, -1.0]))
+    )  # fmt: skip
+    found = limits.Answers(table, scored, "noise")
+    assert found.results.loc[("shipped", "noise", ""), "accuracy"] == pytest.approx(2 / 3)
+    pair = ("shipped", "noise"), ("untrained", "noise")
+    value, low, high = limits.paired(found, *pair, ["scene"], 200)
+    assert value == 50
+    assert (low, high) == (0, 100)
+    assert limits.paired(found, *pair, ["order"], 50).tolist() == [0, 0, 0]
+
+
+# -- what a text tells ------------------------------------------------------------------------
+
+
+def test_the_line_leaves_equal_shares_on_its_wrong_sides() -> None:
+    things, ideas = np.array([3.0, 4, 5, 6]), np.array([0.0, 1, 2, 3.5])
+    cut = telling.line(things, ideas)
+    assert (things < cut).mean() == (ideas > cut).mean() == 0.25
+    assert telling.above(things, ideas) == 15 / 16
+
+
+def test_partners_that_are_nearest_always_win() -> None:
+    assert telling.partner_nearer(np.array([[1.0, 1, 1], [2, 2, 2], [3, 3, 3]])).tolist() == [1] * 3
+    assert telling.partner_nearer(np.array([[4.0, 1, 1], [2, 2, 2], [3, 3, 3]]))[0] == 0
+
+
+# -- laws that are known ----------------------------------------------------------------------
+
+
+def test_closed_forms_are_what_samples_give() -> None:
+    p, q = laws.law([0.0], 0.5), laws.law([-1.0, 1.0], 0.3, [0.4, 0.6])
+    known = laws.exact(p, q, 1.0)
+    x, y = laws.sampled(p, q, 200, 40, 0, 1)
+    for name, estimate in (("energy", energy), ("mmd", lambda a, b: mmd(a, b, 1.0))):
+        found = np.array([estimate(a, b) for a, b in zip(x, y, strict=True)])
+        error = found.std(ddof=1) / math.sqrt(len(found))
+        assert abs(found.mean() - known[name]) < 4.5 * error, name
+
+
+def test_distances_of_a_shift_are_its_length() -> None:
+    p, q = laws.law([0.0], 0.5), laws.law([1.0], 0.5)
+    known = laws.exact(p, q, 1.0)
+    assert known["wasserstein"] == pytest.approx(1, rel=1e-3)
+    assert known["frechet"] == pytest.approx(1, rel=1e-6)
+    assert known["sliced"] == pytest.approx(0.5, rel=1e-2)
+    assert known["jeffreys"] == pytest.approx(4, rel=1e-3)  # ‖m‖² / std²
+
+
+def test_paths_on_a_line_have_the_divergence_of_their_ends(process: cj.GenerativeProcess) -> None:
+    line = laws.Line(process.schedule, 500)
+    first, second = (Mixture.gaussian(torch.tensor([m], dtype=torch.float64), 0.5) for m in (0, 1))
+    paths, ends = line.both_divergences(line.score(first), line.score(second))
+    assert line.true_divergence(first, second, 0.0) == pytest.approx(4, rel=1e-3)
+    assert ends == pytest.approx(4, rel=0.05)
+    assert paths == pytest.approx(4, rel=0.05)
+
+
+def test_what_turns_keeps_its_law() -> None:
+    found = laws.turned(1.0, 5.0, 100, generator(0, 1))
+    assert found.shape == (500, 2)
+    np.testing.assert_allclose(np.cov(found.T), np.eye(2), atol=0.25)
