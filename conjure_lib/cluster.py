@@ -21,6 +21,7 @@ from conjure_lib.loading import EMBEDDED, load
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sde import WEIGHTINGS
 from conjure_lib.similarity import Estimate, pair_terms
+from conjure_lib.tables import read_pairs
 
 BLOCK = 250  # pairs: three draws of ten steps are some three minutes of 150 evaluations a second
 
@@ -110,14 +111,15 @@ def score_files(
     block: int = BLOCK,
     **settings: Any,
 ) -> None:
-    """Score Parquet files of pairs with Ray Data, on the cluster that Ray is connected to.
+    """Score files of pairs with Ray Data, on the cluster that Ray is connected to.
 
     Started again after any interruption, with the same arguments, it goes on where it stopped: the
     ids of written blocks stand in ``checkpoint``. The three places must be seen by all machines.
 
     Args:
-        pairs: a file or a folder with the columns id (unique), text1 and text2; arranged by
-            :func:`conjure_lib.runs.arranged` where prompts repeat.
+        pairs: Parquet, a file or a folder, with the columns id (unique), text1 and text2; arranged
+            by :func:`conjure_lib.runs.arranged` where prompts repeat. Or any other file that
+            :func:`conjure_lib.tables.read_pairs` reads; beside ``checkpoint`` it becomes Parquet.
         out: the folder that gets Parquet files with a row a pair, in no order.
         workers: how many workers, each with its own model, ``cpus`` cores and ``gpus`` GPUs. The
             cluster needs a core or more besides, for reading and writing.
@@ -143,7 +145,8 @@ def score_files(
     context.execution_no_progress_timeout_s = -1  # a block may take longer than half an hour
     context.set_config(*_written_first(workers))
     with ray.data.DataContext.current(context):
-        table = ray.data.read_parquet(str(pairs), columns=["id", "text1", "text2"])
+        source = _as_parquet(pairs, checkpoint)
+        table = ray.data.read_parquet(source, columns=["id", "text1", "text2"])
         # Without this a block is as large as the file gives it, and is lost whole with its worker.
         table = table.repartition(target_num_rows_per_block=block)
         scored = table.map_batches(
@@ -156,6 +159,16 @@ def score_files(
             num_gpus=gpus,
         )
         scored.write_parquet(str(out))
+
+
+def _as_parquet(pairs: str | Path, checkpoint: str | Path) -> str:
+    """Where Ray finds the pairs: as they are, or made Parquet of where they are not."""
+    if Path(pairs).suffix.lower() == ".parquet" or not Path(pairs).is_file():
+        return str(pairs)
+    file = Path(f"{checkpoint}-pairs.parquet")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    read_pairs(pairs)[["id", "text1", "text2"]].to_parquet(file, index=False)
+    return str(file)
 
 
 def _written_first(workers: int) -> tuple[str, list[type]]:

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conjure_lib import cluster
 from conjure_lib.__main__ import main
 from conjure_lib.tables import read_pairs, write_dropped
 
@@ -813,3 +814,13 @@ def test_evaluate_takes_any_file_and_says_what_it_lacks(
     assert "has no column score" in said and "label" in said and "--columns" in said
     assert main(["evaluate", str(tmp_path / "other.csv")]) == 2
     assert "or a file that is there" in capsys.readouterr().err
+
+
+def test_a_cluster_is_given_parquet_whatever_the_file_is(tmp_path: Path) -> None:
+    file = write(tmp_path, "ID;Word1;Word2\n7;a;b\n", "mine.txt")
+    made = cluster._as_parquet(file, tmp_path / "new" / "checkpoint")
+    assert pd.read_parquet(made).iloc[0].tolist() == ["7", "a", "b"]
+    for other in (tmp_path, made, "s3://bucket/pairs"):
+        assert cluster._as_parquet(other, tmp_path / "c") == str(other)
+    with pytest.raises(ValueError, match="the id '7' stands in line 2 too"):
+        cluster._as_parquet(write(tmp_path, "id,text1,text2\n7,a,b\n7,c,d\n"), tmp_path / "c")
