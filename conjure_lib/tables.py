@@ -121,7 +121,7 @@ def read_pairs(
     Returns:
         Columns id (unique; "row-000001" and so on where the file has none), text1, text2
         (stripped), score (float, if there), then the other columns. Rows that were left out are
-        in ``attrs["dropped"]``: each with its line, the reason and the row as JSON.
+        in ``attrs["dropped"]``: each with its line, the reason and its cells as JSON.
 
     Raises:
         FileNotFoundError: no such file.
@@ -141,7 +141,7 @@ def read_pairs(
         raise ValueError(f"{file} holds no pairs" + (" that can be used" if len(bad) else ""))
     dropped = _dropped(table.cells[bad], table.faults)
     if dropped:
-        first = ", ".join(f"{k} {v}" for k, v in dropped[0].items() if k != "row")
+        first = ", ".join(f"{k} {v}" for k, v in dropped[0].items() if k != "cells")
         table.notes.append(f"{len(dropped)} of {len(bad)} rows are left out, first {first}")
     for note in table.notes:
         warnings.warn(f"{file}: {note}", stacklevel=2)
@@ -151,10 +151,18 @@ def read_pairs(
 
 
 def write_dropped(pairs: pd.DataFrame, folder: Path) -> None:
-    """The rows that `read_pairs` left out, into ``dropped.csv`` in ``folder``; none, no file."""
+    """The rows that `read_pairs` left out, into ``dropped.csv`` in ``folder``; none, no file.
+
+    Raises:
+        ValueError: there is such a file, and it holds something else.
+    """
     if dropped := pairs.attrs.get("dropped"):
+        content = pd.DataFrame(dropped).to_csv(index=False, lineterminator="\n").encode()
+        file = folder / "dropped.csv"
+        if file.exists() and file.read_bytes() != content:
+            raise ValueError(f"{file} holds something else: move it, or choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(dropped).to_csv(folder / "dropped.csv", index=False)
+        file.write_bytes(content)
 
 
 def read_table(
@@ -331,7 +339,7 @@ def _free(name: str, i: int, used: set[str]) -> str:
 def _dropped(rows: pd.DataFrame, faults: Mapping[int, str]) -> list[dict[str, Any]]:
     unit = str(rows.index.name)
     return [
-        {unit: int(k), "why": faults[k], "row": json.dumps(row, ensure_ascii=False, default=str)}
+        {unit: int(k), "why": faults[k], "cells": json.dumps(row, ensure_ascii=False, default=str)}
         for k, row in zip(rows.index, rows.astype(object).to_numpy().tolist(), strict=True)
     ]
 

@@ -436,7 +436,16 @@ def test_rows_are_left_out_on_demand_counted_and_written(tmp_path: Path) -> None
         "the id '1' stands in line 2 too",
         "it has 3 cells, and 4 are expected",
     ]
-    assert json.loads(dropped["row"][2]) == ["1", "c", "d", "4"]
+    assert json.loads(dropped["cells"][2]) == ["1", "c", "d", "4"]
+    write_dropped(table, tmp_path / "new")  # the same once more
+    (tmp_path / "new" / "dropped.csv").write_text("something of the reader's")
+    with pytest.raises(ValueError, match=r"dropped\.csv holds something else"):
+        write_dropped(table, tmp_path / "new")
+    book = workbook(tmp_path, [["text1", "text2"], ["a", "b"], ["c", None]])
+    with pytest.warns(UserWarning, match="1 of 2 rows are left out, first row 3, why text2 is"):
+        assert read_pairs(book, drop=True).attrs["dropped"] == [
+            {"row": 3, "why": "text2 is empty", "cells": '["c", null]'}
+        ]
     with pytest.raises(ValueError, match="no pairs that can be used"):
         read_pairs(write(tmp_path, "text1,text2\n,b\n"), drop=True)
     write_dropped(read_pairs(write(tmp_path, "text1,text2\na,b\n")), tmp_path / "none")
@@ -789,7 +798,7 @@ def test_a_file_of_another_layout_is_scored_from_a_shell(
 ) -> None:
     file = write(tmp_path, "3;chat;chien\n1;chat;caf\xe9\n0;;soleil\n".encode("cp1252"), "mine.txt")
     command = ["score", str(file), "--out", str(tmp_path / "run"), "--device", "cpu"]
-    command += ["--steps", "1", "--draws", "1", "--columns", "2,3,1"]
+    command += ["--steps", "2", "--draws", "1", "--columns", "2,3,1"]
     assert main(command) == 2
     assert "--encoding cp1252" in capsys.readouterr().err
     assert main([*command, "--encoding", "cp1252"]) == 2

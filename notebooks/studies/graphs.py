@@ -9,6 +9,7 @@ if need be.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -224,9 +225,10 @@ def read_vectors(file: Path) -> dict[str, np.ndarray]:
     known: dict[str, np.ndarray] = {}
     with file.open("rb") as lines:  # a line ends at \n, and at no other character that could
         start = list(islice(lines, 1000))
-    counts = Counter(len(line.split()) for line in start if line.strip())
+    maybe = bool(start[1:] and re.fullmatch(rb"\d+[ \t]+\d+\s*", start[0]))  # count and width
+    counts = Counter(len(line.split()) for line in start[maybe:] if line.strip())
     width = max(counts, key=lambda n: (counts[n], n), default=1) - 1
-    header = len(start) > 1 and start[0].split() and start[0].split()[1:] == [b"%d" % width]
+    header = maybe and int(start[0].split()[1]) == width
     with file.open("rb") as lines:
         for k, line in enumerate(lines, 1):
             if not line.strip() or (header and k == 1):
