@@ -290,6 +290,7 @@ def run(
                 language="python",
                 cwd=str(notebook.parent),
                 progress_bar=bar,
+                start_timeout=600,  # on a busy machine a kernel takes minutes to start
                 config=kernel,
             )
         except PapermillExecutionError as error:
