@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conjure_lib.folders import keep
+
 ROLES = ("text1", "text2", "score", "id")
 STEMS = "text|sentence|sent|word|prompt|caption|phrase|question|term|w|s"
 TEXT = re.compile(rf"({STEMS})(1|2|a|b)")
@@ -154,7 +156,7 @@ def write_dropped(pairs: pd.DataFrame, folder: Path) -> None:
     """The rows that `read_pairs` left out, into ``dropped.csv`` in ``folder``; none, no file."""
     if dropped := pairs.attrs.get("dropped"):
         folder.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(dropped).to_csv(folder / "dropped.csv", index=False)
+        keep(folder / "dropped.csv", lambda path: pd.DataFrame(dropped).to_csv(path, index=False))
 
 
 def read_table(
