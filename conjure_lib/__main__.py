@@ -123,14 +123,18 @@ def compare(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Score the pairs of a file into a run folder; ``distances.parquet`` and ``.csv`` in it."""
+    from conjure_lib.folders import keep
+    from conjure_lib.runs import check_folder
+
+    check_folder(options.out, options.pairs)
     table = _thin(_read(options.pairs, options), options)  # before any work is done
     run = _run(_load(options), table, options.out, options)
     distances = run.distances(options.weighting)
     _tell_floor(run, options.weighting)
     if "score" in run.pairs:
         distances["score"] = run.pairs["score"]
-    distances.to_parquet(options.out / "distances.parquet", index=False)
-    distances.to_csv(options.out / "distances.csv", index=False)
+    keep(options.out / "distances.parquet", lambda path: distances.to_parquet(path, index=False))
+    keep(options.out / "distances.csv", lambda path: distances.to_csv(path, index=False))
     _save(options.out / "record.json", run.record | {"weighting": options.weighting})
     print(f"{len(distances)} distances (weighting {options.weighting}) in {options.out}")
 
@@ -157,8 +161,8 @@ def evaluate(options: argparse.Namespace) -> None:
         tables[stem] = table
     other = open_run(options.against) if options.against else None
     for name, table in tables.items():
-        if other is not None and other.pairs["id"].tolist() != table["id"].tolist():
-            raise ValueError(f"{options.against} holds other pairs than {name}")
+        if other is not None:
+            _same_pairs(other.pairs, table, options.against, name)
     process = _load(options)
     results = []
     for name, table in tables.items():
@@ -192,6 +196,7 @@ def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse
     from conjure_lib.similarity import check_reach
 
     check_reach(process, options.sampler, options.steps)
+    runs.check_folder(folder)
     tables.write_dropped(table, folder)
     note = table.attrs.get("thinned")
     settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
@@ -238,8 +243,21 @@ def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namesp
     return "-".join(parts)
 
 
+def _same_pairs(theirs: Any, mine: Any, run: Path, name: str) -> None:
+    columns = ["id", "text1", "text2"]
+    if len(theirs) != len(mine):
+        raise ValueError(f"{run} holds {len(theirs)} pairs, and {name} has {len(mine)}")
+    rows = zip(theirs[columns].to_numpy().tolist(), mine[columns].to_numpy().tolist(), strict=True)
+    for i, (old, new) in enumerate(rows):
+        if old != new:
+            raise ValueError(f"{run} holds other pairs than {name}: row {i} is {old} and not {new}")
+
+
 def _save(file: Path, record: Any) -> None:
-    file.write_text(_json(record, indent=1) + "\n", encoding="utf-8")
+    from conjure_lib.folders import keep
+
+    text = _json(record, indent=1) + "\n"
+    keep(file, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _tell(message: str) -> None:

@@ -1,4 +1,4 @@
-"""More than one machine: one callable that scores a block of pairs, and Ray Data around it.
+"""More than one machine: one callable that scores a block of pairs, and Ray around it.
 
 :class:`PairScorer` takes columns and returns columns. It runs in a plain loop, in the processes of
 ``concurrent.futures`` and, through :func:`score_files`, on a Ray cluster, with the same numbers.
@@ -7,23 +7,32 @@ Ray is an extra, ``pip install ".[ray]"`` in a clone, and imported only where it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from _thread import interrupt_main
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from conjure_lib import reading
+from conjure_lib.folders import claim, write_whole
+from conjure_lib.inputs import whole
 from conjure_lib.loading import EMBEDDED, load
 from conjure_lib.process import GenerativeProcess
+from conjure_lib.runs import check_pairs, digest
 from conjure_lib.sde import WEIGHTINGS
 from conjure_lib.similarity import Estimate, pair_terms
 from conjure_lib.tables import read_pairs
 
 BLOCK = 250  # pairs: three draws of ten steps are some three minutes of 150 evaluations a second
+RETRIES = 3  # of a block whose worker dies
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,6 @@ def _process(
 def score_files(
     pairs: str | Path,
     out: str | Path,
-    checkpoint: str | Path,
     *,
     workers: int = 1,
     cpus: float = 1,
@@ -111,84 +119,174 @@ def score_files(
     block: int = BLOCK,
     **settings: Any,
 ) -> None:
-    """Score files of pairs with Ray Data, on the cluster that Ray is connected to.
+    """Score a file of pairs, or a folder of Parquet files, with Ray, on the cluster that it is connected to or starts here.
 
-    Started again after any interruption, with the same arguments, it goes on where it stopped: the
-    ids of written blocks stand in ``checkpoint``. The three places must be seen by all machines.
+    Started again after any interruption, with the same arguments, it goes on where it stopped:
+    blocks that are written are not scored again. Both places must be seen by all machines.
 
     Args:
-        pairs: Parquet, a file or a folder, with the columns id (unique), text1 and text2; arranged
-            by :func:`conjure_lib.runs.arranged` where prompts repeat. Or any other file that
-            :func:`conjure_lib.tables.read_pairs` reads; beside ``checkpoint`` it becomes Parquet.
-        out: the folder that gets Parquet files with a row a pair, in no order.
-        workers: how many workers, each with its own model, ``cpus`` cores and ``gpus`` GPUs. The
-            cluster needs a core or more besides, for reading and writing.
-        block: pairs that a worker scores at once, one to five minutes of work. Nobody begins a
-            block before its worker's last one is written, so that a worker that dies costs no
-            more than one block, and a driver that dies no more than one a worker.
+        pairs: a file that :func:`conjure_lib.tables.read_pairs` reads, or a folder of Parquet files
+            with the columns id (unique), text1 and text2; arranged by
+            :func:`conjure_lib.runs.arranged` where prompts repeat.
+        out: the folder that gets a Parquet file a block, with a row a pair.
+        workers: how many workers, each with its own model, ``cpus`` cores and ``gpus`` GPUs.
+        block: pairs that a worker scores at once, one to five minutes of work. A worker that dies
+            costs no more than one block, and a driver that dies no more than one a worker.
         settings: of :class:`PairScorer`.
 
     Raises:
         ImportError: Ray is not installed.
+        ValueError: the pairs are not usable, ``out`` holds distances of other pairs or settings,
+            or the cluster has no room for the workers.
+        RuntimeError: Ray did not start, or a block killed its worker again and again.
     """
+    ray = _ray()
+    scorer = PairScorer(**({"threads": max(1, int(cpus))} | settings))
+    whole("workers", workers), whole("block", block)
+    table = pd.read_parquet(pairs) if Path(pairs).is_dir() else read_pairs(pairs)
+    check_pairs(table)
+    table, out = table[["id", "text1", "text2"]], Path(out)
+    _claim(out, scorer, table, block)
+    blocks = {
+        out / f"block-{i:06d}.parquet": table.iloc[first : first + block]
+        for i, first in enumerate(range(0, len(table), block))
+    }
+    left = [file for file, part in blocks.items() if not _is_whole(file, part)]
+    if not left:
+        return
+    if not ray.is_initialized():
+        start_ray()
+    _check_room(ray, workers, cpus, gpus)
+    options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": RETRIES}
+    worker = ray.remote(**options)(_Worker)
+    crew = [worker.remote(scorer) for _ in range(min(workers, len(left)))]
+    pool = ray.util.ActorPool(crew)
+    for _ in pool.map_unordered(lambda one, file: one.score.remote(file, blocks[file]), left):
+        pass
+
+
+class _Worker:
+    """Scores blocks on a machine of the cluster, and writes each."""
+
+    def __init__(self, scorer: PairScorer) -> None:
+        self.scorer = scorer
+
+    def score(self, file: Path, block: pd.DataFrame) -> None:
+        found = pd.DataFrame(self.scorer({name: block[name].to_numpy() for name in block}))
+        write_whole(file, partial(_write, found))
+
+
+def _write(found: pd.DataFrame, path: Path) -> None:
+    found.to_parquet(path, index=False, write_page_checksum=True)
+
+
+def _is_whole(file: Path, block: pd.DataFrame) -> bool:
+    """Whether ``block`` is scored; a damaged file is scored anew."""
+    import pyarrow.parquet as pq
+
     try:
-        import ray.data
-        from ray.data.checkpoint import CheckpointConfig
+        found = pq.read_table(file, page_checksum_verification=True)
+        return found["id"].to_pylist() == block["id"].tolist()
+    except Exception:  # pyarrow raises many kinds of a damaged file
+        return False
+
+
+def _claim(out: Path, scorer: PairScorer, table: pd.DataFrame, block: int) -> None:
+    """Note in ``out`` what is scored there, or compare with the note that is there."""
+    note = {k: v for k, v in vars(scorer).items() if k not in ("device", "threads", "batch_size")}
+    note["loader"] = f"{scorer.loader.__module__}.{scorer.loader.__qualname__}"
+    file = out / "_settings.json"  # readers of Parquet folders pass over such a name
+    if not file.exists() and any(out.glob("block-*")):
+        raise ValueError(f"{out} holds blocks of something else: choose another folder")
+    claim(file, note | {"pairs": digest(table), "block": int(block)}, "distances")
+
+
+# -- the cluster ------------------------------------------------------------------------------
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.util
     except ImportError as error:
         raise ImportError(
             'Ray is missing, the extra conjure_lib[ray]: in a clone, pip install ".[ray]"'
         ) from error
-    context = ray.data.DataContext.get_current().copy()  # the caller's own stays as it is
-    context.checkpoint_config = CheckpointConfig(
-        id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
-    )
-    context.execution_no_progress_timeout_s = -1  # a block may take longer than half an hour
-    context.set_config(*_written_first(workers))
-    with ray.data.DataContext.current(context):
-        source = _as_parquet(pairs, checkpoint)
-        table = ray.data.read_parquet(source, columns=["id", "text1", "text2"])
-        # Without this a block is as large as the file gives it, and is lost whole with its worker.
-        table = table.repartition(target_num_rows_per_block=block)
-        scored = table.map_batches(
-            PairScorer,
-            fn_constructor_kwargs={"threads": max(1, int(cpus))} | settings,
-            batch_size=None,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-        scored.write_parquet(str(out))
+    return ray
 
 
-def _as_parquet(pairs: str | Path, checkpoint: str | Path) -> str:
-    """Where Ray finds the pairs: as they are, or made Parquet of where they are not."""
-    if Path(pairs).suffix.lower() == ".parquet" or not Path(pairs).is_file():
-        return str(pairs)
-    file = Path(f"{checkpoint}-pairs.parquet")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    read_pairs(pairs)[["id", "text1", "text2"]].to_parquet(file, index=False)
-    return str(file)
+def start_ray(**options: Any) -> None:
+    """Start Ray on this machine; where it dies while it starts, once more.
 
+    On a busy machine it may: its parts wait for each other only so long.
 
-def _written_first(workers: int) -> tuple[str, list[type]]:
-    """A setting of Ray Data: at most ``workers`` blocks are in hand or wait to be written.
+    Args:
+        options: of ``ray.init``.
 
-    Its own limits are on bytes, and blocks of distances are small: where writers are slow to start,
-    scored blocks would pile up, and be lost with the driver.
+    Raises:
+        RuntimeError: it did not start twice; said within a minute of a part that died.
     """
-    from ray.data._internal.execution import backpressure_policy as ray_policy
-    from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "2")  # of one question of half a minute
+    ray = _ray()
+    for last in (False, True):
+        try:
+            with _interrupted_where_it_dies():
+                ray.init(**options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if last:
+                raise RuntimeError(
+                    f"Ray did not start, tried twice: {error} Its logs are in "
+                    "/tmp/ray/session_latest/logs; on a busy machine, try again when it is quiet"
+                ) from error
 
-    class WrittenFirst(ray_policy.BackpressurePolicy):
-        def can_add_input(self, op: Any) -> bool:
-            if not isinstance(op, ActorPoolMapOperator):
-                return True
-            writers = op.output_dependencies
-            ahead = op.num_active_tasks() + op.internal_output_queue_num_blocks()
-            ahead += op.internal_input_queue_num_blocks()
-            ahead += sum(self._topology[one].total_enqueued_input_blocks() for one in writers)
-            return ahead + sum(one.num_active_tasks() for one in writers) < workers
 
-    key = ray_policy.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY
-    return key, [*ray_policy.ENABLED_BACKPRESSURE_POLICIES, WrittenFirst]
+@contextmanager
+def _interrupted_where_it_dies() -> Iterator[None]:
+    """Ends a start of Ray whose raylet has died, for which Ray itself would go on waiting."""
+    import psutil
+
+    died, ended, here = Event(), Event(), psutil.Process()
+
+    def watch() -> None:
+        seen: set[Any] = set()
+        while not ended.wait(0.5):
+            there = {c for c in here.children() if _is_raylet(c)}
+            if seen - there and not ended.is_set():
+                died.set()
+                interrupt_main()
+                return
+            seen |= there
+
+    watcher = Thread(target=watch, daemon=True)
+    if current_thread() is main_thread():  # only that can be interrupted
+        watcher.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not died.is_set():
+            raise
+        raise RuntimeError("its raylet died.") from None
+    finally:
+        ended.set()
+
+
+def _is_raylet(process: Any) -> bool:
+    import psutil
+
+    try:
+        return process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _check_room(ray: Any, workers: int, cpus: float, gpus: float) -> None:
+    """Raises ValueError where the workers would wait for ever for what the cluster has not."""
+    there = ray.cluster_resources()
+    for name, each in (("CPU", cpus), ("GPU", gpus)):
+        if workers * each > there.get(name, 0):
+            raise ValueError(
+                f"{workers} workers with {each:g} {name}s each need {workers * each:g}, and the "
+                f"cluster has {there.get(name, 0):g}: ask for fewer"
+            )

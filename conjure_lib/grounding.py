@@ -16,6 +16,7 @@ Training is transformers' Trainer, which needs the package accelerate.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -40,6 +41,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from conjure_lib.folders import claim
 from conjure_lib.loading import EMBEDDED, pick_device, shipped
 from conjure_lib.machine import half_pays
 from conjure_lib.process import generator
@@ -335,20 +337,42 @@ def _claim(folder: Path, model: nn.Module, batches: Batches, **settings: Any) ->
         **settings,
         "model": type(model).__name__,
         "weight": getattr(model, "weight", None),
+        "temperature": getattr(model, "temperature", None),
+        "encoder": _hash_of(getattr(model, "encoder", nn.Identity()).state_dict()),
         "steps": len(batches),
         "batch_size": batches.batch_size,
+        "length": batches.length,
         "batches": batches.seed,
+        "tokenizer": _hash_of(dict(enumerate(sorted(batches.tokenizer.get_vocab().items())))),
+        "corpus": _hash_of(
+            {i: c and [list(c.texts), c.images] for i, c in enumerate(batches.corpora)}
+        ),
     }
     file = folder / "settings.json"
-    found = json.loads(file.read_text("utf-8")) if file.is_file() else note
-    if other := [name for name in note if found.get(name) != note[name]]:
-        raise ValueError(
-            f"{folder} holds a training with another {', '.join(other)}: choose another folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(note), "utf-8")
-    partial.replace(file)  # a kill leaves all of it or none
+    if not file.exists() and any(folder.glob("checkpoint-*")):
+        raise ValueError(f"{folder} holds checkpoints of something else: choose another folder")
+    claim(file, note, "a training")
+
+
+def _hash_of(parts: dict[Any, Any]) -> str:
+    """SHA-256 of named texts, numbers and tensors."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            add([str(value.dtype), *value.shape])
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(raw.numpy().tobytes())
+        elif isinstance(value, list | tuple):
+            digest.update(b"[%d" % len(value))
+            for one in value:
+                add(one)
+        else:
+            digest.update(json.dumps(value).encode() + b",")
+
+    for name, value in sorted(parts.items()):
+        add([name, value])
+    return digest.hexdigest()
 
 
 def _last_checkpoint(folder: Path) -> str | None:

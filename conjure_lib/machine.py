@@ -8,7 +8,10 @@ from __future__ import annotations
 import gc
 import math
 import os
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +98,47 @@ def _quotas(mount: Path, inside: str) -> list[float]:
         if folder == mount:
             break
     return found
+
+
+@contextmanager
+def within_memory(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Lets Linux refuse memory that is not there, where it would kill the process that uses it.
+
+    What is refused is an error, and a smaller batch may follow. GPUs refuse by themselves.
+    """
+    free, used = _memory(PROC)
+    if "cpu" not in str(device) or not free:
+        yield
+        return
+    import resource
+
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = [used + free * 9 // 10, *(b for b in (before, hard) if b != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limit), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+
+
+def _memory(proc: Path) -> tuple[int, int]:
+    """Bytes that are free for this process, and that it has; 0 and 0 where the system is silent."""
+
+    def number(file: Path, name: str) -> int:
+        return int(re.findall(rf"^{name}:?\s*(\d+)", file.read_text(), re.MULTILINE)[0])
+
+    try:
+        free = 1024 * number(proc.parent / "meminfo", "MemAvailable")
+        used = 1024 * number(proc / "status", "VmData")
+    except (OSError, IndexError):  # no Linux
+        return 0, 0
+    group = Path("/sys/fs/cgroup")  # as a container sees its own
+    try:
+        most, taken = (number(group / f"memory.{name}", "") for name in ("max", "current"))
+        free = min(free, max(0, most - taken + number(group / "memory.stat", "inactive_file")))
+    except (OSError, IndexError):  # no limit
+        pass
+    return free, used
 
 
 def hasten() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,26 @@ class GenerativeProcess:
     def dtype(self) -> str:
         """What the network computes in, such as "float32"; everything outside it is float32."""
         return str(getattr(self.network, "dtype", torch.float32)).removeprefix("torch.")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All of the process that changes a number, as JSON holds it.
+
+        weights and state (of the networks: adapters and their scale, FreeU, quantisation, …) and
+        tokenizers are hashes; the scheduler is its settings.
+        """
+        config = {k: v for k, v in dict(self.scheduler.config).items() if k[0] != "_"}
+        readers = [[r.name, r.length, _reading(r.tokenizer)] for r in self.readers]
+        networks = {k: _state(m) for k, m in self.modules.items() if k != "vae"}
+        told = {
+            "weights": self.weights_hash(),
+            "state": _hash_of(networks),
+            "tokenizers": _hash_of(readers),
+            "prediction": self.kind,
+            "scheduler": config,
+            "latent_shape": self.latent_shape,
+            "dtype": self.dtype,
+        }
+        return json.loads(json.dumps(told, default=lambda v: getattr(v, "tolist", v.__repr__)()))
 
     def weights_hash(self) -> str:
         """SHA-256 over every weight of the networks, as loaded: what a record names them by."""
@@ -362,6 +383,58 @@ def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = No
         f"{what} for {whose} is not finite, or too large to be squared: a guidance nearer to 1, or "
         "a network in float32, may help; otherwise weights of the model are damaged"
     )
+
+
+# -- what a number depends on ------------------------------------------------------------------
+
+
+def _state(network: torch.nn.Module) -> dict[str, Any]:
+    """Of every module its class and its plain attributes: all that is set besides the weights."""
+    passed = {*vars(torch.nn.Module()), "_compiled_call_impl"}
+    told = {}
+    for name, module in network.named_modules():  # what is None is switched off, or was never set
+        kept = {k: v for k, v in vars(module).items() if k not in passed and v is not None}
+        told[name] = [type(module).__name__, {k: _plainly(v) for k, v in kept.items()}]
+    return told
+
+
+def _plainly(value: Any) -> Any:
+    """``value`` as JSON has it; of anything else its class."""
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, Mapping):  # a configuration keeps its origin under such names
+        return {str(k): _plainly(v) for k, v in value.items() if str(k)[:1] != "_"}
+    if isinstance(value, list | tuple):
+        return [_plainly(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return type(value).__name__
+
+
+def _reading(tokenizer: Any) -> list[Any]:
+    """What decides how a tokenizer reads: vocabulary, rules, special tokens, length."""
+    told = [tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.model_max_length]
+    told += [getattr(tokenizer, "bpe_ranks", None), getattr(tokenizer, "do_lower_case", None)]
+    if (rules := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        rules = json.loads(rules.to_str())
+        told.append({k: v for k, v in rules.items() if k not in ("truncation", "padding")})
+    if (pieces := getattr(tokenizer, "sp_model", None)) is not None:
+        told.append(pieces.serialized_model_proto().hex())
+    return told
+
+
+def _hash_of(told: Any) -> str:
+    items = json.dumps(_keyed(told), sort_keys=True, default=str)
+    return hashlib.sha256(items.encode()).hexdigest()
+
+
+def _keyed(told: Any) -> Any:
+    """The same with keys that JSON can sort."""
+    if isinstance(told, Mapping):
+        return {str(k): _keyed(v) for k, v in told.items()}
+    return [_keyed(v) for v in told] if isinstance(told, list | tuple) else told
 
 
 def generator(*key: int) -> torch.Generator:

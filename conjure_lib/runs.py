@@ -1,10 +1,10 @@
 """Scoring pair sets of any size: in shards, resumable after any interruption.
 
 A run is a folder: ``run.json`` (settings, provenance, the floor that rounding sets),
-``pairs.parquet`` and ``shards/``. A shard holds ‖Δε‖² of one block of pairs for one draw, before
-any weighting, so that more draws can be added later, and every weighting, number of draws or choice
-of timesteps is read off one run. Noise is keyed by (seed, draw): which shard a pair lies in changes
-no number.
+``pairs.parquet``, ``shards/`` and ``written/``, the hashes of what was written. A shard holds
+‖Δε‖² of one block of pairs for one draw, before any weighting, so that more draws can be added
+later, and every weighting, number of draws or choice of timesteps is read off one run. Noise is
+keyed by (seed, draw): which shard a pair lies in changes no number.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import re
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +34,10 @@ from tqdm import tqdm
 
 import conjure_lib
 from conjure_lib.engine import tiled
+from conjure_lib.folders import alone, is_changed, is_ours, keep, refuse_others, write_whole
 from conjure_lib.inputs import whole
 from conjure_lib.loading import shipped
+from conjure_lib.machine import within_memory
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import COLUMNS, UNREAD, UnreadWarning, columns, fault, summary
 from conjure_lib.sde import WEIGHTINGS, term_weights
@@ -48,11 +49,18 @@ from conjure_lib.similarity import (
 )
 
 Result = TypeVar("Result")
-# what pyarrow and the checks raise of a damaged file
-UNSOUND = (ValueError, OSError, KeyError, AttributeError, TypeError, NotImplementedError)
 BLOCK = 128  # pairs a shard
 PROBE = "a picture"  # what speed and rounding are measured with
+PROBED = 256  # rows that speed is measured with, at most
 SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
+PARTIAL = re.compile(SHARD.pattern + r"\.\d+\.partial")
+OUTPUTS = ("distances.parquet", "distances.csv", "dropped.csv", "record.json", "evaluation.json")
+PARTS = {"settings", "fingerprint", "block", "timesteps", "term_weights", "floor", "provenance"}
+HIDDEN = {  # settings whose value says nothing to a reader
+    "weights": "other weights of the networks",
+    "state": "other networks, or another state of them (adapters and their scale, FreeU, …)",
+    "tokenizers": "another tokenizer",
+}
 
 
 @dataclass(frozen=True)
@@ -127,10 +135,12 @@ def score(
 
     Raises:
         ValueError: ``folder`` holds a run of other settings, or a setting is not usable.
-        OSError: a shard could not be written; the finished ones are kept.
+        TypeError: a number that must be an integer is none.
+        FileExistsError: ``folder`` holds files that a run would write over and did not write.
+        OSError: a shard could not be written, or was taken away; the finished ones are kept.
     """
     folder = Path(folder)
-    _check(pairs)
+    check_pairs(pairs)
     whole("block", block)
     check_settings(
         draws=whole("draws", draws),
@@ -140,21 +150,21 @@ def score(
         seed=seed,
         batch_size=batch_size,
     )
+    check_folder(folder)
     pairs = pairs.assign(**columns(process.readers, list(pairs["text1"]), list(pairs["text2"])))
     settings: dict[str, Any] = {
         "model": process.name,
         "revision": process.revision,
-        "weights": process.weights_hash(),
+        **process.fingerprint(),
         "steps": int(steps),
         "guidance": float(guidance),
         "sampler": sampler,
         "pairing": pairing,
         "seed": int(seed),
-        "dtype": process.dtype,
-        "pairs": _digest(pairs),
+        "pairs": digest(pairs),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         return _score(process, pairs, folder, settings, draws, batch_size, block, note, report)
 
 
@@ -175,7 +185,11 @@ def _score(
     done = _finished(folder, record, blocks, tidy=True)
     missing = [(d, b) for d in range(draws) for b in range(len(blocks)) if (d, b) not in done]
     if missing:
-        rate, batch_size = _fitting(partial(_rate, process), batch_size)
+        rows = 2 * settings["steps"] * min(len(pairs), record["block"])  # of the largest call
+        batch_size = min(batch_size, rows)
+        with within_memory(process.device):
+            rate, most = _fitting(partial(_rate, process), min(batch_size, PROBED))
+        batch_size = most if most < PROBED else batch_size
         report(_cost(process, [blocks[b] for _, b in missing], settings, rate))
     total, left = len(pairs) * draws, sum(len(blocks[b]) for _, b in missing)
     options = {"unit": "pair", "desc": folder.name, "mininterval": 1}
@@ -183,7 +197,7 @@ def _score(
         for d, b in missing:
             began, before = time.perf_counter(), process.evaluations
             make = partial(_terms, process, blocks[b], d, settings)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), within_memory(process.device):
                 warnings.simplefilter("ignore", UnreadWarning)  # said once, at the end
                 terms, batch_size = _fitting(make, batch_size)
             spent = {
@@ -194,6 +208,11 @@ def _score(
             _write_shard(folder, record, d, b, blocks[b], terms, spent)
             bar.update(len(blocks[b]))
     run = open_run(folder)
+    if run.terms.shape[1] < draws:
+        raise OSError(
+            f"shards in {folder} were taken away or damaged while it was written: "
+            f"{run.terms.shape[1]} of {draws} draws are whole; start the same command again"
+        )
     if missing and any((unread := summary(pairs)).values()):
         warnings.warn(
             f"{unread[UNREAD[0]]} texts are not read whole by {process.name}, and "
@@ -210,12 +229,13 @@ def open_run(folder: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: there is no run, or no draw of it is finished.
+        ValueError: ``run.json`` or ``pairs.parquet`` is damaged.
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder} holds no run: it has no run.json")
     record = _record(folder)
-    pairs = pd.read_parquet(folder / "pairs.parquet")
+    pairs = _pairs(folder, record)
     size = record["block"]
     blocks = [pairs.iloc[i : i + size] for i in range(0, len(pairs), size)]
     done = _finished(folder, record, blocks)
@@ -333,18 +353,66 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
 # -- starting and finding ---------------------------------------------------------------------
 
 
-def _check(pairs: pd.DataFrame) -> None:
+def check_pairs(pairs: pd.DataFrame) -> None:
+    """Check that a run can keep and score these: columns id (unique), text1, text2.
+
+    Raises:
+        ValueError: it cannot; the message names the column or the row.
+    """
     if lacking := {"id", "text1", "text2"} - set(pairs.columns):
         raise ValueError(f"the pairs lack the column {', '.join(sorted(lacking))}")
+    if not len(pairs):
+        raise ValueError("there are no pairs to score")
+    if pairs["id"].isna().any():
+        row = int(pairs["id"].isna().to_numpy().argmax())
+        raise ValueError(f"row {row} of the pairs has no id: fill the column id, or leave it out")
     if not pairs["id"].is_unique:
         twice = pairs["id"][pairs["id"].duplicated()].iloc[0]
         raise ValueError(f"the id {twice!r} stands twice in the pairs: ids must be unique")
-    if not len(pairs):
-        raise ValueError("there are no pairs to score")
+    if not _survives(pairs["id"].tolist()):
+        raise ValueError("the ids of the pairs are of mixed or unusual types: make them strings")
     for name in ("text1", "text2"):
         for row, text in zip(pairs["id"], pairs[name], strict=True):
             if why := fault(text) if isinstance(text, str) else "is no text":
                 raise ValueError(f"{name} of the pair {row!r} {why}")
+
+
+def _survives(values: list[Any]) -> bool:
+    """Whether ``values`` come back from a Parquet file as they are."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values).to_pylist() == values
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return False
+
+
+def check_folder(folder: str | Path, reading: Path | None = None) -> None:
+    """Check, before any work, that a run into ``folder`` writes over nothing that no run wrote.
+
+    Args:
+        reading: the input file, which must not be one of the run's own files either.
+
+    Raises:
+        FileExistsError: files are in the way; they are named.
+        NotADirectoryError: ``folder`` is a file.
+        ValueError: ``reading`` would be written over.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, and a run is a folder: choose another name")
+    names = ("run.json", "pairs.parquet", *OUTPUTS)
+    if reading is not None and reading.resolve() in [(folder / n).resolve() for n in names]:
+        raise ValueError(f"{reading} is read, and would be written over: choose another folder")
+    started = os.path.lexists(folder / "run.json")
+    # pairs are kept once more, and damaged ones set aside
+    refuse_others([folder / n for n in names if not (started and n == "pairs.parquet")])
+    shards = folder / "shards"
+    others = [] if started or not shards.exists() else [f.name for f in shards.iterdir()]
+    if strange := [name for name in others if not SHARD.fullmatch(name)]:
+        raise FileExistsError(
+            f"{shards} holds {strange[0]}, and no run wrote it: move it, or choose another folder"
+        )
 
 
 def _start(
@@ -363,18 +431,12 @@ def _start(
     file = folder / "run.json"
     if file.is_file():
         record = _record(folder)
-        for key, value in settings.items():
-            if record["settings"].get(key) != value:
-                raise ValueError(
-                    f"{folder} holds a run with {key} {record['settings'].get(key)!r}, and this "
-                    f"one has {value!r}: choose another folder, or take the run's own settings"
-                )
+        _compare(folder, record, settings, pairs)
         if record["timesteps"] != times.tolist() or record["term_weights"] != weights:
             raise ValueError(
                 f"{folder} holds a run with another noise schedule: choose another folder"
             )
-        # ids and texts are the same; scores and subsets may have been mended since
-        _write(folder / "pairs.parquet", lambda path: pairs.to_parquet(path, index=False))
+        _keep_pairs(folder, pairs)  # its scores and subsets may have been mended since
         return record
     options = {k: settings[k] for k in ("steps", "guidance", "sampler", "seed")}
     (rounding, _), _ = _fitting(
@@ -382,7 +444,7 @@ def _start(
     )
     record = {
         "settings": settings,
-        "fingerprint": hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
+        "fingerprint": _fingerprint(settings),
         "block": block,
         "timesteps": times.tolist(),
         "term_weights": weights,
@@ -392,38 +454,100 @@ def _start(
         "note": note or {},
         "provenance": provenance(process),
     }
-    _write(folder / "pairs.parquet", lambda path: pairs.to_parquet(path, index=False))
-    _write(file, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
+    _keep_pairs(folder, pairs)
+    keep(file, lambda path: path.write_text(json.dumps(record, indent=1) + "\n", "utf-8"))
     return record
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the run in ``folder`` against other processes; the system lets go where one is killed.
+def _compare(
+    folder: Path, record: dict[str, Any], settings: dict[str, Any], pairs: pd.DataFrame
+) -> None:
+    """Raises ValueError where the run in ``folder`` has other settings, and says which."""
+    before = record["settings"]
+    mend = "choose another folder, or take the run's own settings"
+    for key in sorted(settings.keys() | before.keys(), key=lambda k: (k in HIDDEN, k)):
+        old, new = before.get(key), settings.get(key)
+        if old == new:
+            continue
+        if key == "pairs":
+            raise ValueError(f"{folder} holds a run of other pairs{_change(folder, pairs)}")
+        if key in HIDDEN:
+            raise ValueError(f"{folder} holds a run with {HIDDEN[key]}: {mend}")
+        if isinstance(old, dict) and isinstance(new, dict):
+            flag = next(k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k))
+            key, old, new = f"{key} {flag}", old.get(flag), new.get(flag)
+        raise ValueError(
+            f"{folder} holds a run with {key} {old!r}, and this one has {new!r}: {mend}"
+        )
 
-    Raises:
-        ValueError: another process is scoring into ``folder``.
-    """
-    with (folder / "lock").open("a") as lock:
-        try:
-            import fcntl
 
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: nothing holds it there
-            pass
-        except OSError as error:
-            raise ValueError(
-                f"another process is scoring into {folder}: wait for it, or choose another folder"
-            ) from error
-        yield
+def _change(folder: Path, pairs: pd.DataFrame) -> str:
+    """Where ``pairs`` differ from those of the run, and the mend."""
+    mend = "choose another folder, or give the pairs of the first start"
+    columns = ["id", "text1", "text2"]
+    try:
+        old = pd.read_parquet(folder / "pairs.parquet", columns=columns)
+    except (OSError, ValueError):
+        return f": {mend}"
+    if len(old) != len(pairs):
+        return f", {len(old):,} and not {len(pairs):,}: {mend}"
+    rows = zip(old.to_numpy().tolist(), pairs[columns].to_numpy().tolist(), strict=True)
+    first = next(((i, a, b) for i, (a, b) in enumerate(rows) if a != b), None)
+    return (
+        f": {mend}" if first is None else f" (row {first[0]} was {first[1]}, is {first[2]}): {mend}"
+    )
+
+
+def _keep_pairs(folder: Path, pairs: pd.DataFrame) -> None:
+    """Write the pairs, setting aside what stands there and is damaged or somebody else's."""
+    file = folder / "pairs.parquet"
+    if os.path.lexists(file) and not is_ours(file):
+        _set_aside(file, "it was changed, or is damaged")
+    keep(file, lambda path: pairs.to_parquet(path, index=False))
+
+
+def _pairs(folder: Path, record: dict[str, Any]) -> pd.DataFrame:
+    """The pairs of a run, as they were written."""
+    file = folder / "pairs.parquet"
+    try:
+        pairs = pd.read_parquet(file)
+        if not is_changed(file) and digest(pairs) == record["settings"]["pairs"]:
+            return pairs
+        problem: object = "it is not as it was written"
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds of a damaged file
+        problem = error
+    raise ValueError(f"{file} is damaged ({problem}): start the same run again, which mends it")
+
+
+def _set_aside(file: Path, why: object, level: int = 3) -> None:
+    """Move ``file`` of a run to set-aside, and say so."""
+    folder = file.parent.parent if file.parent.name == "shards" else file.parent
+    aside = folder / "set-aside"
+    aside.mkdir(exist_ok=True)
+    file.rename(aside / f"{time.time_ns()}-{file.name}")
+    warnings.warn(f"{file} is set aside in {aside}: {why}", stacklevel=level + 1)
 
 
 def _record(folder: Path) -> dict[str, Any]:
+    """What run.json says. Raises ValueError where it is damaged, or is no record of a run."""
+    file = folder / "run.json"
+    mend = "move it and start the same run again, which keeps its shards, or choose another folder"
     try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from error
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}; {mend}") from error
+    if not isinstance(record, dict) or (lacking := PARTS - record.keys()):
+        what = "" if not isinstance(record, dict) else f", it lacks {', '.join(sorted(lacking))}"
+        raise ValueError(f"{file} is no record of a run{what}: {mend}")
+    if is_changed(file) or record["fingerprint"] != _fingerprint(record["settings"]):
+        raise ValueError(f"{file} is damaged, or was changed since it was written: {mend}")
     return record
+
+
+def _fingerprint(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _finished(
@@ -435,24 +559,21 @@ def _finished(
     """(draw, block) to terms and what they cost; shards that are not sound are left out.
 
     With ``tidy``, which only the process that writes the run may ask for, unsound ones are moved to
-    set-aside, and writes that were cut off are removed.
+    set-aside, and writes that were cut off are removed. Files of other names are let be.
     """
     found = {}
-    for file in sorted((folder / "shards").glob("*")):
-        if file.name.endswith(".partial"):
-            if tidy:
-                file.unlink(missing_ok=True)
+    for file in sorted((folder / "shards").glob("draw-*")):
+        if PARTIAL.fullmatch(file.name) and tidy:
+            file.unlink(missing_ok=True)
+        if not SHARD.fullmatch(file.name):
             continue
         try:
             key, content = _read_shard(file, record, blocks)
-        except UNSOUND as error:
-            where = "left out"
-            if tidy:
-                aside = folder / "set-aside"
-                aside.mkdir(exist_ok=True)
-                file.rename(aside / f"{time.time_ns()}-{file.name}")
-                where = f"set aside in {aside}"
-            warnings.warn(f"{file} is {where}: {error}", stacklevel=3)
+        except Exception as error:  # pyarrow raises many kinds of a damaged file
+            if tidy and os.path.lexists(file):
+                _set_aside(file, error)
+            else:
+                warnings.warn(f"{file} is left out: {error}", stacklevel=3)
             continue
         found[key] = content
     return found
@@ -461,20 +582,23 @@ def _finished(
 def _read_shard(
     file: Path, record: dict[str, Any], blocks: Sequence[pd.DataFrame]
 ) -> tuple[tuple[int, int], tuple[np.ndarray, dict[str, Any]]]:
-    """Terms (pairs, S, 2) of one shard, checked. Raises ValueError or OSError where unsound."""
+    """Terms (pairs, S, 2) of one shard, checked; raises where it is unsound."""
     import pyarrow.parquet as pq
 
     name = SHARD.fullmatch(file.name)
     if not name or int(name[2]) >= len(blocks):
         raise ValueError("it is no shard of this run")
     table = pq.read_table(file, page_checksum_verification=True)
-    meta = json.loads((table.schema.metadata or {}).get(b"conjure", b"{}"))
+    note = (table.schema.metadata or {}).get(b"conjure", b"{}")
+    terms = table["terms"].combine_chunks().flatten().to_numpy()
+    if (table.schema.metadata or {}).get(b"sha256") != _seal(note, terms):
+        raise ValueError("it is damaged: its contents are not those that were written")
+    meta = json.loads(note)
     key = int(name[1]), int(name[2])
     if meta.get("fingerprint") != record["fingerprint"] or meta.get("key") != list(key):
         raise ValueError("it belongs to another run")
     if table["id"].to_pylist() != blocks[key[1]]["id"].tolist():
         raise ValueError("its pairs are others than those of the run")
-    terms = table["terms"].combine_chunks().flatten().to_numpy()
     return key, (terms.reshape(len(table), len(record["timesteps"]), 2), meta)
 
 
@@ -496,10 +620,11 @@ def _write_shard(
     flat = pa.FixedSizeListArray.from_arrays(pa.array(terms.ravel()), terms[0].size)
     meta = {"fingerprint": record["fingerprint"], "key": [draw, number], **spent}
     table = pa.table({"id": pa.array(block["id"].tolist()), "terms": flat})
-    table = table.replace_schema_metadata({"conjure": json.dumps(meta)})
+    note = json.dumps(meta).encode()
+    table = table.replace_schema_metadata({"conjure": note, "sha256": _seal(note, terms.ravel())})
     file = folder / "shards" / f"draw-{draw:04d}-block-{number:05d}.parquet"
     try:
-        _write(file, lambda path: pq.write_table(table, path, write_page_checksum=True))
+        write_whole(file, lambda path: pq.write_table(table, path, write_page_checksum=True))
     except OSError as error:
         why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise OSError(
@@ -508,16 +633,9 @@ def _write_shard(
         ) from error
 
 
-def _write(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write so that a kill at any moment leaves the whole file or none."""
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        write(unfinished)
-        with unfinished.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _seal(note: bytes, terms: np.ndarray) -> bytes:
+    """The hash of what a shard says: a flipped bit anywhere changes it, or nothing."""
+    return hashlib.sha256(note + np.ascontiguousarray(terms).tobytes()).hexdigest().encode()
 
 
 # -- the work ---------------------------------------------------------------------------------
@@ -556,7 +674,8 @@ def _terms(
 def _out_of_memory(error: BaseException) -> bool:
     kinds = (MemoryError, torch.OutOfMemoryError)
     text = str(error).lower()
-    return isinstance(error, kinds) or "out of memory" in text or "can't allocate memory" in text
+    said = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a primitive")
+    return isinstance(error, kinds) or any(words in text for words in said)
 
 
 def _cost(
@@ -602,6 +721,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _digest(pairs: pd.DataFrame) -> str:
+def digest(pairs: pd.DataFrame) -> str:
+    """SHA-256 of the ids and texts, in their order."""
     rows: Iterator[Any] = zip(pairs["id"], pairs["text1"], pairs["text2"], strict=True)
     return hashlib.sha256(json.dumps([list(map(str, r)) for r in rows]).encode()).hexdigest()

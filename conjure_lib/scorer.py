@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -263,6 +265,25 @@ def _hashing(seed: int, draw: int, step: int, size: int, width: int) -> tuple[Te
     return place, 2 * torch.randint(2, (size,), generator=chance).float() - 1
 
 
+def _revision(scorer: Scorer) -> str:
+    """Sixteen digits that change with all that changes the scorer's numbers."""
+    known = inspect.signature(pair_terms).parameters.values()
+    settings = {p.name: p.default for p in known if p.default is not p.empty} | scorer.settings
+    told: dict[str, Any] = {
+        k: v for k, v in settings.items() if k not in ("batch_size", "progress")
+    }
+    if isinstance(told.get("draws"), int | np.integer):
+        told["draws"] = range(told["draws"])
+    for name, value in told.items():
+        if isinstance(value, Tensor | np.ndarray):
+            told[name] = hashlib.sha256(np.asarray(value).tobytes()).hexdigest()
+        elif not isinstance(value, int | float | str | None):
+            told[name] = list(value)
+    told |= {"weighting": scorer.weighting, "process": scorer.process.fingerprint()}
+    text = json.dumps(told, sort_keys=True, default=float)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class MtebScorer:
     """A :class:`Scorer` as mteb's STS tasks want a model: the exact distance, pair by pair.
 
@@ -279,7 +300,7 @@ class MtebScorer:
         name = scorer.process.name
         name = name if "/" in name else f"conjure_lib/{name}"
         self.mteb_model_meta = ModelMeta.create_empty(
-            {"name": name, "revision": scorer.process.weights_hash()[:16]}
+            {"name": name, "revision": _revision(scorer)}  # which mteb keeps scores under
         )
 
     def encode(self, inputs: Iterable[Mapping[str, list[str]]], **_: Any) -> np.ndarray:

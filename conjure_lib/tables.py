@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conjure_lib.folders import keep
+
 ROLES = ("text1", "text2", "score", "id")
 STEMS = "text|sentence|sent|word|prompt|caption|phrase|question|term|w|s"
 TEXT = re.compile(rf"({STEMS})(1|2|a|b)")
@@ -154,15 +156,12 @@ def write_dropped(pairs: pd.DataFrame, folder: Path) -> None:
     """The rows that `read_pairs` left out, into ``dropped.csv`` in ``folder``; none, no file.
 
     Raises:
-        ValueError: there is such a file, and it holds something else.
+        FileExistsError: there is such a file, and it was not written by this function.
     """
     if dropped := pairs.attrs.get("dropped"):
-        content = pd.DataFrame(dropped).to_csv(index=False, lineterminator="\n").encode()
-        file = folder / "dropped.csv"
-        if file.exists() and file.read_bytes() != content:
-            raise ValueError(f"{file} holds something else: move it, or choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        table = pd.DataFrame(dropped)
+        keep(folder / "dropped.csv", lambda path: table.to_csv(path, index=False))
 
 
 def read_table(

@@ -1,6 +1,8 @@
 """What the workers of test_cluster.py load, and the program that is killed there.
 
-python tests/cluster_driver.py FOLDER    # scores FOLDER/pairs.parquet on a cluster of its own
+python tests/cluster_driver.py FOLDER
+
+It scores FOLDER/pairs.parquet on a cluster of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.cluster import score_files
+from conjure_lib.cluster import score_files, start_ray
 
 ROWS = 6  # pairs a block
 SETTINGS = {"draws": 2, "steps": 2, "batch_size": 16}
@@ -52,11 +54,10 @@ def toy(
 
 def main(folder: Path) -> None:
     import cluster_driver  # the workers find the loader by this name, and not in __main__
-    import ray
 
     here = str(Path(__file__).parent)
-    ray.init(
-        num_cpus=4,
+    start_ray(
+        num_cpus=2,
         object_store_memory=100 << 20,
         include_dashboard=False,
         log_to_driver=False,
@@ -65,8 +66,7 @@ def main(folder: Path) -> None:
     score_files(
         folder / "pairs.parquet",
         folder / "out",
-        folder / "checkpoint",
-        workers=2,
+        workers=1,
         block=ROWS,
         model=str(folder),
         loader=cluster_driver.toy,

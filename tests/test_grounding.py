@@ -312,6 +312,30 @@ def test_another_training_does_not_go_on_from_this_one(
         train(Mcse(random_encoder(), 3, weight=0.5), batches, tmp_path, every=2)
     with pytest.raises(ValueError, match="another learning_rate, seed: "):
         train(Mcse(random_encoder(), 3), batches, tmp_path, every=2, learning_rate=1e-3, seed=1)
+    others = (
+        Corpus(sentences(8)[::-1], vectors(8, 3)),
+        Corpus(sentences(8), vectors(8, 3) + 1e-6),
+    )
+    for corpus in others:
+        with pytest.raises(ValueError, match="a training with another corpus: "):
+            other = Batches(tokenizer, None, corpus, batch_size=4)
+            train(Mcse(random_encoder(), 3), other, tmp_path, every=2)
+    encoder = random_encoder()
+    next(encoder.parameters()).data[0] += 1
+    with pytest.raises(ValueError, match="a training with another encoder: "):
+        train(Mcse(encoder, 3), batches, tmp_path, every=2)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "checkpoint-3/trainer_state.json"])
+def test_a_folder_of_something_else_is_left_as_it_is(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"global_step": 3}')
+    batches = Batches(tokenizer, None, Corpus(sentences(8), vectors(8, 3)), batch_size=4)
+    with pytest.raises(ValueError, match="choose another folder"):
+        train(Mcse(random_encoder(), 3), batches, tmp_path)
+    assert (tmp_path / name).read_text() == '{"global_step": 3}'
 
 
 def test_training_learns_the_pairs(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

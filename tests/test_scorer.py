@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,30 @@ def test_mteb(scorer: cj.Scorer) -> None:
     matrix = adapter.similarity(np.array([[1.0, 1], [2, 4]]), np.array([[6.0, 36], [7, 49]]))
     assert matrix.shape == (2, 2)
     assert float(matrix[0, 0]) == pytest.approx(float(scorer.predict(PAIRS)[0]), rel=1e-4)
+
+
+def test_mteb_keeps_scores_of_other_settings_apart(process: cj.GenerativeProcess) -> None:
+    pytest.importorskip("mteb")
+
+    def revision(**settings: Any) -> str:
+        return str(MtebScorer(cj.Scorer(process, **settings)).mteb_model_meta.revision)
+
+    noise = torch.zeros(5, *process.latent_shape)
+    changes: list[dict[str, Any]] = [
+        {"steps": 4},
+        {"draws": 2},
+        {"draws": [0, 2, 1, 3, 5]},
+        {"guidance": 3.0},
+        {"sampler": "ddpm"},
+        {"seed": 1},
+        {"weighting": "noise"},
+        {"pairing": "crossed"},
+        {"noise": noise},
+        {"noise": noise + 1},
+    ]
+    found = [revision(**change) for change in ({}, *changes)]
+    assert len(set(found)) == len(found)
+    assert revision(steps=10, draws=range(5), batch_size=3) == found[0]  # as it is anyway
 
 
 def test_bad_input(scorer: cj.Scorer) -> None:
