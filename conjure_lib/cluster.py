@@ -119,7 +119,7 @@ def score_files(
     block: int = BLOCK,
     **settings: Any,
 ) -> None:
-    """Score a file of pairs, or a folder of Parquet files, with Ray, on the cluster that it is connected to or starts here.
+    """Score files of pairs with Ray, on the cluster that it is connected to or starts here.
 
     Started again after any interruption, with the same arguments, it goes on where it stopped:
     blocks that are written are not scored again. Both places must be seen by all machines.

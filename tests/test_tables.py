@@ -439,7 +439,7 @@ def test_rows_are_left_out_on_demand_counted_and_written(tmp_path: Path) -> None
     assert json.loads(dropped["cells"][2]) == ["1", "c", "d", "4"]
     write_dropped(table, tmp_path / "new")  # the same once more
     (tmp_path / "new" / "dropped.csv").write_text("something of the reader's")
-    with pytest.raises(ValueError, match=r"dropped\.csv holds something else"):
+    with pytest.raises(FileExistsError, match=r"dropped\.csv would be written over"):
         write_dropped(table, tmp_path / "new")
     book = workbook(tmp_path, [["text1", "text2"], ["a", "b"], ["c", None]])
     with pytest.warns(UserWarning, match="1 of 2 rows are left out, first row 3, why text2 is"):
