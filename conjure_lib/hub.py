@@ -58,7 +58,7 @@ def from_hub(
 
 def _silence(name: str, kind: str) -> str | None:
     """Why there is no use in asking the Hub for a repository; None where it gives any answer."""
-    from huggingface_hub import constants, utils
+    from huggingface_hub import constants, get_session, hf_hub_url
     from huggingface_hub.errors import HFValidationError
 
     asked_not_to = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -67,10 +67,8 @@ def _silence(name: str, kind: str) -> str | None:
     if time.monotonic() < _rest["until"]:
         return "the Hub did not answer a moment ago"
     try:
-        utils.validate_repo_id(name)  # type: ignore[attr-defined] # it is not in their list
-        utils.get_session().get(  # type: ignore[attr-defined]
-            f"{constants.ENDPOINT}/api/{kind}s/{name}", timeout=SECONDS
-        )
+        file = hf_hub_url(name, ".gitattributes", repo_type=kind)  # which every repository has
+        get_session().get(file, timeout=SECONDS)
     except HFValidationError:
         return "it is no name of a repository"
     except Exception as error:  # of the client of the day: requests, httpx
