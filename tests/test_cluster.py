@@ -95,6 +95,13 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def skip_where_ray_cannot_start(folder: Path, times: int) -> None:
+    """Its parts wait seconds for each other: on a busy machine, and only there, it may not start."""
+    log = (folder / "driver.log").read_text()
+    if log.count("Started a local Ray") < times and os.getloadavg()[0] > (os.cpu_count() or 1):
+        pytest.skip("Ray did not start on this machine, which is busy")
+
+
 def written(folder: Path) -> pd.DataFrame:
     files = sorted((folder / "out").glob("*.parquet"))
     return pd.concat(map(pd.read_parquet, files)) if files else PAIRS[:0]
@@ -112,6 +119,7 @@ def test_a_ray_cluster_whose_driver_and_worker_are_killed(
                 break
             time.sleep(0.3)
         driver.kill()
+    skip_where_ray_cannot_start(tmp_path, 1)
     assert driver.returncode == -signal.SIGKILL, (tmp_path / "driver.log").read_text()
     done = set(written(tmp_path)["id"])
     assert 3 * ROWS <= len(done) < len(PAIRS)
@@ -120,8 +128,10 @@ def test_a_ray_cluster_whose_driver_and_worker_are_killed(
     with start(tmp_path) as driver:
         try:
             driver.wait(max(1, deadline - time.monotonic()))
-        finally:
-            driver.kill()
+        except subprocess.TimeoutExpired:
+            pass
+        driver.kill()
+    skip_where_ray_cannot_start(tmp_path, 2)
     assert driver.returncode == 0, (tmp_path / "driver.log").read_text()
     assert not (tmp_path / "poison").exists()
 
