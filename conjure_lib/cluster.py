@@ -143,7 +143,7 @@ def score_files(
     ray = _ray()
     scorer = PairScorer(**({"threads": max(1, int(cpus))} | settings))
     whole("workers", workers), whole("block", block)
-    table = pd.read_parquet(pairs) if Path(pairs).is_dir() else read_pairs(pairs)
+    table = _pairs(pairs)
     check_pairs(table)
     table, out = table[["id", "text1", "text2"]], Path(out)
     _claim(out, scorer, table, block)
@@ -163,6 +163,10 @@ def score_files(
     pool = ray.util.ActorPool(crew)
     for _ in pool.map_unordered(lambda one, file: one.score.remote(file, blocks[file]), left):
         pass
+
+
+def _pairs(place: str | Path) -> pd.DataFrame:
+    return pd.read_parquet(place) if Path(place).is_dir() else read_pairs(place)
 
 
 class _Worker:

@@ -390,10 +390,13 @@ def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = No
 
 def _state(network: torch.nn.Module) -> dict[str, Any]:
     """Of every module its class and its plain attributes: all that is set besides the weights."""
-    passed = {*vars(torch.nn.Module()), "_compiled_call_impl"}
     told = {}
-    for name, module in network.named_modules():  # what is None is switched off, or was never set
-        kept = {k: v for k, v in vars(module).items() if k not in passed and v is not None}
+    for name, module in network.named_modules():
+        # what is None is switched off, or was never set; what is private is the libraries' own,
+        # save for adapters, which have it under these names
+        kept = {k: v for k, v in vars(module).items() if k[0] != "_" and v is not None}
+        kept |= {k: getattr(module, k, None) for k in ("active_adapters", "disable_adapters")}
+        kept.pop("training")
         told[name] = [type(module).__name__, {k: _plainly(v) for k, v in kept.items()}]
     return told
 

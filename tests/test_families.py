@@ -6,6 +6,7 @@ it answers at every step, and the sample at the end, must be the same.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,16 @@ def test_latents_are_not_clipped_by_a_samplers_own_default(clip: Any) -> None:
     assert process.sampler("dpm++2m", 4).timesteps.diff().unique().numel() <= 2  # evenly spaced
     path = process.trajectories(process.encode(["a"]), 30 * process.noise([0], 0), [0], steps=4)
     assert path.final.abs().max() > 2
+
+
+@pytest.mark.parametrize("build", [sd2, sdxl, sd3, flux, pixart])
+def test_use_changes_no_fingerprint(build: Build, clip: Any) -> None:
+    _, process = make(build, clip)
+    before = process.fingerprint()
+    sampler = next(iter(process.samplers))
+    cj.distance(process, "cat", "dog", steps=2, draws=1, sampler=sampler)
+    process.generate(["cat"], steps=2)
+    assert process.fingerprint() == before == copy.deepcopy(process).fingerprint()
 
 
 def test_a_flow_needs_two_steps(clip: Any) -> None:

@@ -825,11 +825,12 @@ def test_evaluate_takes_any_file_and_says_what_it_lacks(
     assert "or a file that is there" in capsys.readouterr().err
 
 
-def test_a_cluster_is_given_parquet_whatever_the_file_is(tmp_path: Path) -> None:
-    file = write(tmp_path, "ID;Word1;Word2\n7;a;b\n", "mine.txt")
-    made = cluster._as_parquet(file, tmp_path / "new" / "checkpoint")
-    assert pd.read_parquet(made).iloc[0].tolist() == ["7", "a", "b"]
-    for other in (tmp_path, made, "s3://bucket/pairs"):
-        assert cluster._as_parquet(other, tmp_path / "c") == str(other)
+def test_a_cluster_is_given_any_file(tmp_path: Path) -> None:
+    made = cluster._pairs(write(tmp_path, "ID;Word1;Word2\n7;a;b\n", "mine.txt"))
+    assert made.iloc[0].tolist() == ["7", "a", "b"]
+    (tmp_path / "folder").mkdir()
+    made.to_parquet(tmp_path / "folder" / "some.parquet")
+    for other in (tmp_path / "folder", tmp_path / "folder" / "some.parquet"):
+        pd.testing.assert_frame_equal(cluster._pairs(other), made)
     with pytest.raises(ValueError, match="the id '7' stands in line 2 too"):
-        cluster._as_parquet(write(tmp_path, "id,text1,text2\n7,a,b\n7,c,d\n"), tmp_path / "c")
+        cluster._pairs(write(tmp_path, "id,text1,text2\n7,a,b\n7,c,d\n"))
