@@ -203,7 +203,13 @@ def watched_paths(root: Path = ROOT) -> list[Path]:
 
 @functools.cache
 def datasets(folder: str) -> str:
-    """:func:`contents` of the benchmark data sets, where CONJURE_DATA names their folder."""
+    """:func:`contents` of the benchmark data sets, where CONJURE_DATA names their folder.
+
+    Raises:
+        ChapterError: it names no folder.
+    """
+    if folder and not Path(folder).is_dir():
+        raise ChapterError(f"CONJURE_DATA names {folder}, and there is no such folder")
     return contents([Path(folder)]) if folder else "-"
 
 
@@ -568,6 +574,7 @@ def execute_profile(name: str, jobs: int, record: Path | None) -> None:
     if record:
         check_record(record)
     base = contents(watched_paths())
+    datasets(os.environ.get("CONJURE_DATA", ""))  # or the error before any work
     with alone(out):
         print(f"{len(notebooks)} chapters, profile {name}, {jobs} at a time", flush=True)
         execute_all(notebooks, out, profile, base, jobs)
