@@ -35,6 +35,7 @@ class Watched:
 
     def __post_init__(self) -> None:
         home = urlsplit(self.address).netloc
+        self.page.set_default_timeout(120_000)  # a busy machine is no fault of the page
         on = self.page.on
         on("console", lambda m: m.type in ("error", "warning") and self.faults.append(m.text))
         on("pageerror", lambda error: self.faults.append(str(error)))

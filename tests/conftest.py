@@ -84,7 +84,7 @@ def launch() -> Iterator[Callable[..., Any]]:
         pytest.skip("there is no chromium on this machine")
     with sync_api.sync_playwright() as playwright:
         yield lambda *options: playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *options]
+            executable_path=CHROMIUM, args=["--no-sandbox", *options], timeout=120_000
         )
 
 

@@ -452,7 +452,7 @@ def test_a_failure_is_named_and_the_next_run_starts_anew(fresh: Page, what: str,
     fresh.fill({"steps": 2, "draws": 1})
     fresh.page.context.route(f"**/{what}*", answer)
     fresh.page.get_by_role("button", name="Conjure").click()
-    fresh.part("warnings").filter(has_text=says).wait_for(timeout=60_000)
+    fresh.part("warnings").filter(has_text=says).wait_for(timeout=300_000)
     assert fresh.part("progress").is_hidden()
     fresh.page.context.unroute(f"**/{what}*")
     fresh.run()

@@ -31,7 +31,7 @@ from conjure_lib.inputs import as_numbers, as_pairs
 from conjure_lib.neighbors import neighbors, nngs
 
 USUAL = {"deadline": None, "derandomize": True, "database": None}
-USUAL["suppress_health_check"] = [HealthCheck.function_scoped_fixture]
+USUAL["suppress_health_check"] = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 few, many = settings(max_examples=60, **USUAL), settings(max_examples=200, **USUAL)
 
 

@@ -776,7 +776,7 @@ def test_what_is_read_is_what_was_written_or_an_error(
     max_examples=150,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_any_bytes_are_read_or_refused_by_name(folder: Path, content: bytes) -> None:
