@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -96,7 +97,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def skip_where_ray_cannot_start(folder: Path, times: int) -> None:
-    """Its parts wait seconds for each other: on a busy machine, and only there, it may not start."""
+    """Its parts wait seconds for each other: on a busy machine, only there, it may not start."""
     log = (folder / "driver.log").read_text()
     if log.count("Started a local Ray") < times and os.getloadavg()[0] > (os.cpu_count() or 1):
         pytest.skip("Ray did not start on this machine, which is busy")
@@ -126,10 +127,8 @@ def test_a_ray_cluster_whose_driver_and_worker_are_killed(
     left = PAIRS[~PAIRS["id"].isin(done)]
     (tmp_path / "poison").write_text(left["text1"].iloc[len(left) // 2])  # for a worker, once
     with start(tmp_path) as driver:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             driver.wait(max(1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
         driver.kill()
     skip_where_ray_cannot_start(tmp_path, 2)
     assert driver.returncode == 0, (tmp_path / "driver.log").read_text()
@@ -176,10 +175,10 @@ def test_pairs_and_settings_are_checked_before_ray_starts(
     file, out = tmp_path / "pairs.parquet", tmp_path / "out"
     options: dict[str, Any] = {"model": str(tmp_path), "loader": toy, **SETTINGS}
     pd.concat([PAIRS, PAIRS.iloc[[3]]]).to_parquet(file)
-    with pytest.raises(ValueError, match="the id 'p003' stands twice"):
+    with pytest.raises(ValueError, match="the id 'p003' stands in row 4 too"):
         score_files(file, out, **options)
     PAIRS.drop(columns="text2").to_parquet(file)
-    with pytest.raises(ValueError, match="lack the column text2"):
+    with pytest.raises(ValueError, match="no two columns are known to be the texts"):
         score_files(file, out, **options)
     with pytest.raises(TypeError, match="typo"):
         score_files(file, out, typo=1)
