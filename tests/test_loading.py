@@ -533,7 +533,7 @@ def sources() -> list[tuple[str, str]]:
     """Name and code of every module and notebook outside the tests."""
     found = [
         (str(file.relative_to(ROOT)), file.read_text(encoding="utf-8"))
-        for top in ("conjure_lib", "book", "bench", "training")
+        for top in ("conjure_lib", "notebooks", "book", "bench", "training")
         for file in sorted((ROOT / top).rglob("*.py"))
     ]
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
