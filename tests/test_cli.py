@@ -154,8 +154,10 @@ def test_score_writes_the_distances(
     code, said, err = run("score", str(pairs), "--out", str(out), *SMALL, "--weighting", "noise")
     assert code == 0, err
     assert "4 distances (weighting noise)" in said and "noise predictions, about" in err
-    table = pd.read_csv(out / "distances.csv")
-    assert list(table) == ["id", "text1", "text2", "distance", "stderr", "score"]
+    table = pd.read_csv(out / "distances.csv", keep_default_na=False)
+    read = ["read1", "lost1", "read2", "lost2", "same_tokens"]
+    assert list(table) == ["id", "text1", "text2", "distance", "stderr", *read, "score"]
+    assert set(table["read1"]) <= {"1 of 1", "2 of 2"} and not table["same_tokens"].any()
     pd.testing.assert_frame_equal(pd.read_parquet(out / "distances.parquet"), table)
     texts = list(zip(table["text1"], table["text2"], strict=True))
     reference = cj.distances(process, texts, steps=2, draws=2, weighting="noise")
