@@ -154,8 +154,10 @@ def test_score_writes_the_distances(
     code, said, err = run("score", str(pairs), "--out", str(out), *SMALL, "--weighting", "noise")
     assert code == 0, err
     assert "4 distances (weighting noise)" in said and "noise predictions, about" in err
-    table = pd.read_csv(out / "distances.csv")
-    assert list(table) == ["id", "text1", "text2", "distance", "stderr", "score"]
+    table = pd.read_csv(out / "distances.csv", keep_default_na=False)
+    read = ["read1", "lost1", "read2", "lost2", "same_tokens"]
+    assert list(table) == ["id", "text1", "text2", "distance", "stderr", *read, "score"]
+    assert set(table["read1"]) <= {"1 of 1", "2 of 2"} and not table["same_tokens"].any()
     pd.testing.assert_frame_equal(pd.read_parquet(out / "distances.parquet"), table)
     texts = list(zip(table["text1"], table["text2"], strict=True))
     reference = cj.distances(process, texts, steps=2, draws=2, weighting="noise")
@@ -243,7 +245,7 @@ def test_the_module_runs_from_a_shell() -> None:
 def test_everything_that_can_be_is_checked_before_the_model_is_loaded(
     run: Run, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("conjure_lib.__main__.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("conjure_lib.load", lambda *_, **__: pytest.fail("loaded"))
     table, out = str(pairs), ("--out", str(tmp_path / "run"))
     for arguments in (
         ("compare", "", "a dog"), ("compare", *PAIR, "--guidance", "0"),
@@ -276,7 +278,7 @@ def test_no_traceback_whatever_happens(
     def load(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("conjure_lib.__main__.load", load)
+    monkeypatch.setattr("conjure_lib.load", load)
     found, out, err = run("compare", *PAIR, "--json")
     assert found == code and out == ""
     assert len(err.splitlines()) == 1 and said in err and "Traceback" not in err
@@ -300,7 +302,7 @@ def test_a_terminal_without_the_characters_loses_no_number(
 ) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr("conjure_lib.__main__.load", lambda *_, **__: process)
+    monkeypatch.setattr("conjure_lib.load", lambda *_, **__: process)
     assert main(["compare", *PAIR, *SMALL]) == 0
     stream.seek(0)
     assert "\\u201csnow leopard\\u201d" in stream.read()
