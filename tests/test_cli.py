@@ -243,7 +243,7 @@ def test_the_module_runs_from_a_shell() -> None:
 def test_everything_that_can_be_is_checked_before_the_model_is_loaded(
     run: Run, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("conjure_lib.__main__.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("conjure_lib.__main__._load", lambda *_, **__: pytest.fail("loaded"))
     table, out = str(pairs), ("--out", str(tmp_path / "run"))
     for arguments in (
         ("compare", "", "a dog"), ("compare", *PAIR, "--guidance", "0"),
@@ -276,7 +276,7 @@ def test_no_traceback_whatever_happens(
     def load(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("conjure_lib.__main__.load", load)
+    monkeypatch.setattr("conjure_lib.__main__._load", load)
     found, out, err = run("compare", *PAIR, "--json")
     assert found == code and out == ""
     assert len(err.splitlines()) == 1 and said in err and "Traceback" not in err
@@ -300,7 +300,7 @@ def test_a_terminal_without_the_characters_loses_no_number(
 ) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr("conjure_lib.__main__.load", lambda *_, **__: process)
+    monkeypatch.setattr("conjure_lib.__main__._load", lambda *_, **__: process)
     assert main(["compare", *PAIR, *SMALL]) == 0
     stream.seek(0)
     assert "\\u201csnow leopard\\u201d" in stream.read()
