@@ -290,7 +290,7 @@ def test_any_arguments(
     """Code 0 with JSON that holds the exact number, or code 2 with the reason; no traceback."""
     arguments = [f"{name}={value}" for name, value in options.items()]
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(cli, "load", lambda *_, **__: PROCESS)
+        patch.setattr(cli, "_load", lambda *_, **__: PROCESS)
         try:
             line = ["compare", "--json", "--weighting=noise", *arguments, "--", first, second]
             code = cli.main(line)
