@@ -22,6 +22,7 @@ from conjure_lib.inputs import as_numbers, whole
 
 METHODS = ("coupled", "wasserstein", "sliced", "energy", "mmd", "frechet", "jeffreys")
 MOST = 1000  # rows that the median distance is taken of
+LARGE = 1e75  # whose fourth powers, which the shrinkage of covariances takes, can be summed
 
 
 def sample_distances(
@@ -53,6 +54,8 @@ def sample_distances(
         whole(name, count)
     whole("seed", seed, 0)
     both = np.concatenate([x, y])  # (2P, n, d)
+    if np.abs(both).max() > LARGE:
+        raise ValueError(f"x and y must be at most {LARGE:g}: the square of more is not finite")
     lines, width = directions(x.shape[2], projections, seed), median_distance(both)
     fitted = _gaussians(_principal(both, min(components, *both.shape[1:])))
     sides = np.arange(len(both)).reshape(2, -1)

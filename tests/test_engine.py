@@ -207,7 +207,7 @@ def test_hashed_embeddings_of_two_calls_belong_together() -> None:
     together = one.encode(WORDS)
     np.testing.assert_allclose(two.encode(WORDS[5:9], batch_size=3), together[5:9], rtol=1e-4)
     assert together.dtype == np.float32 and together.flags.c_contiguous
-    with pytest.raises(ValueError, match="at least 1 number, not 0"):
+    with pytest.raises(ValueError, match="width must be at least 1, not 0"):
         scorer(0)
 
 

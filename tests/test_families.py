@@ -338,5 +338,5 @@ def test_half_precision_is_of_the_network_alone(clip: Any, tmp_path: Path) -> No
 
 def test_samplers_that_do_not_fit(clip: Any) -> None:
     _, process = make(sd3, clip)
-    with pytest.raises(ValueError, match="one of euler for StableDiffusion3Pipeline, not 'ddim'"):
+    with pytest.raises(ValueError, match="3Pipeline's sampler must be one of euler, not 'ddim'"):
         process.sampler("ddim", 4)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import conjure_lib as cj
 from conjure_lib import grounding, machine
@@ -238,7 +239,8 @@ def test_grounding_takes_bfloat16_only_where_it_pays(
 
     monkeypatch.setattr(grounding, "TrainingArguments", arguments)
     monkeypatch.setattr(grounding, "half_pays", lambda device: pays)
-    batches = grounding.Batches(None, grounding.Corpus(["a cat"]), None)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data/emoji-diffusion/tokenizer")
+    batches = grounding.Batches(tokenizer, grounding.Corpus(["a cat"]), None)
     with pytest.raises(AskedError) as found:
         grounding.train(torch.nn.Identity(), batches, tmp_path, bf16=asked)
     assert found.value.args == (asked and pays,)
