@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 import conjure_lib as cj
+import conjure_lib.scorer
 from conjure_lib import baselines, runs, sde
 
 pytest.importorskip("jaxtyping", reason="shapes are checked with jaxtyping and beartype")
