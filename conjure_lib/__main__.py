@@ -142,8 +142,10 @@ def score(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
     from conjure_lib.benchmarks import STS, WORDS, agreement, load_pairs, paired_bootstrap
+    from conjure_lib.folders import check_place
     from conjure_lib.runs import open_run
 
+    check_place(options.out)
     tables = {}
     for name in options.benchmarks:  # all of them, before any work is done
         is_file = name not in STS + WORDS and Path(name).is_file()
@@ -370,6 +372,13 @@ def _print_warning(message: Any, *_: Any) -> None:
     print(f"conjure_lib: warning: {message}", file=sys.stderr)
 
 
+def _place(text: str) -> Path:
+    """A path that was given; ``Path("")`` would be the present folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: name a place, or . for the present folder")
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="conjure", description=__doc__)
     parser.add_argument("--version", action="version", version=f"conjure {__version__}")
@@ -377,18 +386,18 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("compare", help="the distance of two prompts")
     one.add_argument("first")
     one.add_argument("second")
-    one.add_argument("--figure", type=Path, metavar="PNG", help="draw both trajectories")
+    one.add_argument("--figure", type=_place, metavar="PNG", help="draw both trajectories")
     one.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
     one.set_defaults(run=compare)
     some = commands.add_parser("score", help="the distances of a file of pairs, resumable")
-    some.add_argument("pairs", type=Path, help="CSV, JSON lines, Excel, Parquet: text1, text2, …")
-    some.add_argument("--out", type=Path, required=True, help="folder of the run")
+    some.add_argument("pairs", type=_place, help="CSV, JSON lines, Excel, Parquet: text1, text2, …")
+    some.add_argument("--out", type=_place, required=True, help="folder of the run")
     some.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
     some.set_defaults(run=score)
     many = commands.add_parser("evaluate", help="agreement with human judgements, resumable")
     many.add_argument("benchmarks", nargs="+", help="names such as rg65 stsb, or files of pairs")
-    many.add_argument("--out", type=Path, default=Path("conjure-runs"), help="folder of the runs")
-    many.add_argument("--against", type=Path, metavar="RUN", help="compare with another run")
+    many.add_argument("--out", type=_place, default=Path("conjure-runs"), help="folder of the runs")
+    many.add_argument("--against", type=_place, metavar="RUN", help="compare with another run")
     many.add_argument("--json", action="store_true", help="one JSON object for machines")
     many.set_defaults(run=evaluate)
     for command in (some, many):

@@ -1,7 +1,7 @@
 """Scoring pair sets of any size: in shards, resumable after any interruption.
 
 A run is a folder: ``run.json`` (settings, provenance, the floor that rounding sets),
-``pairs.parquet``, ``shards/`` and ``written/``, the hashes of what was written. A shard holds
+``pairs.parquet``, ``shards/`` and ``.written/``, the hashes of what was written. A shard holds
 ‖Δε‖² of one block of pairs for one draw, before any weighting, so that more draws can be added
 later, and every weighting, number of draws or choice of timesteps is read off one run. Noise is
 keyed by (seed, draw): which shard a pair lies in changes no number.
@@ -34,7 +34,17 @@ from tqdm import tqdm
 
 import conjure_lib
 from conjure_lib.engine import tiled
-from conjure_lib.folders import alone, is_changed, is_ours, keep, refuse_others, write_whole
+from conjure_lib.folders import (
+    MARKS,
+    alone,
+    check_lock,
+    check_place,
+    is_changed,
+    is_ours,
+    keep,
+    refuse_others,
+    write_whole,
+)
 from conjure_lib.inputs import whole
 from conjure_lib.loading import shipped
 from conjure_lib.machine import within_memory
@@ -55,6 +65,7 @@ PROBED = 256  # rows that speed is measured with, at most
 SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
 PARTIAL = re.compile(SHARD.pattern + r"\.\d+\.partial")
 OUTPUTS = ("distances.parquet", "distances.csv", "dropped.csv", "record.json", "evaluation.json")
+OWN = (MARKS, "shards", "set-aside")  # the folders in a run's
 PARTS = {"settings", "fingerprint", "block", "timesteps", "term_weights", "floor", "provenance"}
 HIDDEN = {  # settings whose value says nothing to a reader
     "weights": "other weights of the networks",
@@ -139,7 +150,6 @@ def score(
         FileExistsError: ``folder`` holds files that a run would write over and did not write.
         OSError: a shard could not be written, or was taken away; the finished ones are kept.
     """
-    folder = Path(folder)
     check_pairs(pairs)
     whole("block", block)
     check_settings(
@@ -151,6 +161,7 @@ def score(
         batch_size=batch_size,
     )
     check_folder(folder)
+    folder = Path(folder)
     pairs = pairs.assign(**columns(process.readers, list(pairs["text1"]), list(pairs["text2"])))
     settings: dict[str, Any] = {
         "model": process.name,
@@ -395,24 +406,38 @@ def check_folder(folder: str | Path, reading: Path | None = None) -> None:
 
     Raises:
         FileExistsError: files are in the way; they are named.
-        NotADirectoryError: ``folder`` is a file.
-        ValueError: ``reading`` would be written over.
+        NotADirectoryError: ``folder``, or one that it needs in it, is a file.
+        OSError: ``folder`` cannot be written to.
+        ValueError: ``reading`` would be written over, or ``run.json`` is damaged.
     """
+    check_place(folder, OWN)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, and a run is a folder: choose another name")
+    check_lock(folder)
     names = ("run.json", "pairs.parquet", *OUTPUTS)
-    if reading is not None and reading.resolve() in [(folder / n).resolve() for n in names]:
+    taken = [(folder / name).resolve() for name in (*names, *OWN)]
+    if reading is not None and {*taken} & {reading.resolve(), *reading.resolve().parents}:
         raise ValueError(f"{reading} is read, and would be written over: choose another folder")
     started = os.path.lexists(folder / "run.json")
+    if started and is_changed(folder / "run.json"):
+        _record(folder)  # which says how to go on
     # pairs are kept once more, and damaged ones set aside
     refuse_others([folder / n for n in names if not (started and n == "pairs.parquet")])
-    shards = folder / "shards"
-    others = [] if started or not shards.exists() else [f.name for f in shards.iterdir()]
-    if strange := [name for name in others if not SHARD.fullmatch(name)]:
+    others = [] if started else sorted((folder / "shards").glob("*"))
+    if strange := [file for file in others if not _is_shard(file)]:
         raise FileExistsError(
-            f"{shards} holds {strange[0]}, and no run wrote it: move it, or choose another folder"
+            f"{strange[0]} was written by no run, or is damaged: move it, or choose another folder"
         )
+
+
+def _is_shard(file: Path) -> bool:
+    """Whether a run wrote ``file``; those of a run whose run.json is lost are taken over."""
+    import pyarrow.parquet as pq
+
+    try:
+        known = pq.read_schema(file).metadata or {}
+    except Exception:  # pyarrow raises many kinds of a damaged file
+        return False
+    return bool(SHARD.fullmatch(file.name)) and {b"conjure", b"sha256"} <= known.keys()
 
 
 def _start(

@@ -314,6 +314,71 @@ def test_a_flipped_bit_beside_the_shards_is_named(tmp_path: Path, name: str) -> 
             np.testing.assert_array_equal(score(tmp_path / "run").terms, whole.terms)
 
 
+def foreign(folder: Path) -> dict[str, bytes]:
+    return {str(f): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+MARKED = (".written", "written", "shards", "set-aside")
+TAKEN = [("written/distances.csv", True), (".written/run.json", False)]
+TAKEN += [("shards/draw-0000-block-00000.parquet", False), *[(name, False) for name in MARKED[::2]]]
+TAKEN += [("set-aside", False), ("written", True), (".written/mine.txt", True)]
+
+
+@pytest.mark.parametrize(("name", "goes"), TAKEN)
+def test_files_of_anothers_in_the_folders_of_a_run(tmp_path: Path, name: str, goes: bool) -> None:
+    folder = tmp_path / "run"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("my writings")
+    before = foreign(folder)
+    if goes:
+        score(folder)
+    else:
+        with pytest.raises((FileExistsError, NotADirectoryError), match=name):
+            score(folder)
+        assert foreign(folder) == before
+    assert (folder / name).read_text() == "my writings"
+
+
+@pytest.mark.parametrize("name", ["shards/draw-0000-block-00000.parquet", ".written/run.json"])
+def test_a_parquet_table_of_anothers_is_no_shard(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir()
+    PAIRS.to_parquet(tmp_path / name)
+    before = foreign(tmp_path)
+    with pytest.raises(FileExistsError, match=name):
+        score(tmp_path)
+    with pytest.raises(ValueError, match="is read, and would be written over"):
+        runs.check_folder(tmp_path, tmp_path / name)
+    assert foreign(tmp_path) == before
+
+
+def test_places_that_cannot_be_written_to_are_said_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conjure_lib.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.chdir(tmp_path)
+    PAIRS.assign(score=1.0).to_csv("p.csv", index=False)
+    Path("lock/run.lock").mkdir(parents=True)
+    long = "a" * 300
+    places = {"p.csv/x": "is a file", "p.csv": "is a file", "/dev/null/x": "is a file"}
+    places |= {f"new/{long}": "cannot be written to", "lock": "is no lock of a run"}
+    places |= {"/proc/x": "cannot be written to"} if Path("/proc/self").exists() else {}
+    before = foreign(tmp_path)
+    for command in ("score", "evaluate"):
+        for place, why in places.items():
+            if (command, place) == ("evaluate", "lock"):
+                continue
+            assert main([command, "p.csv", "--out", place]) == 2
+            said = capsys.readouterr().err
+            assert why in said and "choose another" in said and len(said.splitlines()) == 1
+    for command, option in (("score", "--out"), ("evaluate", "--out"), ("evaluate", "--against")):
+        with pytest.raises(SystemExit):
+            main([command, "p.csv", "--out", "x", option, ""])
+        assert f"argument {option}: it is empty" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is empty"):
+        runs.score(toy(), PAIRS, "")
+    assert foreign(tmp_path) == before and not Path("new").exists()
+
+
 OTHERS = ("pairs.parquet", "distances.csv", "distances.parquet", "record.json", "run.json")
 
 
@@ -336,7 +401,7 @@ def test_nothing_of_anothers_is_written_over(tmp_path: Path, name: str, started:
     else:
         with pytest.raises((FileExistsError, ValueError), match=name.split("/")[-1]):
             score(folder)
-        assert started or not (folder / "written").exists()
+        assert started or not (folder / ".written").exists()
     assert (folder / name).read_text() == "{}"
 
 
