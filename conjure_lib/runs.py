@@ -45,7 +45,7 @@ from conjure_lib.folders import (
     refuse_others,
     write_whole,
 )
-from conjure_lib.inputs import whole
+from conjure_lib.inputs import indices, whole
 from conjure_lib.loading import shipped
 from conjure_lib.machine import within_memory
 from conjure_lib.process import GenerativeProcess
@@ -93,9 +93,16 @@ class Run:
     record: dict[str, Any]
 
     def by_draw(self, weighting: str = "sde", at: Sequence[int] | None = None) -> np.ndarray:
-        """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index."""
+        """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index.
+
+        Raises:
+            TypeError: ``at`` is no list of whole numbers.
+            ValueError: it is empty, names a timestep twice or one that is not there, or the
+                timesteps are unevenly spaced; or there is no such weighting.
+        """
         check_settings(weighting=weighting)
-        steps = list(range(len(self.timesteps))) if at is None else list(at)
+        count = len(self.timesteps)
+        steps = indices("at", range(count) if at is None else at, count)
         if at is not None and np.ptp(np.diff(self.timesteps)) > 2:
             raise ValueError("the timesteps are unevenly spaced: each counts by its own stretch")
         means = self.terms[:, :, steps].mean(axis=3, dtype=np.float64)  # of the two trajectories
@@ -107,7 +114,19 @@ class Run:
         """Columns id, text1, text2, distance, stderr (NaN of a single draw), and what was read.
 
         The last are those of :func:`conjure_lib.reading.columns`.
+
+        Args:
+            draws: the first so many; all by default.
+            at: as of :meth:`by_draw`, whose errors are raised too.
+
+        Raises:
+            TypeError: ``draws`` is no whole number.
+            ValueError: it is below 1, or the run has fewer.
         """
+        if draws is not None and whole("draws", draws) > self.terms.shape[1]:
+            raise ValueError(
+                f"draws={draws}, and the run has {self.terms.shape[1]}: take fewer, or score more"
+            )
         values = self.by_draw(weighting, at)[:, :draws]
         error = np.full(len(values), np.nan)
         if values.shape[1] > 1:
