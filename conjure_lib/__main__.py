@@ -193,13 +193,11 @@ def _read(file: str | Path, options: argparse.Namespace) -> Any:
 
 
 def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse.Namespace) -> Any:
-    """The run of ``table`` in ``folder``; rows of its file that were left out are there too."""
-    from conjure_lib import runs, tables
+    """The run of ``table`` in ``folder``."""
+    from conjure_lib import runs
     from conjure_lib.similarity import check_reach
 
     check_reach(process, options.sampler, options.steps)
-    runs.check_folder(folder)
-    tables.write_dropped(table, folder)
     note = table.attrs.get("thinned")
     settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
     return runs.score(process, table, folder, note=note, report=_tell, **settings)

@@ -57,6 +57,13 @@ def keep(file: Path, write: Write) -> None:
     write_whole(file, write, note)
 
 
+def discard(file: Path) -> None:
+    """Remove ``file``, if it stands as :func:`keep` wrote it."""
+    if is_ours(file):
+        file.unlink()
+        _mark(file).unlink()
+
+
 def is_ours(file: Path) -> bool:
     """Whether ``file`` stands as :func:`keep` wrote it."""
     known = _known(_mark(file))

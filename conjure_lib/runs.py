@@ -57,6 +57,7 @@ from conjure_lib.similarity import (
     floor,
     pair_terms,
 )
+from conjure_lib.tables import write_dropped
 
 Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
@@ -543,11 +544,15 @@ def _change(folder: Path, pairs: pd.DataFrame) -> str:
 
 
 def _keep_pairs(folder: Path, pairs: pd.DataFrame) -> None:
-    """Write the pairs, setting aside what stands there and is damaged or somebody else's."""
+    """Write the pairs, and what was left out of their file.
+
+    What stands in the place of the pairs and is damaged or somebody else's is set aside.
+    """
     file = folder / "pairs.parquet"
     if os.path.lexists(file) and not is_ours(file):
         _set_aside(file, "it was changed, or is damaged")
     keep(file, lambda path: pairs.to_parquet(path, index=False))
+    write_dropped(pairs, folder)
 
 
 def _pairs(folder: Path, record: dict[str, Any]) -> pd.DataFrame:

@@ -453,6 +453,25 @@ def test_the_input_is_never_written_over(
     assert [f for f in tmp_path.iterdir() if f.name not in (name, "run")] == []
 
 
+def test_rows_left_out_are_those_of_the_last_start(tmp_path: Path) -> None:
+    file, out = tmp_path / "b.csv", tmp_path / "run"
+    small = ["--out", str(out), "--steps", "2", "--draws", "1"]
+    good = "text1,text2\ncat,dog\nsun,moon\n"
+    file.write_text(f"{good},dog\ncat,\n")
+    assert main(["score", str(file), *small, "--drop"]) == 0
+    assert len(pd.read_csv(out / "dropped.csv")) == 2
+    assert main(["score", str(file), *small, "--drop", "--seed", "1"]) == 2  # refused
+    file.write_text("text1,text2\ncat,dog\n")
+    assert main(["score", str(file), *small]) == 2  # other pairs, refused
+    assert len(pd.read_csv(out / "dropped.csv")) == 2
+    file.write_text(good)
+    assert main(["score", str(file), *small]) == 0
+    assert not (out / "dropped.csv").exists()
+    (out / "dropped.csv").write_text("mine")
+    assert main(["score", str(file), *small]) == 2
+    assert (out / "dropped.csv").read_text() == "mine"
+
+
 def test_evaluation_against_a_run_compares_texts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
