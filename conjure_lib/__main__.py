@@ -124,10 +124,11 @@ def compare(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     """Score the pairs of a file into a run folder; ``distances.parquet`` and ``.csv`` in it."""
     from conjure_lib.folders import keep
-    from conjure_lib.runs import check_folder
+    from conjure_lib.runs import check_folder, check_kept
 
     check_folder(options.out, options.pairs)
     table = _thin(_read(options.pairs, options), options)  # before any work is done
+    check_kept(table)
     run = _run(_load(options), table, options.out, options)
     distances = run.distances(options.weighting)
     _tell_floor(run, options.weighting)
@@ -143,7 +144,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
     from conjure_lib.benchmarks import STS, WORDS, agreement, load_pairs, paired_bootstrap
     from conjure_lib.folders import check_place
-    from conjure_lib.runs import open_run
+    from conjure_lib.runs import check_kept, open_run
 
     check_place(options.out)
     tables = {}
@@ -160,6 +161,7 @@ def evaluate(options: argparse.Namespace) -> None:
             )
         if len(table) < 3:
             raise ValueError(f"{name} has {len(table)} pairs to score: a correlation needs 3")
+        check_kept(table)
         tables[stem] = table
     other = open_run(options.against) if options.against else None
     for name, table in tables.items():
@@ -244,13 +246,16 @@ def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namesp
 
 
 def _same_pairs(theirs: Any, mine: Any, run: Path, name: str) -> None:
+    mend = "give --against a run of the same pairs (file, --limit, --sample, --seed)"
     columns = ["id", "text1", "text2"]
     if len(theirs) != len(mine):
-        raise ValueError(f"{run} holds {len(theirs)} pairs, and {name} has {len(mine)}")
+        raise ValueError(f"{run} holds {len(theirs)} pairs, and {name} has {len(mine)}: {mend}")
     rows = zip(theirs[columns].to_numpy().tolist(), mine[columns].to_numpy().tolist(), strict=True)
     for i, (old, new) in enumerate(rows):
         if old != new:
-            raise ValueError(f"{run} holds other pairs than {name}: row {i} is {old} and not {new}")
+            raise ValueError(
+                f"{run} holds other pairs than {name}: row {i} is {old} and not {new}: {mend}"
+            )
 
 
 def _save(file: Path, record: Any) -> None:

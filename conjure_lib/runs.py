@@ -13,6 +13,7 @@ import datetime
 import errno
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -156,7 +157,8 @@ def score(
     """Score ``pairs`` into ``folder``, or go on where an earlier start of the same was cut off.
 
     Args:
-        pairs: columns id (unique), text1, text2; others are kept.
+        pairs: columns id (unique), text1, text2; others are kept, of names that a run does not
+            write (:func:`check_kept`).
         draws: a run with fewer draws is added to, one with more stays as it is.
         batch_size: rows a network call; halved as often as memory runs out.
         block: pairs a shard, which is what an interruption can lose at most; a run that exists
@@ -166,11 +168,13 @@ def score(
 
     Raises:
         ValueError: ``folder`` holds a run of other settings, or a setting is not usable.
-        TypeError: a number that must be an integer is none.
+        TypeError: an argument is of another kind than it must be.
         FileExistsError: ``folder`` holds files that a run would write over and did not write.
         OSError: a shard could not be written, or was taken away; the finished ones are kept.
     """
     check_pairs(pairs)
+    check_kept(pairs)
+    _check_talk(note, report)
     whole("block", block)
     check_settings(
         draws=whole("draws", draws),
@@ -180,6 +184,7 @@ def score(
         seed=seed,
         batch_size=batch_size,
     )
+    process.sampler(sampler, steps)
     check_folder(folder)
     folder = Path(folder)
     pairs = pairs.assign(**columns(process.readers, list(pairs["text1"]), list(pairs["text2"])))
@@ -384,12 +389,20 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
 # -- starting and finding ---------------------------------------------------------------------
 
 
-def check_pairs(pairs: pd.DataFrame) -> None:
-    """Check that a run can keep and score these: columns id (unique), text1, text2.
+def check_pairs(pairs: Any) -> None:
+    """Check that these can be scored: columns id (unique), text1, text2.
 
     Raises:
-        ValueError: it cannot; the message names the column or the row.
+        TypeError: they are no DataFrame.
+        ValueError: they cannot; the message names the column or the row.
     """
+    if not isinstance(pairs, pd.DataFrame):
+        raise TypeError(
+            "pairs must be a DataFrame with the columns id, text1 and text2, not "
+            f"{type(pairs).__name__}: pandas.DataFrame makes one of rows or of columns"
+        )
+    if twice := pairs.columns[pairs.columns.duplicated()].tolist():
+        raise ValueError(f"the pairs have two columns called {twice[0]!r}: rename one")
     if lacking := {"id", "text1", "text2"} - set(pairs.columns):
         raise ValueError(f"the pairs lack the column {', '.join(sorted(lacking))}")
     if not len(pairs):
@@ -398,14 +411,48 @@ def check_pairs(pairs: pd.DataFrame) -> None:
         row = int(pairs["id"].isna().to_numpy().argmax())
         raise ValueError(f"row {row} of the pairs has no id: fill the column id, or leave it out")
     if not pairs["id"].is_unique:
-        twice = pairs["id"][pairs["id"].duplicated()].iloc[0]
-        raise ValueError(f"the id {twice!r} stands twice in the pairs: ids must be unique")
+        again = pairs["id"][pairs["id"].duplicated()].iloc[0]
+        raise ValueError(f"the id {again!r} stands twice in the pairs: ids must be unique")
     if not _survives(pairs["id"].tolist()):
         raise ValueError("the ids of the pairs are of mixed or unusual types: make them strings")
     for name in ("text1", "text2"):
         for row, text in zip(pairs["id"], pairs[name], strict=True):
             if why := fault(text) if isinstance(text, str) else "is no text":
                 raise ValueError(f"{name} of the pair {row!r} {why}")
+
+
+def check_kept(pairs: pd.DataFrame) -> None:
+    """Check that a run can keep all columns of ``pairs`` beside those of its own.
+
+    Raises:
+        ValueError: one has a name that a run writes, or values that Parquet cannot hold.
+    """
+    if own := [name for name in (*COLUMNS, "distance", "stderr") if name in pairs]:
+        raise ValueError(
+            f"the pairs have a column {', '.join(own)}, which a run writes itself: rename it, or "
+            "leave it out"
+        )
+    try:
+        pairs.to_parquet(io.BytesIO(), index=False)
+    except Exception as error:  # pandas and pyarrow raise many kinds
+        raise ValueError(
+            f"a column of the pairs cannot be kept as Parquet ({error}): give each a string for a "
+            "name and values of one kind"
+        ) from error
+
+
+def _check_talk(note: Any, report: Any) -> None:
+    """Raises TypeError where a run cannot keep ``note``, or cannot call ``report``."""
+    if not callable(report):
+        raise TypeError(
+            f"report must be a function of a text, not {report!r}: lambda text: None says nothing"
+        )
+    if note is not None and not isinstance(note, Mapping):
+        raise TypeError(f"note must be a dict, not {type(note).__name__}")
+    try:
+        json.dumps(note, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"note must hold what JSON can, such as texts: {error}") from error
 
 
 def _survives(values: list[Any]) -> bool:

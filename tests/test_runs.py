@@ -483,7 +483,13 @@ def test_evaluation_against_a_run_compares_texts(
     assert main(["score", str(tmp_path / "a.csv"), "--out", str(tmp_path / "run"), *small]) == 0
     against = ["--out", str(tmp_path / "runs"), "--against", str(tmp_path / "run"), *small]
     assert main(["evaluate", str(tmp_path / "b.csv"), *against]) == 2
-    assert "row 0 is ['row-000001', 'cat', 'dog'] and not" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "row 0 is ['row-000001', 'cat', 'dog'] and not" in said
+    assert "give --against a run of the same pairs" in said
+    assert main(["evaluate", str(tmp_path / "a.csv"), *against]) == 0
+    pd.DataFrame([*rows, *rows], columns=["text1", "text2", "score"]).to_csv(tmp_path / "c.csv")
+    assert main(["evaluate", str(tmp_path / "c.csv"), *against]) == 2
+    assert "3 pairs, and" in (said := capsys.readouterr().err) and "give --against" in said
 
 
 def test_a_run_json_that_lacks_a_key(tmp_path: Path) -> None:
@@ -655,6 +661,59 @@ def test_bad_pairs(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
         runs.open_run(tmp_path / "run")
+
+
+TABLES: dict[str, tuple[Any, type[Exception], str]] = {
+    "a dict": ({"id": [1]}, TypeError, "must be a DataFrame .* not dict"),
+    "a list": ([("cat", "dog")], TypeError, "must be a DataFrame .* not list"),
+    "nothing": (None, TypeError, "must be a DataFrame .* not NoneType"),
+    "mixed": (PAIRS.assign(more=[1, "a", *[2.0] * 43]), ValueError, "(?s)more.* of one kind"),
+    "objects": (PAIRS.assign(more=[object()] * 45), ValueError, "(?s)more.* of one kind"),
+} | {
+    f"two {n}": (PAIRS.assign(other="x").rename(columns={"other": n}), ValueError, f"called '{n}'")
+    for n in ("id", "text1")
+}
+NAMES = ("read1", "lost1", "read2", "lost2", "same_tokens", "distance", "stderr")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_that_a_run_cannot_keep(tmp_path: Path, table: str) -> None:
+    pairs, kind, message = TABLES[table]
+    with pytest.raises(kind, match=message):
+        runs.score(toy(), pairs, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_of_the_input_are_never_replaced(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conjure_lib.load", lambda *_, **__: pytest.fail("loaded"))
+    table = PAIRS.assign(score=1.0, **{name: "mine"})
+    with pytest.raises(ValueError, match=f"a column {name}, which a run writes itself: rename"):
+        runs.score(toy(), table, tmp_path / "run")
+    table.to_csv(tmp_path / "p.csv", index=False)
+    for command in ("score", "evaluate"):
+        assert main([command, str(tmp_path / "p.csv"), "--out", str(tmp_path / "run")]) == 2
+        assert f"a column {name}, which a run writes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "message"),
+    [
+        ({"note": {"a": object()}}, TypeError, "note must hold what JSON can"),
+        ({"note": "sampled"}, TypeError, "note must be a dict, not str"),
+        ({"report": None}, TypeError, "report must be a function of a text, not None"),
+        ({"sampler": "magic"}, ValueError, "magic"),
+    ],
+)
+def test_other_arguments_are_checked_before_there_is_a_folder(
+    tmp_path: Path, changed: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        score(tmp_path / "run", **changed)
+    assert not (tmp_path / "run").exists()
 
 
 def test_provenance(tmp_path: Path, process: cj.GenerativeProcess) -> None:
