@@ -22,7 +22,8 @@ import re
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -536,8 +537,8 @@ def _start(
     )
     record = {
         "settings": settings,
-        "fingerprint": _fingerprint(settings),
-        "block": block,
+        "fingerprint": (fingerprint := _fingerprint(settings)),
+        "block": _kept_block(folder, fingerprint, block),
         "timesteps": times.tolist(),
         "term_weights": weights,
         "floor": {
@@ -629,7 +630,10 @@ def _set_aside(file: Path, why: object, level: int = 3) -> None:
 def _record(folder: Path) -> dict[str, Any]:
     """What run.json says. Raises ValueError where it is damaged, or is no record of a run."""
     file = folder / "run.json"
-    mend = "move it and start the same run again, which keeps its shards, or choose another folder"
+    mend = (
+        "move it and start the same run again, which keeps its shards and their size, or choose "
+        "another folder"
+    )
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -679,23 +683,38 @@ def _read_shard(
     file: Path, record: dict[str, Any], blocks: Sequence[pd.DataFrame]
 ) -> tuple[tuple[int, int], tuple[np.ndarray, dict[str, Any]]]:
     """Terms (pairs, S, 2) of one shard, checked; raises where it is unsound."""
-    import pyarrow.parquet as pq
-
     name = SHARD.fullmatch(file.name)
     if not name or int(name[2]) >= len(blocks):
         raise ValueError("it is no shard of this run")
-    table = pq.read_table(file, page_checksum_verification=True)
-    note = (table.schema.metadata or {}).get(b"conjure", b"{}")
-    terms = table["terms"].combine_chunks().flatten().to_numpy()
-    if (table.schema.metadata or {}).get(b"sha256") != _seal(note, terms):
-        raise ValueError("it is damaged: its contents are not those that were written")
-    meta = json.loads(note)
+    table, meta, terms = _open_shard(file)
     key = int(name[1]), int(name[2])
     if meta.get("fingerprint") != record["fingerprint"] or meta.get("key") != list(key):
         raise ValueError("it belongs to another run")
     if table["id"].to_pylist() != blocks[key[1]]["id"].tolist():
         raise ValueError("its pairs are others than those of the run")
     return key, (terms.reshape(len(table), len(record["timesteps"]), 2), meta)
+
+
+def _open_shard(file: Path) -> tuple[Any, dict[str, Any], np.ndarray]:
+    """The table of a shard, the note in it, and its terms in one row; raises where it is damaged."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file, page_checksum_verification=True)
+    note = (table.schema.metadata or {}).get(b"conjure", b"{}")
+    terms = table["terms"].combine_chunks().flatten().to_numpy()
+    if (table.schema.metadata or {}).get(b"sha256") != _seal(note, terms):
+        raise ValueError("it is damaged: its contents are not those that were written")
+    return table, json.loads(note), terms
+
+
+def _kept_block(folder: Path, fingerprint: str, block: int) -> int:
+    """Pairs a shard of the run whose shards are there and whose run.json is lost; else ``block``."""
+    for file in sorted((folder / "shards").glob("draw-*")):
+        with suppress(Exception):  # a damaged one is set aside later
+            _, meta, _ = _open_shard(file)
+            if meta["fingerprint"] == fingerprint:
+                return int(meta["block"])
+    return block
 
 
 def _write_shard(
@@ -714,7 +733,8 @@ def _write_shard(
         first = block["id"].iloc[int(np.argwhere(~np.isfinite(terms))[0][0])]
         raise ValueError(f"a noise prediction for the pair {first!r} is not finite")
     flat = pa.FixedSizeListArray.from_arrays(pa.array(terms.ravel()), terms[0].size)
-    meta = {"fingerprint": record["fingerprint"], "key": [draw, number], **spent}
+    told = {name: record[name] for name in ("fingerprint", "block")}
+    meta = {**told, "key": [draw, number], **spent}
     table = pa.table({"id": pa.array(block["id"].tolist()), "terms": flat})
     note = json.dumps(meta).encode()
     table = table.replace_schema_metadata({"conjure": note, "sha256": _seal(note, terms.ravel())})
@@ -818,6 +838,7 @@ def _duration(seconds: float) -> str:
 
 
 def digest(pairs: pd.DataFrame) -> str:
-    """SHA-256 of the ids and texts, in their order."""
-    rows: Iterator[Any] = zip(pairs["id"], pairs["text1"], pairs["text2"], strict=True)
-    return hashlib.sha256(json.dumps([list(map(str, r)) for r in rows]).encode()).hexdigest()
+    """SHA-256 of the ids and texts, in their order; 1 and "1" are two ids."""
+    columns = [pairs[name].tolist() for name in ("id", "text1", "text2")]
+    rows = list(zip(*columns, strict=True))
+    return hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest()

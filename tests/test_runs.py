@@ -347,6 +347,36 @@ def foreign(folder: Path) -> dict[str, bytes]:
     return {str(f): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
+@pytest.mark.parametrize("block", [1, 7, 45])
+def test_without_its_run_json_a_run_keeps_its_shards(tmp_path: Path, block: int) -> None:
+    whole = score(tmp_path / "run", block=block)
+    file, draws = tmp_path / "run" / "run.json", 3
+    file.write_bytes(flipped(file.read_bytes(), 8 * (file.stat().st_size // 3)))
+    with pytest.raises(ValueError, match=r"run\.json .* move it and start the same run again"):
+        score(tmp_path / "run")
+    file.rename(tmp_path / "moved.json")
+    if block < 45:  # neither is the first shard needed for it
+        (tmp_path / "run" / "shards" / "draw-0000-block-00000.parquet").unlink()
+        draws -= 1
+    process = toy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is set aside
+        again = score(tmp_path / "run", process, block=9)
+    np.testing.assert_allclose(again.terms, whole.terms, rtol=1e-4)
+    assert again.record["block"] == block and process.evaluations < 250  # of 3 * 405
+    assert not (tmp_path / "run" / "set-aside").exists()
+
+
+def test_ids_that_look_alike_are_other_pairs(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"draws": 1, "steps": 2, "report": lambda _: None}
+    numbers = PAIRS[:3].assign(id=[1, 2, 3])
+    runs.score(toy(), numbers, tmp_path / "run", **settings)
+    with pytest.raises(ValueError, match=r"other pairs \(row 0 was \[1, .*is \['1', .*: choose"):
+        runs.score(toy(), numbers.assign(id=["1", "2", "3"]), tmp_path / "run", **settings)
+    other = numbers.assign(id=numbers["id"].astype("int32"))  # the same numbers
+    assert len(runs.score(toy(), other, tmp_path / "run", **settings).pairs) == 3
+
+
 MARKED = (".written", "written", "shards", "set-aside")
 TAKEN = [("written/distances.csv", True), (".written/run.json", False)]
 TAKEN += [("shards/draw-0000-block-00000.parquet", False), *[(name, False) for name in MARKED[::2]]]
