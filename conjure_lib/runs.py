@@ -696,7 +696,7 @@ def _read_shard(
 
 
 def _open_shard(file: Path) -> tuple[Any, dict[str, Any], np.ndarray]:
-    """The table of a shard, the note in it, and its terms in one row; raises where it is damaged."""
+    """The table of a shard, the note in it and its terms in one row; raises where damaged."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(file, page_checksum_verification=True)
@@ -708,7 +708,7 @@ def _open_shard(file: Path) -> tuple[Any, dict[str, Any], np.ndarray]:
 
 
 def _kept_block(folder: Path, fingerprint: str, block: int) -> int:
-    """Pairs a shard of the run whose shards are there and whose run.json is lost; else ``block``."""
+    """Pairs a shard of a run whose shards are there and whose run.json is not; else ``block``."""
     for file in sorted((folder / "shards").glob("draw-*")):
         with suppress(Exception):  # a damaged one is set aside later
             _, meta, _ = _open_shard(file)

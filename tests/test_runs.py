@@ -483,6 +483,7 @@ def test_the_input_is_never_written_over(
     assert [f for f in tmp_path.iterdir() if f.name not in (name, "run")] == []
 
 
+@pytest.mark.filterwarnings("ignore:.*rows are left out")
 def test_rows_left_out_are_those_of_the_last_start(tmp_path: Path) -> None:
     file, out = tmp_path / "b.csv", tmp_path / "run"
     small = ["--out", str(out), "--steps", "2", "--draws", "1"]
