@@ -124,10 +124,11 @@ def compare(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     """Score the pairs of a file into a run folder; ``distances.parquet`` and ``.csv`` in it."""
     from conjure_lib.folders import keep
-    from conjure_lib.runs import check_folder
+    from conjure_lib.runs import check_folder, check_kept
 
     check_folder(options.out, options.pairs)
     table = _thin(_read(options.pairs, options), options)  # before any work is done
+    check_kept(table)
     run = _run(_load(options), table, options.out, options)
     distances = run.distances(options.weighting)
     _tell_floor(run, options.weighting)
@@ -142,8 +143,10 @@ def score(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
     from conjure_lib.benchmarks import STS, WORDS, agreement, load_pairs, paired_bootstrap
-    from conjure_lib.runs import open_run
+    from conjure_lib.folders import check_place
+    from conjure_lib.runs import check_kept, open_run
 
+    check_place(options.out)
     tables = {}
     for name in options.benchmarks:  # all of them, before any work is done
         is_file = name not in STS + WORDS and Path(name).is_file()
@@ -158,6 +161,7 @@ def evaluate(options: argparse.Namespace) -> None:
             )
         if len(table) < 3:
             raise ValueError(f"{name} has {len(table)} pairs to score: a correlation needs 3")
+        check_kept(table)
         tables[stem] = table
     other = open_run(options.against) if options.against else None
     for name, table in tables.items():
@@ -191,13 +195,11 @@ def _read(file: str | Path, options: argparse.Namespace) -> Any:
 
 
 def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse.Namespace) -> Any:
-    """The run of ``table`` in ``folder``; rows of its file that were left out are there too."""
-    from conjure_lib import runs, tables
+    """The run of ``table`` in ``folder``."""
+    from conjure_lib import runs
     from conjure_lib.similarity import check_reach
 
     check_reach(process, options.sampler, options.steps)
-    runs.check_folder(folder)
-    tables.write_dropped(table, folder)
     note = table.attrs.get("thinned")
     settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
     return runs.score(process, table, folder, note=note, report=_tell, **settings)
@@ -244,13 +246,16 @@ def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namesp
 
 
 def _same_pairs(theirs: Any, mine: Any, run: Path, name: str) -> None:
+    mend = "give --against a run of the same pairs (file, --limit, --sample, --seed)"
     columns = ["id", "text1", "text2"]
     if len(theirs) != len(mine):
-        raise ValueError(f"{run} holds {len(theirs)} pairs, and {name} has {len(mine)}")
+        raise ValueError(f"{run} holds {len(theirs)} pairs, and {name} has {len(mine)}: {mend}")
     rows = zip(theirs[columns].to_numpy().tolist(), mine[columns].to_numpy().tolist(), strict=True)
     for i, (old, new) in enumerate(rows):
         if old != new:
-            raise ValueError(f"{run} holds other pairs than {name}: row {i} is {old} and not {new}")
+            raise ValueError(
+                f"{run} holds other pairs than {name}: row {i} is {old} and not {new}: {mend}"
+            )
 
 
 def _save(file: Path, record: Any) -> None:
@@ -370,6 +375,13 @@ def _print_warning(message: Any, *_: Any) -> None:
     print(f"conjure_lib: warning: {message}", file=sys.stderr)
 
 
+def _place(text: str) -> Path:
+    """A path that was given; ``Path("")`` would be the present folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: name a place, or . for the present folder")
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="conjure", description=__doc__)
     parser.add_argument("--version", action="version", version=f"conjure {__version__}")
@@ -377,18 +389,18 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("compare", help="the distance of two prompts")
     one.add_argument("first")
     one.add_argument("second")
-    one.add_argument("--figure", type=Path, metavar="PNG", help="draw both trajectories")
+    one.add_argument("--figure", type=_place, metavar="PNG", help="draw both trajectories")
     one.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
     one.set_defaults(run=compare)
     some = commands.add_parser("score", help="the distances of a file of pairs, resumable")
-    some.add_argument("pairs", type=Path, help="CSV, JSON lines, Excel, Parquet: text1, text2, …")
-    some.add_argument("--out", type=Path, required=True, help="folder of the run")
+    some.add_argument("pairs", type=_place, help="CSV, JSON lines, Excel, Parquet: text1, text2, …")
+    some.add_argument("--out", type=_place, required=True, help="folder of the run")
     some.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
     some.set_defaults(run=score)
     many = commands.add_parser("evaluate", help="agreement with human judgements, resumable")
     many.add_argument("benchmarks", nargs="+", help="names such as rg65 stsb, or files of pairs")
-    many.add_argument("--out", type=Path, default=Path("conjure-runs"), help="folder of the runs")
-    many.add_argument("--against", type=Path, metavar="RUN", help="compare with another run")
+    many.add_argument("--out", type=_place, default=Path("conjure-runs"), help="folder of the runs")
+    many.add_argument("--against", type=_place, metavar="RUN", help="compare with another run")
     many.add_argument("--json", action="store_true", help="one JSON object for machines")
     many.set_defaults(run=evaluate)
     for command in (some, many):

@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from conjure_lib import reading
-from conjure_lib.folders import claim, write_whole
-from conjure_lib.inputs import whole
+from conjure_lib.folders import check_place, claim, write_whole
+from conjure_lib.inputs import finite, whole
 from conjure_lib.loading import EMBEDDED, load
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.runs import check_pairs, digest
 from conjure_lib.sde import WEIGHTINGS
-from conjure_lib.similarity import Estimate, pair_terms
+from conjure_lib.similarity import Estimate, check_settings, pair_terms
 from conjure_lib.tables import read_pairs
 
 BLOCK = 250  # pairs: three draws of ten steps are some three minutes of 150 evaluations a second
@@ -136,13 +137,21 @@ def score_files(
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: the pairs are not usable, ``out`` holds distances of other pairs or settings,
-            or the cluster has no room for the workers.
+        TypeError: an argument is of another kind than it must be.
+        OSError: ``out`` cannot be written to.
+        ValueError: an argument or the pairs are not usable, ``out`` is the place of the pairs or
+            holds distances of other pairs or settings, or the cluster has no room for the workers.
         RuntimeError: Ray did not start, or a block killed its worker again and again.
     """
     ray = _ray()
-    scorer = PairScorer(**({"threads": max(1, int(cpus))} | settings))
     whole("workers", workers), whole("block", block)
+    _check_share("cpus", cpus)
+    _check_share("gpus", gpus)
+    scorer = PairScorer(**({"threads": max(1, int(cpus))} | settings))
+    _check_scorer(scorer)
+    check_place(out)
+    if Path(out).resolve() == Path(pairs).resolve():
+        raise ValueError(f"{out} is read, and would be written to: choose another folder")
     table = _pairs(pairs)
     check_pairs(table)
     table, out = table[["id", "text1", "text2"]], Path(out)
@@ -161,8 +170,29 @@ def score_files(
     worker = ray.remote(**options)(_Worker)
     crew = [worker.remote(scorer) for _ in range(min(workers, len(left)))]
     pool = ray.util.ActorPool(crew)
-    for _ in pool.map_unordered(lambda one, file: one.score.remote(file, blocks[file]), left):
+    done = pool.map_unordered(lambda one, file: one.score.remote(file, blocks[file]), left)
+    before = len(blocks) - len(left)
+    for _ in tqdm(done, out.name, len(blocks), initial=before, unit="block"):
         pass
+
+
+def _check_share(name: str, each: Any) -> None:
+    """Check what Ray can give to a worker: whole cores or GPUs, or a part of one."""
+    if finite(name, each) < 0 or (each > 1 and each != int(each)):
+        raise ValueError(f"{name} must be a whole number or below 1, and not negative: not {each}")
+
+
+def _check_scorer(scorer: PairScorer) -> None:
+    """Check whatever needs no model, which only the workers load."""
+    names = ("draws", "steps", "guidance", "seed", "batch_size")
+    check_settings(**{name: getattr(scorer, name) for name in names})
+    whole("draws", scorer.draws)
+    if scorer.threads is not None:
+        whole("threads", scorer.threads)
+    if not isinstance(getattr(torch, str(scorer.dtype), None), torch.dtype):
+        raise ValueError(f"dtype must be the name of one, such as 'float16', not {scorer.dtype!r}")
+    if not callable(scorer.loader):
+        raise TypeError(f"loader must be a function such as conjure_lib.load: {scorer.loader!r}")
 
 
 def _pairs(place: str | Path) -> pd.DataFrame:
@@ -222,7 +252,9 @@ def _ray() -> Any:
 def start_ray(**options: Any) -> None:
     """Start Ray on this machine; where it dies while it starts, once more.
 
-    On a busy machine it may: its parts wait for each other only so long.
+    On a busy machine it may: its parts wait for each other only so long. Its workers get the
+    priority of any program, and not Ray's niceness 15, at which they stand still on such a machine;
+    RAY_worker_niceness in the environment sets another.
 
     Args:
         options: of ``ray.init``.
@@ -231,6 +263,7 @@ def start_ray(**options: Any) -> None:
         RuntimeError: it did not start twice; said within a minute of a part that died.
     """
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "2")  # of one question of half a minute
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray = _ray()
     for last in (False, True):
         try:

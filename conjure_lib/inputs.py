@@ -134,11 +134,23 @@ def draw_numbers(draws: Any) -> list[int]:
     """
     if isinstance(draws, str | Real):
         return list(range(whole("draws", draws)))
-    numbers = [whole("each of draws", d, 0) for d in _listed(draws, "draws", "5 or [0, 1, 2]")]
+    return indices("draws", draws)
+
+
+def indices(name: str, values: Any, size: int | None = None) -> list[int]:
+    """Whole numbers from 0 on, and below ``size``, each of them once.
+
+    Raises:
+        TypeError: no list, or a number that is no integer.
+        ValueError: none, one that is not there, or one that stands twice.
+    """
+    numbers = [whole(f"each of {name}", i, 0) for i in _listed(values, name, "[0, 1, 2]")]
     if not numbers:
-        raise ValueError("draws must be at least 1, and none are given")
+        raise ValueError(f"{name} must be at least 1, and none are given")
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f"draws={_short(numbers)} holds a number twice: each draw counts once")
+        raise ValueError(f"{name}={_short(numbers)} holds a number twice: each counts once")
+    if size is not None and max(numbers) >= size:
+        raise ValueError(f"{name}={_short(numbers)}: there are {size}, from 0 to {size - 1}")
     return numbers
 
 

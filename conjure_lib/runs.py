@@ -1,7 +1,7 @@
 """Scoring pair sets of any size: in shards, resumable after any interruption.
 
 A run is a folder: ``run.json`` (settings, provenance, the floor that rounding sets),
-``pairs.parquet``, ``shards/`` and ``written/``, the hashes of what was written. A shard holds
+``pairs.parquet``, ``shards/`` and ``.written/``, the hashes of what was written. A shard holds
 ‖Δε‖² of one block of pairs for one draw, before any weighting, so that more draws can be added
 later, and every weighting, number of draws or choice of timesteps is read off one run. Noise is
 keyed by (seed, draw): which shard a pair lies in changes no number.
@@ -13,6 +13,7 @@ import datetime
 import errno
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -21,7 +22,8 @@ import re
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +36,18 @@ from tqdm import tqdm
 
 import conjure_lib
 from conjure_lib.engine import tiled
-from conjure_lib.folders import alone, is_changed, is_ours, keep, refuse_others, write_whole
-from conjure_lib.inputs import whole
+from conjure_lib.folders import (
+    MARKS,
+    alone,
+    check_lock,
+    check_place,
+    is_changed,
+    is_ours,
+    keep,
+    refuse_others,
+    write_whole,
+)
+from conjure_lib.inputs import indices, whole
 from conjure_lib.loading import shipped
 from conjure_lib.machine import within_memory
 from conjure_lib.process import GenerativeProcess
@@ -47,6 +59,7 @@ from conjure_lib.similarity import (
     floor,
     pair_terms,
 )
+from conjure_lib.tables import write_dropped
 
 Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
@@ -55,6 +68,7 @@ PROBED = 256  # rows that speed is measured with, at most
 SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
 PARTIAL = re.compile(SHARD.pattern + r"\.\d+\.partial")
 OUTPUTS = ("distances.parquet", "distances.csv", "dropped.csv", "record.json", "evaluation.json")
+OWN = (MARKS, "shards", "set-aside")  # the folders in a run's
 PARTS = {"settings", "fingerprint", "block", "timesteps", "term_weights", "floor", "provenance"}
 HIDDEN = {  # settings whose value says nothing to a reader
     "weights": "other weights of the networks",
@@ -82,9 +96,16 @@ class Run:
     record: dict[str, Any]
 
     def by_draw(self, weighting: str = "sde", at: Sequence[int] | None = None) -> np.ndarray:
-        """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index."""
+        """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index.
+
+        Raises:
+            TypeError: ``at`` is no list of whole numbers.
+            ValueError: it is empty, names a timestep twice or one that is not there, or the
+                timesteps are unevenly spaced; or there is no such weighting.
+        """
         check_settings(weighting=weighting)
-        steps = list(range(len(self.timesteps))) if at is None else list(at)
+        count = len(self.timesteps)
+        steps = indices("at", range(count) if at is None else at, count)
         if at is not None and np.ptp(np.diff(self.timesteps)) > 2:
             raise ValueError("the timesteps are unevenly spaced: each counts by its own stretch")
         means = self.terms[:, :, steps].mean(axis=3, dtype=np.float64)  # of the two trajectories
@@ -96,7 +117,19 @@ class Run:
         """Columns id, text1, text2, distance, stderr (NaN of a single draw), and what was read.
 
         The last are those of :func:`conjure_lib.reading.columns`.
+
+        Args:
+            draws: the first so many; all by default.
+            at: as of :meth:`by_draw`, whose errors are raised too.
+
+        Raises:
+            TypeError: ``draws`` is no whole number.
+            ValueError: it is below 1, or the run has fewer.
         """
+        if draws is not None and whole("draws", draws) > self.terms.shape[1]:
+            raise ValueError(
+                f"draws={draws}, and the run has {self.terms.shape[1]}: take fewer, or score more"
+            )
         values = self.by_draw(weighting, at)[:, :draws]
         error = np.full(len(values), np.nan)
         if values.shape[1] > 1:
@@ -125,7 +158,8 @@ def score(
     """Score ``pairs`` into ``folder``, or go on where an earlier start of the same was cut off.
 
     Args:
-        pairs: columns id (unique), text1, text2; others are kept.
+        pairs: columns id (unique), text1, text2; others are kept, of names that a run does not
+            write (:func:`check_kept`).
         draws: a run with fewer draws is added to, one with more stays as it is.
         batch_size: rows a network call; halved as often as memory runs out.
         block: pairs a shard, which is what an interruption can lose at most; a run that exists
@@ -135,12 +169,13 @@ def score(
 
     Raises:
         ValueError: ``folder`` holds a run of other settings, or a setting is not usable.
-        TypeError: a number that must be an integer is none.
+        TypeError: an argument is of another kind than it must be.
         FileExistsError: ``folder`` holds files that a run would write over and did not write.
         OSError: a shard could not be written, or was taken away; the finished ones are kept.
     """
-    folder = Path(folder)
     check_pairs(pairs)
+    check_kept(pairs)
+    _check_talk(note, report)
     whole("block", block)
     check_settings(
         draws=whole("draws", draws),
@@ -150,7 +185,9 @@ def score(
         seed=seed,
         batch_size=batch_size,
     )
+    process.sampler(sampler, steps)
     check_folder(folder)
+    folder = Path(folder)
     pairs = pairs.assign(**columns(process.readers, list(pairs["text1"]), list(pairs["text2"])))
     settings: dict[str, Any] = {
         "model": process.name,
@@ -353,12 +390,20 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
 # -- starting and finding ---------------------------------------------------------------------
 
 
-def check_pairs(pairs: pd.DataFrame) -> None:
-    """Check that a run can keep and score these: columns id (unique), text1, text2.
+def check_pairs(pairs: Any) -> None:
+    """Check that these can be scored: columns id (unique), text1, text2.
 
     Raises:
-        ValueError: it cannot; the message names the column or the row.
+        TypeError: they are no DataFrame.
+        ValueError: they cannot; the message names the column or the row.
     """
+    if not isinstance(pairs, pd.DataFrame):
+        raise TypeError(
+            "pairs must be a DataFrame with the columns id, text1 and text2, not "
+            f"{type(pairs).__name__}: pandas.DataFrame makes one of rows or of columns"
+        )
+    if twice := pairs.columns[pairs.columns.duplicated()].tolist():
+        raise ValueError(f"the pairs have two columns called {twice[0]!r}: rename one")
     if lacking := {"id", "text1", "text2"} - set(pairs.columns):
         raise ValueError(f"the pairs lack the column {', '.join(sorted(lacking))}")
     if not len(pairs):
@@ -367,14 +412,48 @@ def check_pairs(pairs: pd.DataFrame) -> None:
         row = int(pairs["id"].isna().to_numpy().argmax())
         raise ValueError(f"row {row} of the pairs has no id: fill the column id, or leave it out")
     if not pairs["id"].is_unique:
-        twice = pairs["id"][pairs["id"].duplicated()].iloc[0]
-        raise ValueError(f"the id {twice!r} stands twice in the pairs: ids must be unique")
+        again = pairs["id"][pairs["id"].duplicated()].iloc[0]
+        raise ValueError(f"the id {again!r} stands twice in the pairs: ids must be unique")
     if not _survives(pairs["id"].tolist()):
         raise ValueError("the ids of the pairs are of mixed or unusual types: make them strings")
     for name in ("text1", "text2"):
         for row, text in zip(pairs["id"], pairs[name], strict=True):
             if why := fault(text) if isinstance(text, str) else "is no text":
                 raise ValueError(f"{name} of the pair {row!r} {why}")
+
+
+def check_kept(pairs: pd.DataFrame) -> None:
+    """Check that a run can keep all columns of ``pairs`` beside those of its own.
+
+    Raises:
+        ValueError: one has a name that a run writes, or values that Parquet cannot hold.
+    """
+    if own := [name for name in (*COLUMNS, "distance", "stderr") if name in pairs]:
+        raise ValueError(
+            f"the pairs have a column {', '.join(own)}, which a run writes itself: rename it, or "
+            "leave it out"
+        )
+    try:
+        pairs.to_parquet(io.BytesIO(), index=False)
+    except Exception as error:  # pandas and pyarrow raise many kinds
+        raise ValueError(
+            f"a column of the pairs cannot be kept as Parquet ({error}): give each a string for a "
+            "name and values of one kind"
+        ) from error
+
+
+def _check_talk(note: Any, report: Any) -> None:
+    """Raises TypeError where a run cannot keep ``note``, or cannot call ``report``."""
+    if not callable(report):
+        raise TypeError(
+            f"report must be a function of a text, not {report!r}: lambda text: None says nothing"
+        )
+    if note is not None and not isinstance(note, Mapping):
+        raise TypeError(f"note must be a dict, not {type(note).__name__}")
+    try:
+        json.dumps(note, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"note must hold what JSON can, such as texts: {error}") from error
 
 
 def _survives(values: list[Any]) -> bool:
@@ -395,24 +474,38 @@ def check_folder(folder: str | Path, reading: Path | None = None) -> None:
 
     Raises:
         FileExistsError: files are in the way; they are named.
-        NotADirectoryError: ``folder`` is a file.
-        ValueError: ``reading`` would be written over.
+        NotADirectoryError: ``folder``, or one that it needs in it, is a file.
+        OSError: ``folder`` cannot be written to.
+        ValueError: ``reading`` would be written over, or ``run.json`` is damaged.
     """
+    check_place(folder, OWN)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, and a run is a folder: choose another name")
+    check_lock(folder)
     names = ("run.json", "pairs.parquet", *OUTPUTS)
-    if reading is not None and reading.resolve() in [(folder / n).resolve() for n in names]:
+    taken = [(folder / name).resolve() for name in (*names, *OWN)]
+    if reading is not None and {*taken} & {reading.resolve(), *reading.resolve().parents}:
         raise ValueError(f"{reading} is read, and would be written over: choose another folder")
     started = os.path.lexists(folder / "run.json")
+    if started and is_changed(folder / "run.json"):
+        _record(folder)  # which says how to go on
     # pairs are kept once more, and damaged ones set aside
     refuse_others([folder / n for n in names if not (started and n == "pairs.parquet")])
-    shards = folder / "shards"
-    others = [] if started or not shards.exists() else [f.name for f in shards.iterdir()]
-    if strange := [name for name in others if not SHARD.fullmatch(name)]:
+    others = [] if started else sorted((folder / "shards").glob("*"))
+    if strange := [file for file in others if not _is_shard(file)]:
         raise FileExistsError(
-            f"{shards} holds {strange[0]}, and no run wrote it: move it, or choose another folder"
+            f"{strange[0]} was written by no run, or is damaged: move it, or choose another folder"
         )
+
+
+def _is_shard(file: Path) -> bool:
+    """Whether a run wrote ``file``; those of a run whose run.json is lost are taken over."""
+    import pyarrow.parquet as pq
+
+    try:
+        known = pq.read_schema(file).metadata or {}
+    except Exception:  # pyarrow raises many kinds of a damaged file
+        return False
+    return bool(SHARD.fullmatch(file.name)) and {b"conjure", b"sha256"} <= known.keys()
 
 
 def _start(
@@ -444,8 +537,8 @@ def _start(
     )
     record = {
         "settings": settings,
-        "fingerprint": _fingerprint(settings),
-        "block": block,
+        "fingerprint": (fingerprint := _fingerprint(settings)),
+        "block": _kept_block(folder, fingerprint, block),
         "timesteps": times.tolist(),
         "term_weights": weights,
         "floor": {
@@ -499,11 +592,15 @@ def _change(folder: Path, pairs: pd.DataFrame) -> str:
 
 
 def _keep_pairs(folder: Path, pairs: pd.DataFrame) -> None:
-    """Write the pairs, setting aside what stands there and is damaged or somebody else's."""
+    """Write the pairs, and what was left out of their file.
+
+    What stands in the place of the pairs and is damaged or somebody else's is set aside.
+    """
     file = folder / "pairs.parquet"
     if os.path.lexists(file) and not is_ours(file):
         _set_aside(file, "it was changed, or is damaged")
     keep(file, lambda path: pairs.to_parquet(path, index=False))
+    write_dropped(pairs, folder)
 
 
 def _pairs(folder: Path, record: dict[str, Any]) -> pd.DataFrame:
@@ -533,7 +630,10 @@ def _set_aside(file: Path, why: object, level: int = 3) -> None:
 def _record(folder: Path) -> dict[str, Any]:
     """What run.json says. Raises ValueError where it is damaged, or is no record of a run."""
     file = folder / "run.json"
-    mend = "move it and start the same run again, which keeps its shards, or choose another folder"
+    mend = (
+        "move it and start the same run again, which keeps its shards and their size, or choose "
+        "another folder"
+    )
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -583,23 +683,38 @@ def _read_shard(
     file: Path, record: dict[str, Any], blocks: Sequence[pd.DataFrame]
 ) -> tuple[tuple[int, int], tuple[np.ndarray, dict[str, Any]]]:
     """Terms (pairs, S, 2) of one shard, checked; raises where it is unsound."""
-    import pyarrow.parquet as pq
-
     name = SHARD.fullmatch(file.name)
     if not name or int(name[2]) >= len(blocks):
         raise ValueError("it is no shard of this run")
-    table = pq.read_table(file, page_checksum_verification=True)
-    note = (table.schema.metadata or {}).get(b"conjure", b"{}")
-    terms = table["terms"].combine_chunks().flatten().to_numpy()
-    if (table.schema.metadata or {}).get(b"sha256") != _seal(note, terms):
-        raise ValueError("it is damaged: its contents are not those that were written")
-    meta = json.loads(note)
+    table, meta, terms = _open_shard(file)
     key = int(name[1]), int(name[2])
     if meta.get("fingerprint") != record["fingerprint"] or meta.get("key") != list(key):
         raise ValueError("it belongs to another run")
     if table["id"].to_pylist() != blocks[key[1]]["id"].tolist():
         raise ValueError("its pairs are others than those of the run")
     return key, (terms.reshape(len(table), len(record["timesteps"]), 2), meta)
+
+
+def _open_shard(file: Path) -> tuple[Any, dict[str, Any], np.ndarray]:
+    """The table of a shard, the note in it and its terms in one row; raises where damaged."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file, page_checksum_verification=True)
+    note = (table.schema.metadata or {}).get(b"conjure", b"{}")
+    terms = table["terms"].combine_chunks().flatten().to_numpy()
+    if (table.schema.metadata or {}).get(b"sha256") != _seal(note, terms):
+        raise ValueError("it is damaged: its contents are not those that were written")
+    return table, json.loads(note), terms
+
+
+def _kept_block(folder: Path, fingerprint: str, block: int) -> int:
+    """Pairs a shard of a run whose shards are there and whose run.json is not; else ``block``."""
+    for file in sorted((folder / "shards").glob("draw-*")):
+        with suppress(Exception):  # a damaged one is set aside later
+            _, meta, _ = _open_shard(file)
+            if meta["fingerprint"] == fingerprint:
+                return int(meta["block"])
+    return block
 
 
 def _write_shard(
@@ -618,7 +733,8 @@ def _write_shard(
         first = block["id"].iloc[int(np.argwhere(~np.isfinite(terms))[0][0])]
         raise ValueError(f"a noise prediction for the pair {first!r} is not finite")
     flat = pa.FixedSizeListArray.from_arrays(pa.array(terms.ravel()), terms[0].size)
-    meta = {"fingerprint": record["fingerprint"], "key": [draw, number], **spent}
+    told = {name: record[name] for name in ("fingerprint", "block")}
+    meta = {**told, "key": [draw, number], **spent}
     table = pa.table({"id": pa.array(block["id"].tolist()), "terms": flat})
     note = json.dumps(meta).encode()
     table = table.replace_schema_metadata({"conjure": note, "sha256": _seal(note, terms.ravel())})
@@ -722,6 +838,7 @@ def _duration(seconds: float) -> str:
 
 
 def digest(pairs: pd.DataFrame) -> str:
-    """SHA-256 of the ids and texts, in their order."""
-    rows: Iterator[Any] = zip(pairs["id"], pairs["text1"], pairs["text2"], strict=True)
-    return hashlib.sha256(json.dumps([list(map(str, r)) for r in rows]).encode()).hexdigest()
+    """SHA-256 of the ids and texts, in their order; 1 and "1" are two ids."""
+    columns = [pairs[name].tolist() for name in ("id", "text1", "text2")]
+    rows = list(zip(*columns, strict=True))
+    return hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest()

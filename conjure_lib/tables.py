@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conjure_lib.folders import keep
+from conjure_lib.folders import discard, keep
 
 ROLES = ("text1", "text2", "score", "id")
 STEMS = "text|sentence|sent|word|prompt|caption|phrase|question|term|w|s"
@@ -158,10 +158,13 @@ def write_dropped(pairs: pd.DataFrame, folder: Path) -> None:
     Raises:
         FileExistsError: there is such a file, and it was not written by this function.
     """
+    file = folder / "dropped.csv"
     if dropped := pairs.attrs.get("dropped"):
         folder.mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame(dropped)
-        keep(folder / "dropped.csv", lambda path: table.to_csv(path, index=False))
+        keep(file, lambda path: table.to_csv(path, index=False))
+    else:
+        discard(file)  # of an earlier start, whose file has been mended since
 
 
 def read_table(

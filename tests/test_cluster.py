@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_local_processes(tmp_path: Path, expected: pd.DataFrame) -> None:
 def start(folder: Path) -> subprocess.Popen[bytes]:
     """One worker on two cores, the least that the book promises."""
     driver = [str(HERE / "cluster_driver.py"), str(folder)]
-    habits = {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}  # nothing written at home
+    habits = {"RAY_AUTH_MODE": "disabled"}  # nothing written at home
     with (folder / "driver.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-W", "ignore", *driver],
@@ -200,6 +201,91 @@ def test_pairs_and_settings_are_checked_before_ray_starts(
     with pytest.raises(ValueError, match="blocks of something else"):
         (out / "_settings.json").unlink()
         score_files(file, out, block=ROWS, **options)
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "message"),
+    [
+        ({"cpus": "1"}, TypeError, "cpus must be a finite number, not '1'"),
+        ({"cpus": 1.5}, ValueError, "cpus must be a whole number or below 1"),
+        ({"cpus": -1}, ValueError, "cpus must be a whole number or below 1"),
+        ({"gpus": None}, TypeError, "gpus must be a finite number, not None"),
+        ({"workers": "1"}, TypeError, "workers must be a whole number, not '1'"),
+        ({"block": 0}, ValueError, "block must be at least 1"),
+        ({"steps": "3"}, TypeError, "steps must be a whole number, not '3'"),
+        ({"draws": 0}, ValueError, "draws must be at least 1"),
+        ({"threads": 0}, ValueError, "threads must be at least 1"),
+        ({"dtype": "float17"}, ValueError, "dtype must be the name of one"),
+        ({"loader": "load"}, TypeError, "loader must be a function"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: Any, kind: Any, message: str
+) -> None:
+    monkeypatch.setattr(cluster, "_ray", lambda: None)
+    PAIRS.to_parquet(tmp_path / "pairs.parquet")
+    with pytest.raises(kind, match=message):
+        score_files(tmp_path / "pairs.parquet", tmp_path / "out", **{"loader": toy} | changed)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("", "is empty"), ("pairs.parquet/x", "is a file"), (".", "would be written to")],
+)
+def test_a_place_for_blocks_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, message: str
+) -> None:
+    monkeypatch.setattr(cluster, "_ray", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    PAIRS.to_parquet("pairs.parquet")
+    with pytest.raises((ValueError, OSError), match=message):
+        score_files("." if out == "." else "pairs.parquet", out, loader=toy)
+    assert [file.name for file in tmp_path.iterdir()] == ["pairs.parquet"]
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_workers_have_the_priority_of_any_program(
+    monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    seen, niceness = [], "RAY_worker_niceness"
+    ray = SimpleNamespace(init=lambda **_: seen.append(os.environ[niceness]))
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    monkeypatch.setenv(niceness, own or "15")
+    if own is None:
+        monkeypatch.delenv(niceness)
+    cluster.start_ray()
+    assert seen == [own or "0"]
+
+
+def test_blocks_are_counted_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pool:  # of Ray, of one process
+        def __init__(self, crew: list[Any]) -> None:
+            self.crew = crew
+
+        def map_unordered(self, call: Any, files: list[Path]) -> Any:
+            return (call(self.crew[0], file) for file in files)
+
+    def remote(made: Any) -> Any:
+        one = SimpleNamespace(score=SimpleNamespace(remote=made.score))
+        return SimpleNamespace(remote=lambda _: one)
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        cluster_resources=lambda: {"CPU": 1},
+        remote=lambda **_: lambda kind: remote(kind(scorer(tmp_path))),
+        util=SimpleNamespace(ActorPool=Pool),
+    )
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    PAIRS[:12].to_parquet(tmp_path / "pairs.parquet")
+    options: dict[str, Any] = {"model": str(tmp_path), "loader": toy, "block": 6, **SETTINGS}
+    score_files(tmp_path / "pairs.parquet", tmp_path / "out", **options)
+    assert "out: 100%" in (said := capsys.readouterr().err) and "2/2" in said
+    (tmp_path / "out" / "block-000001.parquet").unlink()
+    score_files(tmp_path / "pairs.parquet", tmp_path / "out", **options)
+    assert "1/2" in capsys.readouterr().err  # what is there is counted
 
 
 def test_without_ray_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -68,6 +68,35 @@ def test_a_run_is_the_distances(tmp_path: Path, weighting: str, changed: dict[st
     assert (table["distance"][PAIRS["text1"] == PAIRS["text2"]] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("chosen", "kind", "message"),
+    [
+        ({"draws": 0}, ValueError, "draws must be at least 1, not 0"),
+        ({"draws": -1}, ValueError, "draws must be at least 1, not -1"),
+        ({"draws": 99}, ValueError, "draws=99, and the run has 2"),
+        ({"draws": 1.5}, TypeError, "draws must be a whole number, not 1.5"),
+        ({"draws": "1"}, TypeError, "draws must be a whole number, not '1'"),
+        ({"at": []}, ValueError, "at must be at least 1, and none are given"),
+        ({"at": [0, 0]}, ValueError, r"at=\[0, 0\] holds a number twice"),
+        ({"at": [5]}, ValueError, r"at=\[5\]: there are 5, from 0 to 4"),
+        ({"at": [-1]}, ValueError, "each of at must be at least 0, not -1"),
+        ({"at": [0.5]}, TypeError, "each of at must be a whole number, not 0.5"),
+        ({"at": 2}, TypeError, "at must be like"),
+    ],
+)
+def test_draws_and_timesteps_that_a_run_has_not(
+    chosen: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    terms, steps = np.ones((3, 2, 5, 2), np.float32), np.arange(800, -1, -200)
+    run = runs.Run(PAIRS[:3], terms, steps, {"sde": np.arange(5.0)}, {})
+    assert (run.distances(draws=1, at=np.array([4, 1]))["distance"] == 2.5).all()
+    with pytest.raises(kind, match=message):
+        run.distances(**chosen)
+    if "at" in chosen:
+        with pytest.raises(kind, match=message):
+            run.by_draw(**chosen)
+
+
 def test_order_of_the_pairs_changes_no_number(tmp_path: Path) -> None:
     shuffled = PAIRS.sample(frac=1, random_state=3)
     one = score(tmp_path / "one").distances().set_index("id")
@@ -314,6 +343,101 @@ def test_a_flipped_bit_beside_the_shards_is_named(tmp_path: Path, name: str) -> 
             np.testing.assert_array_equal(score(tmp_path / "run").terms, whole.terms)
 
 
+def foreign(folder: Path) -> dict[str, bytes]:
+    return {str(f): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize("block", [1, 7, 45])
+def test_without_its_run_json_a_run_keeps_its_shards(tmp_path: Path, block: int) -> None:
+    whole = score(tmp_path / "run", block=block)
+    file, draws = tmp_path / "run" / "run.json", 3
+    file.write_bytes(flipped(file.read_bytes(), 8 * (file.stat().st_size // 3)))
+    with pytest.raises(ValueError, match=r"run\.json .* move it and start the same run again"):
+        score(tmp_path / "run")
+    file.rename(tmp_path / "moved.json")
+    if block < 45:  # neither is the first shard needed for it
+        (tmp_path / "run" / "shards" / "draw-0000-block-00000.parquet").unlink()
+        draws -= 1
+    process = toy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is set aside
+        again = score(tmp_path / "run", process, block=9)
+    np.testing.assert_allclose(again.terms, whole.terms, rtol=1e-4)
+    assert again.record["block"] == block and process.evaluations < 250  # of 3 * 405
+    assert not (tmp_path / "run" / "set-aside").exists()
+
+
+def test_ids_that_look_alike_are_other_pairs(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"draws": 1, "steps": 2, "report": lambda _: None}
+    numbers = PAIRS[:3].assign(id=[1, 2, 3])
+    runs.score(toy(), numbers, tmp_path / "run", **settings)
+    with pytest.raises(ValueError, match=r"other pairs \(row 0 was \[1, .*is \['1', .*: choose"):
+        runs.score(toy(), numbers.assign(id=["1", "2", "3"]), tmp_path / "run", **settings)
+    other = numbers.assign(id=numbers["id"].astype("int32"))  # the same numbers
+    assert len(runs.score(toy(), other, tmp_path / "run", **settings).pairs) == 3
+
+
+MARKED = (".written", "written", "shards", "set-aside")
+TAKEN = [("written/distances.csv", True), (".written/run.json", False)]
+TAKEN += [("shards/draw-0000-block-00000.parquet", False), *[(name, False) for name in MARKED[::2]]]
+TAKEN += [("set-aside", False), ("written", True), (".written/mine.txt", True)]
+
+
+@pytest.mark.parametrize(("name", "goes"), TAKEN)
+def test_files_of_anothers_in_the_folders_of_a_run(tmp_path: Path, name: str, goes: bool) -> None:
+    folder = tmp_path / "run"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("my writings")
+    before = foreign(folder)
+    if goes:
+        score(folder)
+    else:
+        with pytest.raises((FileExistsError, NotADirectoryError), match=name):
+            score(folder)
+        assert foreign(folder) == before
+    assert (folder / name).read_text() == "my writings"
+
+
+@pytest.mark.parametrize("name", ["shards/draw-0000-block-00000.parquet", ".written/run.json"])
+def test_a_parquet_table_of_anothers_is_no_shard(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir()
+    PAIRS.to_parquet(tmp_path / name)
+    before = foreign(tmp_path)
+    with pytest.raises(FileExistsError, match=name):
+        score(tmp_path)
+    with pytest.raises(ValueError, match="is read, and would be written over"):
+        runs.check_folder(tmp_path, tmp_path / name)
+    assert foreign(tmp_path) == before
+
+
+def test_places_that_cannot_be_written_to_are_said_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conjure_lib.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.chdir(tmp_path)
+    PAIRS.assign(score=1.0).to_csv("p.csv", index=False)
+    Path("lock/run.lock").mkdir(parents=True)
+    long = "a" * 300
+    places = {"p.csv/x": "is a file", "p.csv": "is a file", "/dev/null/x": "is a file"}
+    places |= {f"new/{long}": "cannot be written to", "lock": "is no lock of a run"}
+    places |= {"/proc/x": "cannot be written to"} if Path("/proc/self").exists() else {}
+    before = foreign(tmp_path)
+    for command in ("score", "evaluate"):
+        for place, why in places.items():
+            if (command, place) == ("evaluate", "lock"):
+                continue
+            assert main([command, "p.csv", "--out", place]) == 2
+            said = capsys.readouterr().err
+            assert why in said and "choose another" in said and len(said.splitlines()) == 1
+    for command, option in (("score", "--out"), ("evaluate", "--out"), ("evaluate", "--against")):
+        with pytest.raises(SystemExit):
+            main([command, "p.csv", "--out", "x", option, ""])
+        assert f"argument {option}: it is empty" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is empty"):
+        runs.score(toy(), PAIRS, "")
+    assert foreign(tmp_path) == before and not Path("new").exists()
+
+
 OTHERS = ("pairs.parquet", "distances.csv", "distances.parquet", "record.json", "run.json")
 
 
@@ -336,7 +460,7 @@ def test_nothing_of_anothers_is_written_over(tmp_path: Path, name: str, started:
     else:
         with pytest.raises((FileExistsError, ValueError), match=name.split("/")[-1]):
             score(folder)
-        assert started or not (folder / "written").exists()
+        assert started or not (folder / ".written").exists()
     assert (folder / name).read_text() == "{}"
 
 
@@ -359,6 +483,26 @@ def test_the_input_is_never_written_over(
     assert [f for f in tmp_path.iterdir() if f.name not in (name, "run")] == []
 
 
+@pytest.mark.filterwarnings("ignore:.*rows are left out")
+def test_rows_left_out_are_those_of_the_last_start(tmp_path: Path) -> None:
+    file, out = tmp_path / "b.csv", tmp_path / "run"
+    small = ["--out", str(out), "--steps", "2", "--draws", "1"]
+    good = "text1,text2\ncat,dog\nsun,moon\n"
+    file.write_text(f"{good},dog\ncat,\n")
+    assert main(["score", str(file), *small, "--drop"]) == 0
+    assert len(pd.read_csv(out / "dropped.csv")) == 2
+    assert main(["score", str(file), *small, "--drop", "--seed", "1"]) == 2  # refused
+    file.write_text("text1,text2\ncat,dog\n")
+    assert main(["score", str(file), *small]) == 2  # other pairs, refused
+    assert len(pd.read_csv(out / "dropped.csv")) == 2
+    file.write_text(good)
+    assert main(["score", str(file), *small]) == 0
+    assert not (out / "dropped.csv").exists()
+    (out / "dropped.csv").write_text("mine")
+    assert main(["score", str(file), *small]) == 2
+    assert (out / "dropped.csv").read_text() == "mine"
+
+
 def test_evaluation_against_a_run_compares_texts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -370,7 +514,13 @@ def test_evaluation_against_a_run_compares_texts(
     assert main(["score", str(tmp_path / "a.csv"), "--out", str(tmp_path / "run"), *small]) == 0
     against = ["--out", str(tmp_path / "runs"), "--against", str(tmp_path / "run"), *small]
     assert main(["evaluate", str(tmp_path / "b.csv"), *against]) == 2
-    assert "row 0 is ['row-000001', 'cat', 'dog'] and not" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "row 0 is ['row-000001', 'cat', 'dog'] and not" in said
+    assert "give --against a run of the same pairs" in said
+    assert main(["evaluate", str(tmp_path / "a.csv"), *against]) == 0
+    pd.DataFrame([*rows, *rows], columns=["text1", "text2", "score"]).to_csv(tmp_path / "c.csv")
+    assert main(["evaluate", str(tmp_path / "c.csv"), *against]) == 2
+    assert "3 pairs, and" in (said := capsys.readouterr().err) and "give --against" in said
 
 
 def test_a_run_json_that_lacks_a_key(tmp_path: Path) -> None:
@@ -542,6 +692,59 @@ def test_bad_pairs(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
         runs.open_run(tmp_path / "run")
+
+
+TABLES: dict[str, tuple[Any, type[Exception], str]] = {
+    "a dict": ({"id": [1]}, TypeError, "must be a DataFrame .* not dict"),
+    "a list": ([("cat", "dog")], TypeError, "must be a DataFrame .* not list"),
+    "nothing": (None, TypeError, "must be a DataFrame .* not NoneType"),
+    "mixed": (PAIRS.assign(more=[1, "a", *[2.0] * 43]), ValueError, "(?s)more.* of one kind"),
+    "objects": (PAIRS.assign(more=[object()] * 45), ValueError, "(?s)more.* of one kind"),
+} | {
+    f"two {n}": (PAIRS.assign(other="x").rename(columns={"other": n}), ValueError, f"called '{n}'")
+    for n in ("id", "text1")
+}
+NAMES = ("read1", "lost1", "read2", "lost2", "same_tokens", "distance", "stderr")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_that_a_run_cannot_keep(tmp_path: Path, table: str) -> None:
+    pairs, kind, message = TABLES[table]
+    with pytest.raises(kind, match=message):
+        runs.score(toy(), pairs, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_of_the_input_are_never_replaced(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conjure_lib.load", lambda *_, **__: pytest.fail("loaded"))
+    table = PAIRS.assign(score=1.0, **{name: "mine"})
+    with pytest.raises(ValueError, match=f"a column {name}, which a run writes itself: rename"):
+        runs.score(toy(), table, tmp_path / "run")
+    table.to_csv(tmp_path / "p.csv", index=False)
+    for command in ("score", "evaluate"):
+        assert main([command, str(tmp_path / "p.csv"), "--out", str(tmp_path / "run")]) == 2
+        assert f"a column {name}, which a run writes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "message"),
+    [
+        ({"note": {"a": object()}}, TypeError, "note must hold what JSON can"),
+        ({"note": "sampled"}, TypeError, "note must be a dict, not str"),
+        ({"report": None}, TypeError, "report must be a function of a text, not None"),
+        ({"sampler": "magic"}, ValueError, "magic"),
+    ],
+)
+def test_other_arguments_are_checked_before_there_is_a_folder(
+    tmp_path: Path, changed: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        score(tmp_path / "run", **changed)
+    assert not (tmp_path / "run").exists()
 
 
 def test_provenance(tmp_path: Path, process: cj.GenerativeProcess) -> None:
