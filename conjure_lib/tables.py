@@ -193,7 +193,7 @@ def _read(
     data, suffix = _unpacked(data, name)
     if not data.strip():
         raise ValueError("it is empty: there are no pairs in it")
-    if data.startswith(b"PAR1"):
+    if re.match(rb"PAR1[\x00-\x08\x0e-\x1f]", data):
         return _parquet(data, wanted)
     if _is_workbook(data):
         return _excel(data, wanted)
@@ -497,7 +497,7 @@ def _unknown(first: Sequence[str], wanted: list[str] | None) -> ValueError:
 def _unpacked(data: bytes, name: Path) -> tuple[bytes, str]:
     """What is in a compressed file, and the ending of its name without that of compression."""
     while not _is_workbook(data):
-        unpack = next((f for magic, f in UNPACK.items() if data.startswith(magic)), None)
+        unpack = next((f for magic, f in UNPACK.items() if re.match(magic, data)), None)
         if unpack is None:
             break
         try:
@@ -509,7 +509,7 @@ def _unpacked(data: bytes, name: Path) -> tuple[bytes, str]:
 
 
 def _is_workbook(data: bytes) -> bool:
-    return data.startswith(b"PK") and b"xl/workbook.xml" in data
+    return data.startswith(b"PK\3\4") and b"xl/workbook.xml" in data
 
 
 def _unzip(data: bytes) -> bytes:
@@ -528,12 +528,13 @@ def _zstandard(data: bytes) -> bytes:
 
 
 UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": gzip.decompress,
-    b"BZh": bz2.decompress,
-    b"\xfd7zXZ\0": lzma.decompress,
-    b"\x28\xb5\x2f\xfd": _zstandard,
-    b"PK": _unzip,
+    rb"\x1f\x8b": gzip.decompress,
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.decompress,
+    rb"\xfd7zXZ\x00": lzma.decompress,
+    rb"\x28\xb5\x2f\xfd": _zstandard,
+    rb"PK(\x03\x04|\x05\x06|\x07\x08)": _unzip,
 }
+"""Patterns that no text begins with."""
 
 
 def _decoded(data: bytes, encoding: str | None) -> str:

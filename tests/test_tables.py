@@ -519,6 +519,15 @@ def test_a_compressed_name_on_a_file_that_is_not(tmp_path: Path) -> None:
         read_pairs(write(tmp_path, b"\xfe\x00\x01garbage", "pairs.zip"))
 
 
+@pytest.mark.parametrize("name", ["PK", "PK id", "BZh", "BZh9", "BZhidden", "PAR1"])
+def test_a_text_may_begin_like_the_mark_of_a_format(name: str, tmp_path: Path) -> None:
+    for content in (f"{name},text1,text2\n1,a,b\n", f"{name}\ttext1\ttext2\n1\ta\tb\n"):
+        assert rows(read_pairs(write(tmp_path, content))) == [("a", "b")]
+    assert rows(read_pairs(write(tmp_path, f"{name} cat,a dog,3\n"))) == [
+        (f"{name} cat", "a dog", 3.0)
+    ]
+
+
 def test_archives_of_several_files_or_with_a_password(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"2 files \(a\.csv, b\.csv\), and one"):
         read_pairs(write(tmp_path, zipped(b"x", "a.csv", "b.csv"), "pairs.zip"))
