@@ -196,7 +196,7 @@ def _read(
     data, suffix = _unpacked(data, name)
     if not data.strip():
         raise ValueError("it is empty: there are no pairs in it")
-    if data.startswith(b"PAR1"):
+    if re.match(rb"PAR1[\x00-\x08\x0e-\x1f]", data):
         return _parquet(data, wanted)
     if _is_workbook(data):
         return _excel(data, wanted)
@@ -500,7 +500,7 @@ def _unknown(first: Sequence[str], wanted: list[str] | None) -> ValueError:
 def _unpacked(data: bytes, name: Path) -> tuple[bytes, str]:
     """What is in a compressed file, and the ending of its name without that of compression."""
     while not _is_workbook(data):
-        unpack = next((f for magic, f in UNPACK.items() if data.startswith(magic)), None)
+        unpack = next((f for magic, f in UNPACK.items() if re.match(magic, data)), None)
         if unpack is None:
             break
         try:
@@ -512,7 +512,7 @@ def _unpacked(data: bytes, name: Path) -> tuple[bytes, str]:
 
 
 def _is_workbook(data: bytes) -> bool:
-    return data.startswith(b"PK") and b"xl/workbook.xml" in data
+    return data.startswith(b"PK\3\4") and b"xl/workbook.xml" in data
 
 
 def _unzip(data: bytes) -> bytes:
@@ -531,12 +531,13 @@ def _zstandard(data: bytes) -> bytes:
 
 
 UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": gzip.decompress,
-    b"BZh": bz2.decompress,
-    b"\xfd7zXZ\0": lzma.decompress,
-    b"\x28\xb5\x2f\xfd": _zstandard,
-    b"PK": _unzip,
+    rb"\x1f\x8b": gzip.decompress,
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.decompress,
+    rb"\xfd7zXZ\x00": lzma.decompress,
+    rb"\x28\xb5\x2f\xfd": _zstandard,
+    rb"PK(\x03\x04|\x05\x06|\x07\x08)": _unzip,
 }
+"""Patterns that no text begins with."""
 
 
 def _decoded(data: bytes, encoding: str | None) -> str:
@@ -668,7 +669,7 @@ def _quoted(
         faults += [swallowed] if swallowed else []
         rest = rest or records
     if not quotes and _fit(plain, shape):
-        enclosed = any(len(c) > 1 and c[0] == c[-1] == '"' for _, r in plain for c in r)
+        enclosed = any(_enclosed(c) for _, cells in plain for c in cells)
         if delimiter == "\t" or not (enclosed or (rest and faults)):  # nothing that they enclose
             why = faults[0] if faults else "double quotes do not enclose whole cells"
             return plain, f"{why}: they are read as characters of the texts (--quotes none)"
@@ -681,14 +682,21 @@ def _quoted(
 
 
 def _swallowed(records: list[Record], plain: list[Record], shape: Shape) -> str | None:
-    """A record that runs over lines which look like records of their own, if there is one."""
-    whole = {line: _looks_whole(cells, shape) for line, cells in plain}
-    ends = [line for line, _ in records[1:]] + [max(whole) + 1]
-    for (line, _), end in zip(records, ends, strict=True):
-        lines = [k for k in range(line, end) if k in whole]
-        inner = lines[1:-1] or lines
-        looks = any(map(whole.get, lines[:-1]))
-        if len(lines) > 1 and (looks if "score" in shape.roles else all(map(whole.get, inner))):
+    """A record that runs over lines which look like records of their own, if there is one.
+
+    One of them has a score; or all have cells enough (without scores, those between suffice).
+    """
+    rows = dict(plain)
+    ends = [line for line, _ in records[1:]] + [max(rows) + 1]
+    for (line, cells), end in zip(records, ends, strict=True):
+        if shape.loose and any("\t" in cell for cell in cells) and len(rows[line]) > len(cells):
+            return f"line {line}: a double quote makes cells one that look like two"
+        lines = [k for k in range(line, end) if k in rows]
+        inner = lines if "score" in shape.roles else lines[1:-1] or lines
+        if len(lines) > 1 and (
+            any(_has_score(rows[k], shape) for k in lines[:-1])
+            or all(_has_cells(rows[k], shape) for k in inner)
+        ):
             return (
                 f"line {line}: a double quote makes lines {line} to {lines[-1]} one row, and they "
                 "look like rows of their own"
@@ -696,11 +704,22 @@ def _swallowed(records: list[Record], plain: list[Record], shape: Shape) -> str 
     return None
 
 
-def _looks_whole(cells: list[str], shape: Shape) -> bool:
+def _has_score(cells: list[str], shape: Shape) -> bool:
+    """Whether there is a number where the score is, counted from the first cell or the last."""
     score, surplus = shape.roles.get("score"), len(cells) - len(shape.names)
-    if surplus < 0 or (surplus > 0 and not shape.loose):
+    if score is None or surplus < 0:
         return False
-    return score is None or _numeric(cells, score)
+    return _numeric(cells, score) or _numeric(cells, score + surplus)
+
+
+def _has_cells(cells: list[str], shape: Shape) -> bool:
+    """Whether there are as many as in a row; or more, and then none that quotes enclose."""
+    surplus = len(cells) - len(shape.names)
+    return surplus == 0 or (surplus > 0 and (shape.loose or not any(map(_enclosed, cells))))
+
+
+def _enclosed(cell: str) -> bool:
+    return len(cell) > 1 and cell[0] == cell[-1] == '"'
 
 
 def _fit(records: list[Record], shape: Shape) -> bool:

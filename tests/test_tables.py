@@ -94,6 +94,8 @@ def as_csv(table: list[tuple], header: str = "text1,text2,score", **options: Any
         ('text1,text2\n"say \\"hi\\"",x\n"\\"z\\", w",v\n', [('say "hi"', "x"), ('"z", w', "v")]),
         ('text1,text2\n"C:\\new, old",x\n', [("C:\\new, old", "x")]),
         ('text1,text2,score\n"a,\n\nc, d,",e,3\nf,g,4\n', [("a,\n\nc, d,", "e", 3), ("f", "g", 4)]),
+        ('text1,text2\n"a, b\nc, d","e"\n', [("a, b\nc, d", "e")]),
+        ('text1,text2,score\n"a, b\nc, d","e",3\n', [("a, b\nc, d", "e", 3.0)]),
         # no header, and a number where only a score can be
         ("gem;jewel;3.94\ncord;smile;0.02\n", [("gem", "jewel", 3.94), ("cord", "smile", 0.02)]),
         ("tiger\tcat\t7.35\n", [("tiger", "cat", 7.35)]),
@@ -182,6 +184,17 @@ def test_the_content_decides_and_not_the_ending(ending: str, tmp_path: Path) -> 
         ('text1,text2\n"a, b",c\n"d,e\nf,g\n', "line 3: a double quote is not closed"),
         ('text1,text2\n"a, b",c\n"d" e,"f, g"\n', "line 3: a double quote is not closed, or not"),
         ('text1,text2\n"a cat","x"\n"Yes she,y\n', "line 3: a double quote is not closed"),
+        *[
+            (content, "line 2: a double quote makes lines 2 to 3 one row.*--quotes none")
+            for content in (  # with delimiters that no quotes enclose, too
+                'text1,text2,score\n"a cat, black,a dog,3\na boat",a ship,4\n',
+                'text1,text2,score\na cat,"a dog, big,3\na boat, red",4\n',
+                'text1,text2,score\n"a cat,a dog,n/a\na boat",a ship,4\n',
+                'text1,text2\n"a cat, black,a dog\na boat",a ship\n',
+                'score,text1,text2\n3,a cat,"a dog, black\n4,a boat, red,a ship"\n',
+                'text1;text2;score\n"a cat; black;a dog;3\na boat";a ship;4\n',
+            )
+        ],
         # encodings
         ("text1,text2\ncafé,bar\n".encode("latin-1"), "line 2 is not UTF-8.*'café,bar'.*cp1252"),
         ("text1,text2\n“big” dog,b\n".encode("cp1252"), "'“big” dog,b': --encoding cp1252"),
@@ -391,6 +404,14 @@ def test_sts_benchmark_with_quotes_that_are_not_balanced(tmp_path: Path) -> None
     assert table["column 8"].tolist() == ["", "", "http://a", ""]
 
 
+def test_sts_benchmark_where_quotes_could_enclose_a_tab(tmp_path: Path) -> None:
+    start = "main-news\theadlines\t2013\t1\t5.0\t"
+    for content in ('"A\tB"\tsrc\tsrc2\n', '"A\tB"\tsrc\n'):
+        file = write(tmp_path, f"{start}C\tD\n{start}{content}", "sts-dev.csv")
+        with pytest.warns(UserWarning, match="line 2: a double quote makes.*--quotes none"):
+            assert rows(read_pairs(file)) == [("C", "D", 5.0), ('"A', 'B"', 5.0)]
+
+
 def test_sts_of_a_year_takes_its_scores_from_the_file_beside_it(tmp_path: Path) -> None:
     texts = 'a "cat\ta dog\nb\tc\nd\te\thttp://x\thttp://y\n"f\tg\nh\ti\n'
     file = write(tmp_path, texts, "STS2016.input.headlines.txt")
@@ -496,6 +517,15 @@ def test_a_compressed_name_on_a_file_that_is_not(tmp_path: Path) -> None:
     assert rows(read_pairs(write(tmp_path, as_csv(PAIRS), "pairs.csv.gz"))) == PAIRS
     with pytest.raises(ValueError, match=r"pairs\.zip: .*it is no text"):
         read_pairs(write(tmp_path, b"\xfe\x00\x01garbage", "pairs.zip"))
+
+
+@pytest.mark.parametrize("name", ["PK", "PK id", "BZh", "BZh9", "BZhidden", "PAR1"])
+def test_a_text_may_begin_like_the_mark_of_a_format(name: str, tmp_path: Path) -> None:
+    for content in (f"{name},text1,text2\n1,a,b\n", f"{name}\ttext1\ttext2\n1\ta\tb\n"):
+        assert rows(read_pairs(write(tmp_path, content))) == [("a", "b")]
+    assert rows(read_pairs(write(tmp_path, f"{name} cat,a dog,3\n"))) == [
+        (f"{name} cat", "a dog", 3.0)
+    ]
 
 
 def test_archives_of_several_files_or_with_a_password(tmp_path: Path) -> None:
