@@ -145,6 +145,8 @@ def draw_numbers(draws: Any) -> list[int]:
 def as_numbers(name: str, values: Any) -> np.ndarray:
     """``values`` as an array of finite floats: float32 where it is that, else float64.
 
+    Tensors may be on any device, in any precision and in a graph of gradients, singly or in a list.
+
     Raises:
         ValueError: something else than real numbers, rows of different lengths, a masked value, or
             one that is not finite.
@@ -152,7 +154,8 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
     if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
         raise ValueError(f"{name} has masked values: fill them in or leave their rows out")
     try:
-        x = np.asarray(values)
+        rows = isinstance(values, list | tuple)
+        x = np.asarray([_plain(v) for v in values] if rows else _plain(values))
         if x.dtype.kind not in "biufO":
             raise TypeError(f"{x.dtype} is no real number")
         x = x if x.dtype == np.float32 else np.asarray(x, np.float64)
@@ -162,6 +165,14 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
         at = ", ".join(map(str, np.argwhere(~np.isfinite(x))[0]))
         raise ValueError(f"{name} is not finite at [{at}]: NaN or infinity")
     return x
+
+
+def _plain(value: Any) -> Any:
+    """A tensor as an array, which has no bfloat16 and no gradients; anything else as it is."""
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    return (value if str(value.dtype) == "torch.float32" else value.double()).numpy()
 
 
 # -- shapes -----------------------------------------------------------------------------------

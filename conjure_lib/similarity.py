@@ -197,11 +197,10 @@ def _start(
     if noise is None:
         return process.noise(draws, seed)
     shape = (len(draws), *process.latent_shape)
-    plain = noise.detach().cpu().double() if isinstance(noise, Tensor) else noise
-    given = torch.as_tensor(as_numbers("noise", plain))
+    given = torch.as_tensor(as_numbers("noise", noise))
     if tuple(given.shape) != shape:
         raise ValueError(f"noise must have shape {shape}, not {tuple(given.shape)}")
-    return given.to(process.device)
+    return given.to(process.device, torch.float32)
 
 
 def distances(

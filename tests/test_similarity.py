@@ -503,6 +503,14 @@ def test_integers_of_numpy_are_integers(process: cj.GenerativeProcess) -> None:
     np.testing.assert_array_equal(plain.by_draw, numpys.by_draw)
 
 
+def test_noise_of_any_kind(process: cj.GenerativeProcess) -> None:
+    noise = torch.randn(2, *process.latent_shape).bfloat16()
+    plain = cj.distance(process, "a cat", "pizza", steps=2, draws=2, noise=noise.float())
+    for other in (noise, noise.float().requires_grad_(), noise.double().numpy(), list(noise)):
+        found = cj.distance(process, "a cat", "pizza", steps=2, draws=2, noise=other)
+        np.testing.assert_array_equal(found.by_draw, plain.by_draw)
+
+
 @pytest.mark.parametrize("settings", [{"weighting": "girsanov"}, {"draws": 0}, {"stepz": 3}])
 def test_scorer_refuses_bad_settings(
     process: cj.GenerativeProcess, settings: dict[str, object]
