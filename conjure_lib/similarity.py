@@ -34,7 +34,7 @@ from conjure_lib.inputs import (
     whole,
 )
 from conjure_lib.process import GenerativeProcess, check_sound
-from conjure_lib.reading import SAME, Reading, read, same, warn_same
+from conjure_lib.reading import SAME, Reading, quoted, read, same, warn_alike, warn_same
 from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 
 Pairing = Literal["same", "crossed"]
@@ -263,7 +263,7 @@ def _beside_floor(
     if near:
         first, more = pairs[near[0]], f" and of {len(near) - 1} more" if near[1:] else ""
         warnings.warn(
-            f"the distance of {first[0]!r} and {first[1]!r}{more} is {found[near[0]].value:.2g}, "
+            f"the distance of {quoted(first[0])} and {quoted(first[1])}{more} is {found[near[0]].value:.2g}, "
             f"and rounding alone makes {least_value:.2g}: it is not told from 0",
             RoundingWarning,
             stacklevel=4,
@@ -320,7 +320,9 @@ def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -
     """
     prompts = as_prompts(prompts)
     if len(prompts) < 2:
-        raise ValueError(f"a matrix of distances needs 2 prompts or more, not only {prompts[0]!r}")
+        raise ValueError(
+            f"a matrix of distances needs 2 prompts or more, not only {quoted(prompts[0])}"
+        )
     rows, columns = np.triu_indices(len(prompts), 1)
     pairs = [(prompts[i], prompts[j]) for i, j in zip(rows, columns, strict=True)]
     estimates = distances(process, pairs, **settings)
@@ -370,6 +372,7 @@ def trace(
     """Both trajectories of one draw, with both prompts' predictions along each."""
     check_settings(steps=steps, draws=[draw], guidance=guidance, seed=seed)
     prompts = (as_text("y1", y1), as_text("y2", y2))
+    warn_alike(process.readers, prompts)
     condition = process.encode(prompts)
     x_T = process.noise([draw], seed).expand(2, *process.latent_shape)
     path = process.trajectories(
