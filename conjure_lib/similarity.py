@@ -261,9 +261,10 @@ def _beside_floor(
     for i in rows:
         found[i] = replace(found[i], floor=least_value)
     if near:
-        first, more = pairs[near[0]], f" and of {len(near) - 1} more" if near[1:] else ""
+        first, second = map(quoted, pairs[near[0]])
+        more = f" and of {len(near) - 1} more" if near[1:] else ""
         warnings.warn(
-            f"the distance of {quoted(first[0])} and {quoted(first[1])}{more} is {found[near[0]].value:.2g}, "
+            f"the distance of {first} and {second}{more} is {found[near[0]].value:.2g}, "
             f"and rounding alone makes {least_value:.2g}: it is not told from 0",
             RoundingWarning,
             stacklevel=4,
