@@ -8,7 +8,7 @@ refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -125,7 +125,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     return value
 
 
-def draw_numbers(draws: Any) -> list[int]:
+def draw_numbers(draws: Any) -> Sequence[int]:
     """0 … k-1 for a number k; or the given numbers of draws, each of them once.
 
     Raises:
@@ -133,7 +133,9 @@ def draw_numbers(draws: Any) -> list[int]:
         ValueError: none, a negative one, or one that stands twice.
     """
     if isinstance(draws, str | Real):
-        return list(range(whole("draws", draws)))
+        return range(whole("draws", draws))
+    if isinstance(draws, range) and draws and min(draws[0], draws[-1]) >= 0:
+        return draws  # however long
     numbers = [whole("each of draws", d, 0) for d in _listed(draws, "draws", "5 or [0, 1, 2]")]
     if not numbers:
         raise ValueError("draws must be at least 1, and none are given")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,10 +23,18 @@ from conjure_lib.inputs import (
     draw_numbers,
     whole,
 )
+from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, check_sound, generator, sound
 from conjure_lib.reading import warn_alike
 from conjure_lib.sde import Weighting, term_weights
-from conjure_lib.similarity import check_reach, check_settings, chunks, distances, pair_terms
+from conjure_lib.similarity import (
+    call_bytes,
+    check_reach,
+    check_settings,
+    chunks,
+    distances,
+    pair_terms,
+)
 
 PORTION = 1024  # texts whose conditions are held at a time
 UNTOLD = ("batch_size", "memory", "progress")  # settings that change no number
@@ -67,10 +76,11 @@ class Scorer:
         **settings: Any,
     ) -> None:
         if width is not None:
-            whole("width", width)
+            check_memory(f"a row of width={width}", 4.0 * whole("width", width))
         if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
             raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
         check_settings(weighting=weighting, **settings)
+        check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
         self.process, self.weighting, self.settings = process, weighting, settings
         self.width = width
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
@@ -166,6 +176,7 @@ class Scorer:
             raise ValueError(f"embeddings have no {', '.join(sorted(refused))}")
         whole("batch_size", batch_size)
         prompts = as_prompts([sentences] if isinstance(sentences, str) else sentences)
+        self._check_size(len(prompts), batch_size)
         warn_alike(self.process.readers, prompts)
         x, t, weights, keys = self._anchors(batch_size)
         hashes = [_hashing(*key, x[0].numel(), self.width) for key in keys] if self.width else []
@@ -180,6 +191,19 @@ class Scorer:
                 self._embed(prompts[some], vectors[some], *anchors, batch_size, bar)
         vectors = vectors[0] if isinstance(sentences, str) else vectors
         return vectors.numpy() if convert_to_numpy and not convert_to_tensor else vectors
+
+    def _check_size(self, texts: int, batch_size: int) -> None:
+        """Raise MemoryError where the anchors or so many embeddings have no room."""
+        draws = len(draw_numbers(self.settings.get("draws", 5)))
+        steps = self.settings.get("steps", 10)
+        anchors = draws * steps * math.prod(self.process.latent_shape)
+        what = f"{texts} embeddings of {draws} draws in {steps} steps"
+        what += f" of width={self.width}" if self.width else ""
+        kept = texts * (self.width or anchors) + anchors * (
+            4 if self.width else 1
+        )  # of hashing too
+        need = 4.0 * kept + call_bytes(self.process, min(batch_size, texts * draws * steps))
+        check_memory(f"{what} (batch_size={batch_size})", need)
 
     def _embed(
         self,
