@@ -130,10 +130,23 @@ def columns(
 
 def summary(table: Mapping[str, Sequence[Any]]) -> dict[str, int]:
     """Of a table with :func:`columns`: texts not read whole, pairs that are the same tokens."""
+    return {k: len(found) for k, found in zip(UNREAD, _unread(table), strict=False)}
+
+
+def examples(table: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Of the same: the first of these texts and the first of these pairs, in brackets."""
+    texts, pairs = _unread(table)
+    named = [*map(quoted, texts)], [" and ".join(map(quoted, pair)) for pair in pairs]
+    return [f" ({_list(some)})" if some else "" for some in named]
+
+
+def _unread(table: Mapping[str, Sequence[Any]]) -> list[list[Any]]:
+    """Texts that are not read whole, and pairs of the same tokens; none where nothing is known."""
     if "same_tokens" not in table:
-        return {}
-    lost = {t for i in "12" for t, w in zip(table[f"text{i}"], table[f"lost{i}"], strict=True) if w}
-    return dict(zip(UNREAD, (len(lost), int(sum(table["same_tokens"]))), strict=True))
+        return []
+    lost = [t for i in "12" for t, w in zip(table[f"text{i}"], table[f"lost{i}"], strict=True) if w]
+    rows = zip(table["text1"], table["text2"], table["same_tokens"], strict=True)
+    return [list(dict.fromkeys(lost)), [(a, b) for a, b, alike in rows if alike]]
 
 
 def warn_unread(readers: Sequence[Reader], texts: Sequence[str], stacklevel: int = 3) -> None:

@@ -199,9 +199,8 @@ class Scorer:
         anchors = draws * steps * math.prod(self.process.latent_shape)
         what = f"{texts} embeddings of {draws} draws in {steps} steps"
         what += f" of width={self.width}" if self.width else ""
-        kept = texts * (self.width or anchors) + anchors * (
-            4 if self.width else 1
-        )  # of hashing too
+        kept = texts * (self.width or anchors) + anchors
+        kept += 3 * anchors if self.width else 0  # where each number goes, and its sign
         need = 4.0 * kept + call_bytes(self.process, min(batch_size, texts * draws * steps))
         check_memory(f"{what} (batch_size={batch_size})", need)
 

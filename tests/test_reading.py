@@ -288,8 +288,12 @@ def test_many_texts_are_counted(embedded: list[Reader]) -> None:
 def test_a_run_has_columns_of_what_was_read(tmp_path: Path, process: cj.GenerativeProcess) -> None:
     rows = [("a", "POLISH", "polish"), ("b", "🜏 dog", "a cat"), ("c", "dog " * 33, "a cat")]
     pairs = pd.DataFrame(rows, columns=["id", "text1", "text2"])
-    with pytest.warns(UnreadWarning, match="2 texts are not read whole .* 1 pairs differ"):
+    with pytest.warns(
+        UnreadWarning, match="2 texts are not read whole .* 1 pairs differ"
+    ) as caught:
         run = runs.score(process, pairs, tmp_path, draws=1, steps=1, report=lambda _: None)
+    said = str(caught[0].message)
+    assert f"('🜏 dog', '{'dog ' * 19}dog…')" in said and "('POLISH' and 'polish')" in said
     table = run.distances()
     assert table["same_tokens"].tolist() == [True, False, False]
     assert table["read1"].tolist() == ["1 of 1", "1 of 2", "30 of 33"]
