@@ -8,7 +8,7 @@ refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -125,7 +125,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     return value
 
 
-def draw_numbers(draws: Any) -> list[int]:
+def draw_numbers(draws: Any) -> Sequence[int]:
     """0 … k-1 for a number k; or the given numbers of draws, each of them once.
 
     Raises:
@@ -133,7 +133,9 @@ def draw_numbers(draws: Any) -> list[int]:
         ValueError: none, a negative one, or one that stands twice.
     """
     if isinstance(draws, str | Real):
-        return list(range(whole("draws", draws)))
+        return range(whole("draws", draws))
+    if isinstance(draws, range) and draws and min(draws[0], draws[-1]) >= 0:
+        return draws  # however long
     return indices("draws", draws)
 
 
@@ -157,6 +159,8 @@ def indices(name: str, values: Any, size: int | None = None) -> list[int]:
 def as_numbers(name: str, values: Any) -> np.ndarray:
     """``values`` as an array of finite floats: float32 where it is that, else float64.
 
+    Tensors may be on any device, in any precision and in a graph of gradients, singly or in a list.
+
     Raises:
         ValueError: something else than real numbers, rows of different lengths, a masked value, or
             one that is not finite.
@@ -164,7 +168,8 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
     if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
         raise ValueError(f"{name} has masked values: fill them in or leave their rows out")
     try:
-        x = np.asarray(values)
+        rows = isinstance(values, list | tuple)
+        x = np.asarray([_plain(v) for v in values] if rows else _plain(values))
         if x.dtype.kind not in "biufO":
             raise TypeError(f"{x.dtype} is no real number")
         x = x if x.dtype == np.float32 else np.asarray(x, np.float64)
@@ -174,6 +179,14 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
         at = ", ".join(map(str, np.argwhere(~np.isfinite(x))[0]))
         raise ValueError(f"{name} is not finite at [{at}]: NaN or infinity")
     return x
+
+
+def _plain(value: Any) -> Any:
+    """A tensor as an array, which has no bfloat16 and no gradients; anything else as it is."""
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    return (value if str(value.dtype) == "torch.float32" else value.double()).numpy()
 
 
 # -- shapes -----------------------------------------------------------------------------------

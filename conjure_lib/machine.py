@@ -121,6 +121,16 @@ def within_memory(device: torch.device | str = "cpu") -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
+def check_memory(what: str, need: float) -> None:
+    """Raise MemoryError where ``what`` needs more bytes than are free here: before the work."""
+    free, _ = _memory(PROC)
+    if free and need > free:
+        raise MemoryError(
+            f"{what} would need {need / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are "
+            "free here: take less"
+        )
+
+
 def _memory(proc: Path) -> tuple[int, int]:
     """Bytes that are free for this process, and that it has; 0 and 0 where the system is silent."""
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS
-from conjure_lib.reading import Reader
+from conjure_lib.reading import Reader, quoted
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
 HUGE = 1e15  # the squares of larger numbers, summed over a latent, overflow in float32
@@ -375,7 +375,7 @@ def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = No
         return
     at = int(bad.any(0).nonzero()[0])
     row = int(bad[:, at].nonzero()[0])
-    whose = f"row {row}" if texts is None else repr(texts[row])
+    whose = f"row {row}" if texts is None else quoted(texts[row])
     what = (
         when[at] if isinstance(when[at], str) else f"the noise prediction at timestep {when[at]:g}"
     )

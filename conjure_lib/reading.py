@@ -17,6 +17,9 @@ from typing import Any
 from unicodedata import category, normalize
 
 TEXTS = threading.RLock()  # how to cut and to fill is a state of a tokenizer, not of a call
+LONG = 80  # characters of a text that a message shows
+SIGN = "sign"  # how a text is lost that stands for a token with a part in the model
+NOT_READ = ("", "cut", SIGN)
 SHOWN = 3  # texts that a warning names one by one; the others are counted
 FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and signs that draw nothing
 SELECTORS = frozenset(map(chr, range(0xFE00, 0xFE10)))  # which of two looks: no part of the text
@@ -127,22 +130,35 @@ def columns(
 
 def summary(table: Mapping[str, Sequence[Any]]) -> dict[str, int]:
     """Of a table with :func:`columns`: texts not read whole, pairs that are the same tokens."""
+    return {k: len(found) for k, found in zip(UNREAD, _unread(table), strict=False)}
+
+
+def examples(table: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Of the same: the first of these texts and the first of these pairs, in brackets."""
+    texts, pairs = _unread(table)
+    named = [*map(quoted, texts)], [" and ".join(map(quoted, pair)) for pair in pairs]
+    return [f" ({_list(some)})" if some else "" for some in named]
+
+
+def _unread(table: Mapping[str, Sequence[Any]]) -> list[list[Any]]:
+    """Texts that are not read whole, and pairs of the same tokens; none where nothing is known."""
     if "same_tokens" not in table:
-        return {}
-    lost = {t for i in "12" for t, w in zip(table[f"text{i}"], table[f"lost{i}"], strict=True) if w}
-    return dict(zip(UNREAD, (len(lost), int(sum(table["same_tokens"]))), strict=True))
+        return []
+    lost = [t for i in "12" for t, w in zip(table[f"text{i}"], table[f"lost{i}"], strict=True) if w]
+    rows = zip(table["text1"], table["text2"], table["same_tokens"], strict=True)
+    return [list(dict.fromkeys(lost)), [(a, b) for a, b, alike in rows if alike]]
 
 
 def warn_unread(readers: Sequence[Reader], texts: Sequence[str], stacklevel: int = 3) -> None:
     """Warn of texts that no encoder reads whole, each by name or, of many, the number of them."""
-    lines = [f"{'; '.join(r.lost)}, from {r.text!r}" for r in read(readers, texts) if r.lost]
+    lines = [f"{'; '.join(r.lost)}, from {quoted(r.text)}" for r in read(readers, texts) if r.lost]
     _warn(lines, "texts are not read whole", stacklevel)
 
 
 def warn_same(pairs: Iterable[tuple[Reading, Reading]], stacklevel: int = 3) -> None:
     """Warn of pairs of texts that differ as strings and not as tokens, each once."""
     alike = dict.fromkeys((a.text, b.text) for a, b in pairs if same(a, b))
-    lines = [f"{a!r} and {b!r} {SAME}: it cannot tell them apart" for a, b in alike]
+    lines = [f"{quoted(a)} and {quoted(b)} {SAME}: it cannot tell them apart" for a, b in alike]
     _warn(lines, "pairs are the same tokens", stacklevel)
 
 
@@ -167,6 +183,11 @@ def fault(text: str) -> str | None:
         return None
     hidden = " ".join(point(c) for c in dict.fromkeys(text) if not c.isspace())
     return f"is blank{f' (nothing of {hidden} can be seen)' if hidden else ''}: write some text"
+
+
+def quoted(text: str) -> str:
+    """A text for a message, its beginning where it is long."""
+    return repr(text if len(text) <= LONG else f"{text[: LONG - 1]}…")
 
 
 def point(c: str) -> str:
@@ -194,7 +215,8 @@ class _Look:
     """What one encoder makes of a text.
 
     ``lost`` holds the characters that it does not read, by their position: "" of one that is
-    unknown or dropped, "cut", or what the character is read as.
+    unknown or dropped, "cut", SIGN, or what the character is read as. ``folded`` holds what is
+    said of characters that are read, and their positions.
     """
 
     reader: Reader
@@ -203,7 +225,7 @@ class _Look:
     read: int
     written: int
     lost: dict[int, str] = field(default_factory=dict)
-    folded: list[str] = field(default_factory=list)
+    folded: dict[str, list[int]] = field(default_factory=dict)
 
     def lose(self, start: int, end: int, how: str) -> None:
         for i in range(start, end):
@@ -214,6 +236,7 @@ class _Look:
 def _look(reader: Reader, texts: Sequence[str]) -> list[_Look]:
     prepared = [reader.prepare(text) for text in texts]
     rows, special = reader(prepared), set(reader.tokenizer.all_special_ids)
+    signs = set(map(str, getattr(reader.tokenizer, "all_special_tokens", ())))
     looks: list[_Look] = []
     asked: list[tuple[int, str, str, str]] = []
     for n, (text, row) in enumerate(zip(prepared, rows, strict=True)):
@@ -224,7 +247,7 @@ def _look(reader: Reader, texts: Sequence[str]) -> list[_Look]:
             look.lose(row[reader.room][1], len(text), "cut")
         for i, start, end in kept:
             if i in special:
-                look.lose(start, end, "")
+                look.lose(start, end, SIGN if text[start:end].strip() in signs else "")
         looks.append(look)
         asked += [(n, *trial) for trial in _trials(text, row)]
         if (small := "".join(c.lower() for c in texts[n])) != texts[n]:
@@ -262,16 +285,17 @@ def _trials(text: str, row: Sequence[tuple[int, int, int]]) -> list[tuple[str, s
 def _note(look: _Look, c: str, instead: str) -> None:
     """``c`` is not read, or only as ``instead``; without ``c``, all capitals are not."""
     if not c:
-        look.folded.append("capitals are read as small letters")
-    elif instead == " ":
-        if look.lost.get(look.text.find(c)) != "":
-            look.folded.append(f"{point(c)} is read as a space")
+        capitals = [i for i, other in enumerate(look.text) if other.lower() != other]
+        look.folded["capitals are read as small letters"] = capitals
+        return
+    places = [i for i, other in enumerate(look.text) if other == c]
+    if instead == " ":
+        look.folded[f"{point(c)} is read as a space"] = places
     elif instead and normalize("NFKC", c) == normalize("NFKC", instead):
-        look.folded.append(f"{c!r} is read as {instead!r}")
+        look.folded[f"{c!r} is read as {instead!r}"] = places
     else:
-        for i, other in enumerate(look.text):
-            if other == c:
-                look.lost.setdefault(i, instead)
+        for i in places:
+            look.lost.setdefault(i, instead)
 
 
 # -- all encoders together ------------------------------------------------------------------
@@ -280,7 +304,12 @@ def _note(look: _Look, c: str, instead: str) -> None:
 def _together(readers: Sequence[Reader], text: str, looks: Sequence[_Look]) -> Reading:
     best = min(looks, key=lambda look: len(look.lost))
     lost = {i: how for i, how in best.lost.items() if all(i in look.lost for look in looks)}
-    folded = [one for one in best.folded if all(one in look.folded for look in looks)]
+    folded = [
+        one
+        for one, places in best.folded.items()
+        if all(one in look.folded for look in looks)
+        and (not places or any(lost.get(i) not in NOT_READ for i in places))
+    ]
     for look in looks:
         if look.written > look.reader.room and "cut" not in lost.values():
             folded.append(f"{look.reader.name} reads {look.reader.room} of {look.written} tokens")
@@ -296,11 +325,13 @@ def _phrases(look: _Look, lost: Mapping[int, str], unread: str) -> Iterable[str]
     if cut := [i for i, how in lost.items() if how == "cut"]:
         yield (
             f"the text encoder reads {room} tokens and this prompt has {written}: the "
-            f"last {written - room} are cut ({look.text[min(cut) :].rstrip()!r})"
+            f"last {written - room} are cut ({quoted(look.text[min(cut) :].rstrip())})"
         )
     if pieces := _pieces(look.text, [i for i, how in lost.items() if not how]):
         yield f"{unread} {_list(pieces)}"
-    marked = {look.text[i]: how for i, how in sorted(lost.items()) if how not in ("", "cut")}
+    if pieces := _pieces(look.text, [i for i, how in lost.items() if how == SIGN]):
+        yield f"the text encoder reads {_list(pieces)} as signs of its own and not as text"
+    marked = {look.text[i]: how for i, how in sorted(lost.items()) if how not in NOT_READ}
     if marked:
         yield f"the text encoder reads {_list([f'{c!r} as {how!r}' for c, how in marked.items()])}"
 
@@ -315,7 +346,7 @@ def _pieces(text: str, places: Iterable[int]) -> list[str]:
             stretches.append([i])
     found = ["".join(text[i] for i in stretch) for stretch in stretches]
     shown = [
-        repr(s) if any(category(c)[0] in "LNPS" for c in s) else " ".join(map(point, s))
+        quoted(s) if any(category(c)[0] in "LNPS" for c in s) else " ".join(map(point, s))
         for s in found
     ]
     return list(dict.fromkeys(shown))

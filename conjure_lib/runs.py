@@ -51,7 +51,7 @@ from conjure_lib.inputs import indices, whole
 from conjure_lib.loading import shipped
 from conjure_lib.machine import within_memory
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.reading import COLUMNS, UNREAD, UnreadWarning, columns, fault, summary
+from conjure_lib.reading import COLUMNS, UNREAD, UnreadWarning, columns, examples, fault, summary
 from conjure_lib.sde import WEIGHTINGS, term_weights
 from conjure_lib.similarity import (
     Estimate,
@@ -251,9 +251,10 @@ def _score(
             f"{run.terms.shape[1]} of {draws} draws are whole; start the same command again"
         )
     if missing and any((unread := summary(pairs)).values()):
+        texts, alike = examples(pairs)
         warnings.warn(
-            f"{unread[UNREAD[0]]} texts are not read whole by {process.name}, and "
-            f"{unread[UNREAD[1]]} pairs differ as strings and not as tokens: see lost1, "
+            f"{unread[UNREAD[0]]} texts are not read whole by {process.name}{texts}, and "
+            f"{unread[UNREAD[1]]} pairs differ as strings and not as tokens{alike}: see lost1, "
             "lost2 and same_tokens",
             UnreadWarning,
             stacklevel=2,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,12 +23,22 @@ from conjure_lib.inputs import (
     draw_numbers,
     whole,
 )
+from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, check_sound, generator, sound
 from conjure_lib.reading import warn_alike
 from conjure_lib.sde import Weighting, term_weights
-from conjure_lib.similarity import check_reach, check_settings, chunks, distances, pair_terms
+from conjure_lib.similarity import (
+    call_bytes,
+    check_reach,
+    check_settings,
+    chunks,
+    distances,
+    pair_terms,
+)
 
 PORTION = 1024  # texts whose conditions are held at a time
+UNTOLD = ("batch_size", "memory", "progress")  # settings that change no number
+RUN = uuid.uuid4().hex
 
 
 class _Card:
@@ -64,10 +76,11 @@ class Scorer:
         **settings: Any,
     ) -> None:
         if width is not None:
-            whole("width", width)
+            check_memory(f"a row of width={width}", 4.0 * whole("width", width))
         if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
             raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
         check_settings(weighting=weighting, **settings)
+        check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
         self.process, self.weighting, self.settings = process, weighting, settings
         self.width = width
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
@@ -163,6 +176,7 @@ class Scorer:
             raise ValueError(f"embeddings have no {', '.join(sorted(refused))}")
         whole("batch_size", batch_size)
         prompts = as_prompts([sentences] if isinstance(sentences, str) else sentences)
+        self._check_size(len(prompts), batch_size)
         warn_alike(self.process.readers, prompts)
         x, t, weights, keys = self._anchors(batch_size)
         hashes = [_hashing(*key, x[0].numel(), self.width) for key in keys] if self.width else []
@@ -177,6 +191,18 @@ class Scorer:
                 self._embed(prompts[some], vectors[some], *anchors, batch_size, bar)
         vectors = vectors[0] if isinstance(sentences, str) else vectors
         return vectors.numpy() if convert_to_numpy and not convert_to_tensor else vectors
+
+    def _check_size(self, texts: int, batch_size: int) -> None:
+        """Raise MemoryError where the anchors or so many embeddings have no room."""
+        draws = len(draw_numbers(self.settings.get("draws", 5)))
+        steps = self.settings.get("steps", 10)
+        anchors = draws * steps * math.prod(self.process.latent_shape)
+        what = f"{texts} embeddings of {draws} draws in {steps} steps"
+        what += f" of width={self.width}" if self.width else ""
+        kept = texts * (self.width or anchors) + anchors
+        kept += 3 * anchors if self.width else 0  # where each number goes, and its sign
+        need = 4.0 * kept + call_bytes(self.process, min(batch_size, texts * draws * steps))
+        check_memory(f"{what} (batch_size={batch_size})", need)
 
     def _embed(
         self,
@@ -249,8 +275,7 @@ def _embeddings(*several: Any) -> list[Tensor]:
     """Sets of embeddings, or single ones, as float64 of one width, (n, width) each."""
     found = []
     for number, e in enumerate(several, 1):
-        plain = e.detach().cpu().double() if isinstance(e, Tensor) else e
-        found.append(torch.atleast_2d(torch.from_numpy(as_numbers(f"embeddings{number}", plain))))
+        found.append(torch.atleast_2d(torch.from_numpy(as_numbers(f"embeddings{number}", e))))
     first, second = (e.double() for e in found)
     if first.ndim != 2 or first.shape[1:] != second.shape[1:]:
         shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
@@ -269,18 +294,15 @@ def _revision(scorer: Scorer) -> str:
     """Sixteen digits that change with all that changes the scorer's numbers."""
     known = inspect.signature(pair_terms).parameters.values()
     settings = {p.name: p.default for p in known if p.default is not p.empty} | scorer.settings
-    told: dict[str, Any] = {
-        k: v for k, v in settings.items() if k not in ("batch_size", "progress")
-    }
-    if isinstance(told.get("draws"), int | np.integer):
-        told["draws"] = range(told["draws"])
-    for name, value in told.items():
-        if isinstance(value, Tensor | np.ndarray):
-            told[name] = hashlib.sha256(np.asarray(value).tobytes()).hexdigest()
-        elif not isinstance(value, int | float | str | None):
-            told[name] = list(value)
+    told: dict[str, Any] = {k: v for k, v in settings.items() if k not in UNTOLD}
+    told |= {"draws": draw_numbers(told["draws"]), "guidance": float(told["guidance"])}
+    if told["noise"] is not None:
+        noise = as_numbers("noise", told["noise"]).astype(np.float32)
+        told["noise"] = hashlib.sha256(noise.tobytes()).hexdigest()
+    if scorer.process.twin is None:  # functions that nothing is known of: scores of this run alone
+        told["functions"] = [RUN, id(scorer.process.predict), id(scorer.process.encode)]
     told |= {"weighting": scorer.weighting, "process": scorer.process.fingerprint()}
-    text = json.dumps(told, sort_keys=True, default=float)
+    text = json.dumps(told, sort_keys=True, default=lambda v: np.asarray(v).tolist())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -293,15 +315,19 @@ class MtebScorer:
     """
 
     def __init__(self, scorer: Scorer) -> None:
-        from mteb.models import ModelMeta
+        import mteb  # noqa: F401  # where it is missing, that is said here
 
         self.scorer = scorer
         self.texts: list[str] = []
-        name = scorer.process.name
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """What mteb keeps scores under: of the scorer and its process as they are now."""
+        from mteb.models import ModelMeta
+
+        name = self.scorer.process.name
         name = name if "/" in name else f"conjure_lib/{name}"
-        self.mteb_model_meta = ModelMeta.create_empty(
-            {"name": name, "revision": _revision(scorer)}  # which mteb keeps scores under
-        )
+        return ModelMeta.create_empty({"name": name, "revision": _revision(self.scorer)})
 
     def encode(self, inputs: Iterable[Mapping[str, list[str]]], **_: Any) -> np.ndarray:
         """Row numbers from 1 on and their squares, (n, 2); the texts are kept.

@@ -33,12 +33,14 @@ from conjure_lib.inputs import (
     one_of,
     whole,
 )
+from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, check_sound
-from conjure_lib.reading import SAME, Reading, read, same, warn_same
+from conjure_lib.reading import SAME, Reading, quoted, read, same, warn_alike, warn_same
 from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 
 Pairing = Literal["same", "crossed"]
 PAIRINGS: tuple[str, ...] = get_args(Pairing)
+HELD = 400  # numbers that a network holds at a time for each one of a latent; U-Nets more
 NEAR = 10  # a distance below so many times the floor of rounding is not told from it
 
 
@@ -157,9 +159,19 @@ def pair_terms(
         batch_size=batch_size,
         memory=memory,
     )
+    process.sampler(sampler, steps)  # raises where there is none, before any work
     numbers, pairs = draw_numbers(draws), as_pairs(pairs)
-    noise = _start(process, numbers, seed, noise)
     prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
+    ways = 2 + (guidance != 1)  # numbers that are kept of each number of a latent
+    rows = min(batch_size, len(numbers) * len(prompts))  # of trajectories at a time
+    size = math.prod(process.latent_shape) * 4.0 * (len(numbers) + rows * steps * ways)
+    terms = 2 * len(pairs) * len(numbers) * steps
+    size += 16.0 * terms + call_bytes(process, min(batch_size, max(rows, terms)))
+    what = (
+        f"{len(pairs)} pairs with {len(numbers)} draws in {steps} steps (batch_size={batch_size})"
+    )
+    check_memory(what, size)
+    noise = _start(process, numbers, seed, noise)
     index = {prompt: i for i, prompt in enumerate(prompts)}
     wanted = [(index[a], index[b]) for a, b in pairs]
     readings = read(process.readers, prompts)
@@ -197,11 +209,10 @@ def _start(
     if noise is None:
         return process.noise(draws, seed)
     shape = (len(draws), *process.latent_shape)
-    plain = noise.detach().cpu().double() if isinstance(noise, Tensor) else noise
-    given = torch.as_tensor(as_numbers("noise", plain))
+    given = torch.as_tensor(as_numbers("noise", noise))
     if tuple(given.shape) != shape:
         raise ValueError(f"noise must have shape {shape}, not {tuple(given.shape)}")
-    return given.to(process.device)
+    return given.to(process.device, torch.float32)
 
 
 def distances(
@@ -262,9 +273,10 @@ def _beside_floor(
     for i in rows:
         found[i] = replace(found[i], floor=least_value)
     if near:
-        first, more = pairs[near[0]], f" and of {len(near) - 1} more" if near[1:] else ""
+        first, second = map(quoted, pairs[near[0]])
+        more = f" and of {len(near) - 1} more" if near[1:] else ""
         warnings.warn(
-            f"the distance of {first[0]!r} and {first[1]!r}{more} is {found[near[0]].value:.2g}, "
+            f"the distance of {first} and {second}{more} is {found[near[0]].value:.2g}, "
             f"and rounding alone makes {least_value:.2g}: it is not told from 0",
             RoundingWarning,
             stacklevel=4,
@@ -321,7 +333,9 @@ def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -
     """
     prompts = as_prompts(prompts)
     if len(prompts) < 2:
-        raise ValueError(f"a matrix of distances needs 2 prompts or more, not only {prompts[0]!r}")
+        raise ValueError(
+            f"a matrix of distances needs 2 prompts or more, not only {quoted(prompts[0])}"
+        )
     rows, columns = np.triu_indices(len(prompts), 1)
     pairs = [(prompts[i], prompts[j]) for i, j in zip(rows, columns, strict=True)]
     estimates = distances(process, pairs, **settings)
@@ -370,7 +384,10 @@ def trace(
 ) -> Trace:
     """Both trajectories of one draw, with both prompts' predictions along each."""
     check_settings(steps=steps, draws=[draw], guidance=guidance, seed=seed)
+    process.sampler(sampler, steps)
+    check_memory(f"steps={steps}", 32.0 * steps * math.prod(process.latent_shape))
     prompts = (as_text("y1", y1), as_text("y2", y2))
+    warn_alike(process.readers, prompts)
     condition = process.encode(prompts)
     x_T = process.noise([draw], seed).expand(2, *process.latent_shape)
     path = process.trajectories(
@@ -411,6 +428,9 @@ def floor(
     rounds both batches alike, and not that it does not round.
     """
     check_settings(steps=steps, guidance=guidance, seed=seed, batch_size=batch_size)
+    process.sampler(sampler, steps)
+    kept = 8.0 * batch_size * steps * math.prod(process.latent_shape)
+    check_memory(f"batch_size={batch_size}", kept + call_bytes(process, batch_size))
     condition, before = process.encode([as_text("prompt", prompt)]), process.evaluations
     x_T = process.noise([0], seed)
     path = process.trajectories(
@@ -449,6 +469,11 @@ def check_settings(**settings: Any) -> None:
         )
     if not sys.float_info.min <= w * w <= sys.float_info.max:
         raise ValueError(f"guidance must have a square that float64 holds, not {w:g}")
+
+
+def call_bytes(process: GenerativeProcess, rows: int) -> float:
+    """Bytes that a network call of so many rows takes, roughly; 0 without a known network."""
+    return 4.0 * HELD * rows * math.prod(process.latent_shape) * (process.network is not None)
 
 
 def check_reach(process: GenerativeProcess, sampler: str = "ddim", steps: int = 10) -> None:

@@ -49,6 +49,11 @@ TEXTS = [
     "🐆 against 🐅 in ½ km² of x_1",
     "pseudopseudohypoparathyroidism",
     "[MASK] and [unused3] <b>bold</b> &amp; “quotes”",
+    "ｃａｔ",
+    "CAT ｃａｔ 𝓬𝓪𝓽 ⓒⓐⓣ Ⅷ ᏣᎳᎩ ①",
+    "Ａ Ⅷ dog" + " x" * 40 + " Z",
+    "[SEP][MASK] dog [sep] 🜏[PAD]",
+    "x" * 300 + " " + "y" * 300,
     LONG * 2,
 ]
 KEYS = [(0, 0), (0, 1), (1, 0), (99, 19), (2**32 - 1, 3)]

@@ -27,7 +27,13 @@ from training.tokenizer import emoji_names, read_emoji
 
 FOLDER = Path(__file__).parents[1] / "data/emoji-diffusion"
 SMALL: dict[str, Any] = {"steps": 2, "draws": 2}
-SAME = [("POLISH", "polish"), ("か", "が"), ("dog " * 31 + "x", "dog " * 31 + "y"), ("🜏", "🜐")]
+SAME = [
+    ("POLISH", "polish"),
+    ("か", "が"),
+    ("dog " * 31 + "x", "dog " * 31 + "y"),
+    ("🜏", "🜐"),
+    ("①", "②"),
+]
 
 
 def bytes_bpe() -> Any:
@@ -106,7 +112,9 @@ def of(kind: str, text: str, length: int = 32) -> reading.Reading:
         ("bytes", "e\u0301", None, [], []),  # the same letter, written in two characters
         ("bytes", "Dog", None, [], ["capitals"]),
         ("bytes", "a " * 40, "32 of 40", ["the last 8 are cut ('a a a a a a a a')"], []),
-        ("bytes", "a <|endoftext|>", "1 of 2", ["'<|endoftext|>'"], []),
+        ("bytes", "a <|endoftext|>", "1 of 2", ["reads '<|endoftext|>' as signs of its own"], []),
+        ("sentencepiece", "dog </s>", None, ["'</s>' as signs of its own and not as text"], []),
+        ("slow", "ＤＯＧ", "0 of 3", ["does not read 'ＤＯＧ'"], []),
         ("sentencepiece", "Dog か が é", None, [], []),
         ("sentencepiece", "dog 🐶", "5 of 6", ["does not read '🐶'"], []),
         ("sentencepiece", "犬と dog", None, ["does not read '犬と'"], []),
@@ -143,7 +151,7 @@ def test_what_is_lost_is_named(
         ("a \ufeffdog\u00ad", "2 of 2", "does not read U+FEFF, U+00AD"),
         ("\ue000", "0 of 0", "does not read U+E000"),
         ("a\0b", "1 of 1", "does not read U+0000"),
-        ("[MASK] dog", "1 of 2", "does not read '[MASK]'"),
+        ("[MASK] dog", "1 of 2", "reads '[MASK]' as signs of its own and not as text"),
         ("👋🏽", "2 of 2", "does not read '🏽'"),
         ("❤\ufe0f", "2 of 2", ""),
     ],
@@ -156,6 +164,31 @@ def test_the_embedded_model(embedded: list[Reader], text: str, count: str, lost:
         warnings.simplefilter("always")
         reading.warn_unread(embedded, [text])
     assert [str(w.message) for w in caught] == ([f"{found.lost[0]}, from {text!r}"] if lost else [])
+
+
+def test_a_text_is_folded_only_where_it_is_read(embedded: list[Reader]) -> None:
+    for text in ("ｃａｔ", "𝓬𝓪𝓽", "ⓒⓐⓣ", "Ⅷ", "ᏣᎳᎩ", "①", "ＣＡＴ", "dog " * 30 + "CAT", "dog Ⅷ"):
+        (found,) = read(embedded, [text])
+        assert found.lost and not found.folded, found
+    (found,) = read(embedded, ["CAT Ⅷ ｃａｔ"])
+    assert found.folded == ("capitals are read as small letters",)
+
+
+def test_signs_of_the_model_are_told_from_what_is_unknown(embedded: list[Reader]) -> None:
+    found = read(embedded, ["🜏 [SEP][MASK] dog", "[mask]"])
+    assert found[0].lost == (
+        "the text encoder does not read '🜏'",
+        "the text encoder reads '[SEP][MASK]' as signs of its own and not as text",
+    )
+    assert not found[1].lost and found[1].read == 3  # what is no sign is text
+
+
+def test_warnings_stay_short(process: cj.GenerativeProcess) -> None:
+    pair = "x" * 300, "dog " * 31 + "y" * 300
+    with pytest.warns(UnreadWarning) as caught:
+        cj.distance(process, *pair, **SMALL)
+        cj.trace(process, pair[0], "x" * 299 + "y", steps=2)
+    assert max(len(str(one.message)) for one in caught) < 400
 
 
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "embedded"])
@@ -229,7 +262,11 @@ def test_pairs_of_the_same_tokens_say_so(process: cj.GenerativeProcess, pair: An
     assert np.argwhere(matrix.same_tokens).tolist() == [[0, 1], [1, 0]]
     assert [str(one) for one in matrix.readings][2] == "2 of 2"
     scorer = cj.Scorer(process, **SMALL)
-    for call in (lambda: scorer.predict([pair]), lambda: scorer.encode(list(pair))):
+    for call in (
+        lambda: scorer.predict([pair]),
+        lambda: scorer.encode(list(pair)),
+        lambda: cj.trace(process, *pair, steps=2),
+    ):
         with pytest.warns(UnreadWarning, match="are the same tokens"):
             call()
 
@@ -251,8 +288,12 @@ def test_many_texts_are_counted(embedded: list[Reader]) -> None:
 def test_a_run_has_columns_of_what_was_read(tmp_path: Path, process: cj.GenerativeProcess) -> None:
     rows = [("a", "POLISH", "polish"), ("b", "🜏 dog", "a cat"), ("c", "dog " * 33, "a cat")]
     pairs = pd.DataFrame(rows, columns=["id", "text1", "text2"])
-    with pytest.warns(UnreadWarning, match="2 texts are not read whole .* 1 pairs differ"):
+    with pytest.warns(
+        UnreadWarning, match="2 texts are not read whole .* 1 pairs differ"
+    ) as caught:
         run = runs.score(process, pairs, tmp_path, draws=1, steps=1, report=lambda _: None)
+    said = str(caught[0].message)
+    assert f"('🜏 dog', '{'dog ' * 19}dog…')" in said and "('POLISH' and 'polish')" in said
     table = run.distances()
     assert table["same_tokens"].tolist() == [True, False, False]
     assert table["read1"].tolist() == ["1 of 1", "1 of 2", "30 of 33"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,18 @@ HUMAN = [3.5, 0.4, 2.0, 3.0, 5.0]
 @pytest.fixture(scope="module")
 def scorer(process: cj.GenerativeProcess) -> cj.Scorer:
     return cj.Scorer(process, weighting="noise", steps=2, draws=2)
+
+
+def five(mteb: Any) -> Any:
+    """A task of mteb that has our five pairs."""
+    from datasets import Dataset, DatasetDict
+
+    task = mteb.get_task("STS12")
+    first, second = zip(*PAIRS, strict=True)
+    columns = {"sentence1": first, "sentence2": second, "score": HUMAN}
+    task.dataset = DatasetDict({"test": Dataset.from_dict(columns)})
+    task.data_loaded = True
+    return task
 
 
 def test_predict_is_minus_the_distance(scorer: cj.Scorer) -> None:
@@ -70,13 +85,7 @@ def test_similarity_of_embeddings(scorer: cj.Scorer) -> None:
 
 def test_mteb(scorer: cj.Scorer) -> None:
     mteb = pytest.importorskip("mteb")
-    from datasets import Dataset, DatasetDict
-
-    task = mteb.get_task("STS12")
-    first, second = zip(*PAIRS, strict=True)
-    columns = {"sentence1": first, "sentence2": second, "score": HUMAN}
-    task.dataset = DatasetDict({"test": Dataset.from_dict(columns)})
-    task.data_loaded = True
+    task = five(mteb)
     adapter = MtebScorer(scorer)
     found = mteb.evaluate(adapter, task, cache=None, co2_tracker=False, show_progress_bar=False)
     scores = found.task_results[0].scores["test"][0]
@@ -107,7 +116,68 @@ def test_mteb_keeps_scores_of_other_settings_apart(process: cj.GenerativeProcess
     ]
     found = [revision(**change) for change in ({}, *changes)]
     assert len(set(found)) == len(found)
-    assert revision(steps=10, draws=range(5), batch_size=3) == found[0]  # as it is anyway
+    same: dict[str, Any] = {"draws": range(5), "batch_size": 3, "memory": 10**9, "progress": True}
+    numpys = {"steps": np.int64(10), "seed": np.int64(0), "guidance": np.float32(1)}
+    assert revision(**same, **numpys) == found[0]  # as it is anyway
+    for other in (noise.numpy(), noise.bfloat16(), noise.double().requires_grad_(), list(noise)):
+        assert revision(noise=other) == found[9]
+
+
+def test_mteb_serves_no_score_of_another_scorer(
+    process: cj.GenerativeProcess, tmp_path: Path
+) -> None:
+    """Whatever is changed after the adapter was built: settings, weights, its own functions."""
+    mteb = pytest.importorskip("mteb")
+
+    scorer = cj.Scorer(copy.deepcopy(process), weighting="noise", steps=2, draws=1)
+    adapter, cache = MtebScorer(scorer), mteb.cache.ResultCache(tmp_path)
+
+    def score() -> tuple[float, int]:
+        before = scorer.process.evaluations
+        found = mteb.evaluate(
+            adapter, five(mteb), cache=cache, co2_tracker=False, show_progress_bar=False
+        )
+        value = found.task_results[0].scores["test"][0]["pearson"]
+        return round(value, 5), scorer.process.evaluations - before
+
+    def weights() -> None:
+        with torch.no_grad():
+            next(scorer.process.network.parameters()).mul_(1.5)  # type: ignore[union-attr]
+
+    def predict() -> None:
+        scorer.process = replace(scorer.process, twin=None)
+        scorer.process.predict = lambda x, t, c: x * c.mean()
+
+    noise = torch.randn(1, *process.latent_shape)
+    seen = [score()]
+    assert score() == (seen[0][0], 0)  # kept
+    for change in (
+        lambda: scorer.settings.update(steps=np.int64(4)),
+        lambda: scorer.settings.update(noise=noise),
+        lambda: noise.mul_(0.5),
+        lambda: setattr(scorer, "weighting", "sde"),
+        weights,
+    ):
+        change()
+        value, evaluations = score()
+        assert evaluations > 0 and value not in [v for v, _ in seen]
+        direct = pearsonr(HUMAN, scorer.predict(PAIRS)).statistic
+        assert value == pytest.approx(direct, abs=1e-4)
+        seen.append((value, evaluations))
+    revision = adapter.mteb_model_meta.revision
+    predict()
+    assert adapter.mteb_model_meta.revision != revision
+    revision = adapter.mteb_model_meta.revision
+    kept = scorer.process.predict
+    predict()
+    assert adapter.mteb_model_meta.revision != revision and scorer.process.predict is not kept
+
+
+def test_embeddings_may_be_tensors_of_any_kind(scorer: cj.Scorer) -> None:
+    vectors = torch.randn(3, 4, dtype=torch.bfloat16)
+    expected = scorer.similarity(vectors.float().numpy(), vectors.float().numpy())
+    for other in (vectors, vectors.float().requires_grad_(), list(vectors)):
+        assert torch.equal(scorer.similarity(other, vectors), expected)
 
 
 def test_bad_input(scorer: cj.Scorer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 import conjure_lib as cj
+from conjure_lib import similarity
 from conjure_lib.baselines import direct_output, initial_timestep, text_encoder_cosine
 from conjure_lib.inputs import as_pairs
 from conjure_lib.similarity import NEAR, RoundingWarning
@@ -502,6 +504,57 @@ def test_integers_of_numpy_are_integers(process: cj.GenerativeProcess) -> None:
         seed=np.int32(5), batch_size=np.int16(2), guidance=np.float32(1),
     )  # fmt: skip
     np.testing.assert_array_equal(plain.by_draw, numpys.by_draw)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: cj.distance(p, "a", "b", steps=2, draws=10**8), "100000000 draws in 2 steps"),
+        (lambda p: cj.distance(p, "a", "b", steps=2, draws=range(10**8)), "100000000 draws"),
+        (
+            lambda p: cj.distance(p, "a", "b", steps=1000, draws=10**5, batch_size=10**6),
+            "batch_size=1000000",
+        ),
+        (lambda p: cj.distance_matrix(p, ["a", "b"], steps=2, draws=10**8), "draws"),
+        (lambda p: cj.Scorer(p, steps=2, draws=10**8).predict([("a", "b")]), "draws"),
+        (lambda p: cj.Scorer(p, steps=2, draws=10**8).encode(["a"]), "draws"),
+        (lambda p: cj.Scorer(p, steps=2, draws=2, width=10**12), "width=1000000000000"),
+        (lambda p: cj.Scorer(p, steps=2, width=10**9).encode(["a"] * 100), "100 embeddings"),
+        (lambda p: similarity.floor(p, "a", batch_size=10**8), "batch_size=100000000"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_before_the_work(
+    process: cj.GenerativeProcess, call: Any, message: str
+) -> None:
+    before, used = process.evaluations, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(MemoryError, match=rf"{message}.* [\d,.]+ GiB .* [\d,.]+ GiB are free"):
+        call(process)
+    assert process.evaluations == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used < 200 << 10  # KiB
+
+
+@pytest.mark.parametrize("steps", [1001, 10**9])
+def test_more_steps_than_the_schedule_has_are_refused_before_the_work(
+    process: cj.GenerativeProcess, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "encode", None)
+    for call in (
+        lambda: cj.distance(process, "a", "b", steps=steps),
+        lambda: cj.pair_terms(process, [("a", "b")], steps=steps),
+        lambda: cj.trace(process, "a", "b", steps=steps),
+        lambda: similarity.floor(process, "a", steps=steps),
+        lambda: cj.Scorer(process, steps=steps),
+    ):
+        with pytest.raises(ValueError, match=f"steps must lie between 1 and 1000, not {steps}"):
+            call()
+
+
+def test_noise_of_any_kind(process: cj.GenerativeProcess) -> None:
+    noise = torch.randn(2, *process.latent_shape).bfloat16()
+    plain = cj.distance(process, "a cat", "pizza", steps=2, draws=2, noise=noise.float())
+    for other in (noise, noise.float().requires_grad_(), noise.double().numpy(), list(noise)):
+        found = cj.distance(process, "a cat", "pizza", steps=2, draws=2, noise=other)
+        np.testing.assert_array_equal(found.by_draw, plain.by_draw)
 
 
 @pytest.mark.parametrize("settings", [{"weighting": "girsanov"}, {"draws": 0}, {"stepz": 3}])

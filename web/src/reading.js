@@ -5,11 +5,13 @@
  */
 
 const SHOWN = 6; // things that a sentence names
+const LONG = 80; // characters of a text that it shows
 const visible = (c) => !/[\p{Z}\p{M}\p{Cc}\p{Cf}\u115f\u1160\u2800\u3164\uffa0]/u.test(c);
 const blank = /[\p{Z}\t-\r\x1c-\x1f\x85]/u; // what Python's isspace says
 const drawn = /[\p{L}\p{N}\p{P}\p{S}]/u;
 const point = (c) => `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-const quoted = (text) => (drawn.test(text) ? `“${text}”` : [...text].map(point).join(" "));
+const short = (text) => ([...text].length > LONG ? `${[...text].slice(0, LONG - 1).join("")}…` : text);
+const quoted = (text) => (drawn.test(text) ? `“${short(text)}”` : [...text].map(point).join(" "));
 
 /** A text in small letters, each by itself. */
 export const small = (text) => [...text].map((c) => c.toLowerCase()).join("");
@@ -42,36 +44,55 @@ export function reading(reader, prompt) {
     const text = cut.join(" ").replaceAll(" ##", "").replace(/^##/, "");
     lost.push(
       `the text encoder reads ${reader.room} tokens and this prompt has ${ids.length}: ` +
-        `the last ${cut.length} are cut (“${text}”)`,
+        `the last ${cut.length} are cut (“${short(text)}”)`,
     );
   }
   const kept = tokens.slice(0, reader.room);
-  const { dropped, replaced, folded } = trials(reader, prompt, ids.join());
-  const unread = [...unknown(reader, prompt).map(quoted), ...dropped.map(quoted)];
+  const { unknown, signs, heard } = words(reader, prompt);
+  const { dropped, replaced, folded } = trials(reader, prompt, ids.join(), heard);
+  const unread = [...unknown, ...dropped].map(quoted);
   if (unread.length) lost.push(`the text encoder does not read ${list(unread)}`);
+  if (signs.length) {
+    lost.push(`the text encoder reads ${list(signs.map(quoted))} as signs of its own and not as text`);
+  }
   if (replaced.length) lost.push(`the text encoder reads ${list(replaced)}`);
   const read = kept.filter((token) => !reader.special.has(token)).length;
   return { read, written: ids.length, lost, folded };
 }
 
-/** The words among the first tokens that the tokenizer does not know, neighbours as one. */
-function unknown(reader, prompt) {
-  const found = [];
+/**
+ * Of the words that have room: those that the tokenizer does not know, and those that are signs of
+ * the model, neighbours as one; and the characters of the prompt that the others hold.
+ */
+function words(reader, prompt) {
+  const found = { unknown: [], signs: [], heard: new Set() };
   let count = 0;
-  for (const word of reader.words(prompt)) {
-    const tokens = reader.special.has(word) ? [word] : reader.tokenize(word).tokens;
-    if (count >= reader.room) break;
-    count += tokens.length;
-    if (!tokens.some((token) => reader.special.has(token))) continue;
-    const longer = found.at(-1) + word;
-    if (found.length && prompt.includes(longer)) found[found.length - 1] = longer;
-    else found.push(word);
+  const put = (list, word) => {
+    const longer = list.at(-1) + word;
+    if (list.length && prompt.includes(longer)) list[list.length - 1] = longer;
+    else list.push(word);
+  };
+  for (const part of prompt.split(blank)) {
+    const known = [];
+    for (const word of reader.words(part)) {
+      const sign = reader.special.has(word);
+      const tokens = sign ? [word] : reader.tokenize(word).tokens;
+      if (count >= reader.room) break;
+      count += tokens.length;
+      if (sign) put(found.signs, word);
+      else if (tokens.some((token) => reader.special.has(token))) put(found.unknown, word);
+      else known.push(word);
+    }
+    for (const c of new Set(part)) {
+      const plain = reader.words(c).join("");
+      if (known.some((word) => word.includes(plain))) found.heard.add(c);
+    }
   }
-  return [...new Set(found)];
+  return { ...found, unknown: [...new Set(found.unknown)], signs: [...new Set(found.signs)] };
 }
 
 /** The characters without which, or with others in whose place, the tokens stay the same. */
-function trials(reader, prompt, told) {
+function trials(reader, prompt, told, heard) {
   const same = (text) => reader.tokenize(text).ids.join() === told;
   const found = { dropped: [], replaced: [], folded: [] };
   for (const c of new Set(prompt)) {
@@ -80,6 +101,7 @@ function trials(reader, prompt, told) {
     else if (/\p{C}/u.test(c) && same(prompt.replaceAll(c, " "))) {
       found.folded.push(`${point(c)} is read as a space`);
     }
+    if (!heard.has(c)) continue;
     const bare = c.normalize("NFD").replace(/\p{Mn}/gu, "").normalize("NFC");
     for (const plain of new Set([bare, c.normalize("NFKC")])) {
       if (["", c, c.normalize("NFC")].includes(plain)) continue;
@@ -89,7 +111,8 @@ function trials(reader, prompt, told) {
       else found.replaced.push(`“${c}” as “${plain}”`);
     }
   }
-  if (small(prompt) !== prompt && same(small(prompt))) found.folded.push("capitals are read as small letters");
+  const capitals = [...heard].some((c) => small(c) !== c);
+  if (capitals && same(small(prompt))) found.folded.push("capitals are read as small letters");
   return found;
 }
 
