@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conjure_lib import weights
+from conjure_lib import settings, weights
 from conjure_lib.adapters import (
     Conditioning,
     adapt,
@@ -146,15 +145,13 @@ def _index(folder: Path) -> dict[str, Any]:
     file = folder / "model_index.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no model_index.json: it is no diffusers pipeline")
-    try:
-        index = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON, fetch it again: {error}") from error
-    name = index.get("_class_name") if isinstance(index, dict) else None
+    index = weights.settings(file)
+    name = index.get("_class_name")
     if not isinstance(name, str):
         raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
-    family_of(getattr(diffusers, name, name))
-    return dict(index)
+    kind = getattr(diffusers, name, None)
+    family_of(kind if isinstance(kind, type) else name)
+    return index
 
 
 def _part(
@@ -174,6 +171,8 @@ def _part(
         )
     if not (folder / part).is_dir():
         raise FileNotFoundError(f"{folder / part} is missing: fetch the model's folder again")
+    if part == "scheduler":
+        return settings.scheduler(kind, folder / part)
     if not issubclass(kind, torch.nn.Module):
         return weights.reader(kind, folder / part)
     precision = dtype if part in ("unet", "transformer") else torch.float32

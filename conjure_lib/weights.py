@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,6 +80,21 @@ def reader(kind: Any, source: str | Path, *, revision: str | None = None) -> Any
     special = getattr(found, "all_special_ids", None)
     if special is not None and len(found) <= len(set(special)) + 1:  # T5 makes one up
         raise ValueError(f"{folder} holds no vocabulary for {kind.__name__}: fetch it again")
+    return found
+
+
+def settings(file: Path) -> dict[str, Any]:
+    """What a JSON file of settings says.
+
+    Raises:
+        ValueError: it is no JSON, or names no settings.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON, fetch it again: {first_line(error)}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} must name settings, and holds a {type(found).__name__}")
     return found
 
 

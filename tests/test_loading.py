@@ -101,6 +101,17 @@ def entry(**changed: Any) -> Edit:
     return lambda folder: index(folder, **changed)
 
 
+def edited(name: str, **changed: Any) -> Edit:
+    """Settings of a JSON file are changed; those that are to be ... are taken out."""
+
+    def edit(folder: Path) -> None:
+        found = json.loads((folder / name).read_text()) | changed
+        kept = {key: value for key, value in found.items() if value is not ...}
+        (folder / name).write_text(json.dumps(kept))
+
+    return edit
+
+
 def without_class(folder: Path) -> None:
     index(folder, _class_name=None)
 
@@ -146,7 +157,7 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "empty scheduler": (unlink("scheduler/scheduler_config.json"), "scheduler cannot be read"),
     "torn scheduler": (write("scheduler/scheduler_config.json", "{"), "scheduler cannot be read"),
     "bad scheduler": (
-        write("scheduler/scheduler_config.json", '{"beta_schedule": "wavy"}'),
+        edited("scheduler/scheduler_config.json", beta_schedule="wavy"),
         "scheduler cannot be read.*wavy",
     ),
     "unknown scheduler": (entry(scheduler=["diffusers", "NoScheduler"]), "scheduler is to be"),
@@ -157,6 +168,55 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "a class's other": (entry(unet=["diffusers", "AutoencoderKL"]), "unet"),
     "pickle": (pickled, "unet holds no weights as safetensors, and diffusion_.*bin is a pickle"),
 }
+
+
+SCHEDULER = "scheduler/scheduler_config.json"
+NONSENSE: dict[str, tuple[Edit, str]] = {
+    "empty": (write(SCHEDULER, "{}"), "does not say num_train_timesteps, beta_start, beta_end"),
+    **{
+        name: (edited(SCHEDULER, **{name: ...}), f"scheduler_config.json does not say {name}")
+        for name in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    },
+    "no prediction": (edited(SCHEDULER, prediction_type=...), "does not say prediction_type"),
+    "two betas": (
+        edited(SCHEDULER, trained_betas=[0.1, 0.2]),
+        r"trained_betas=\[0.1, 0.2\] are 2 steps, and num_train_timesteps is 1000",
+    ),
+    "spacing": (edited(SCHEDULER, timestep_spacing="banana"), "timestep_spacing must .*'banana'"),
+    "zero": (edited(SCHEDULER, rescale_betas_zero_snr=True), "rescale_betas_zero_snr=True give no"),
+    "NaN": (edited(SCHEDULER, beta_end=float("nan")), "beta_end must be a positive number"),
+    "a text": (edited(SCHEDULER, num_train_timesteps="10"), "timesteps must be a positive whole"),
+    "deep": (write("model_index.json", "[" * 100_000), r"model_index\.json is no JSON"),
+    "no class": (entry(_class_name="__doc__"), "__doc__ is not adapted"),
+}
+
+
+@pytest.fixture
+def embedded(embedded_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the embedded model that says no hashes, to be damaged."""
+    kept = shutil.ignore_patterns("*SHA256*")
+    return Path(shutil.copytree(embedded_folder, tmp_path / "model", ignore=kept))
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_settings_of_no_sense_are_refused_by_file_and_name(embedded: Path, case: str) -> None:
+    edit, expected = NONSENSE[case]
+    edit(embedded)
+    with pytest.raises((ValueError, FileNotFoundError), match=expected) as caught:
+        cj.load(embedded, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert str(embedded) in str(caught.value) or case == "no class"
+
+
+def test_what_early_releases_did_not_say(embedded: Path, process: cj.GenerativeProcess) -> None:
+    """The file of Stable Diffusion v1.4 is older than the setting, and was always epsilon."""
+    edited(SCHEDULER, prediction_type=..., _diffusers_version="0.7.0.dev0")(embedded)
+    settings: dict[str, Any] = {"steps": 2, "draws": 1}
+    found, expected = (
+        cj.distance(one, "snow leopard", "bengal tiger", **settings).value
+        for one in (cj.load(embedded, device="cpu"), process)
+    )
+    assert found == expected == pytest.approx(298.486, abs=0.01)
 
 
 @pytest.mark.parametrize("case", BROKEN)
