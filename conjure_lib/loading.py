@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conjure_lib import settings, weights
 from conjure_lib.adapters import (
+    UNUSED,
     Conditioning,
     adapt,
     evaluating,
@@ -30,7 +31,6 @@ from conjure_lib.reading import TEXTS, warn_unread
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that no process runs
 
 
 def load(
@@ -63,6 +63,8 @@ def load(
             f"model must be a name or a folder, not {type(model).__name__}: what is loaded already "
             "goes through from_pipeline"
         )
+    if not str(model).strip():
+        raise ValueError(f"model is empty: name one, such as {EMBEDDED!r}, or a folder")
     limit_threads()
     target, precision = pick_device(device), pick_dtype(dtype)
     if target.type == "cuda":
@@ -123,6 +125,7 @@ def open_pipeline(
 
     index = _index(folder)
     weights.check_sums(folder)
+    weights.check_variant(folder, variant)
     known = (folder / weights.LOADED).is_file()  # a hash of the weights in float32
     first = torch.float32 if known else dtype
     parts: dict[str, Any] = {}
@@ -130,6 +133,7 @@ def open_pipeline(
         if isinstance(entry, list):
             unused = part in UNUSED or entry == [None, None]
             parts[part] = None if unused else _part(folder, part, entry, first, variant)
+    settings.check_tokenizers(folder, parts)
     if known:
         weights.check_loaded(folder, parts)
         for part in {"unet", "transformer"} & set(parts):
@@ -164,19 +168,30 @@ def _part(
     library, name = entry if len(entry) == 2 else (None, entry)
     module = {"diffusers": diffusers, "transformers": transformers}.get(str(library))
     kind = getattr(module, str(name), None)
-    if not isinstance(kind, type):
+    base = _base(part)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(
-            f"{folder / 'model_index.json'}: {part} is to be {name!r} of {library!r}, which is not "
-            f"in {weights.releases()}"
+            f"{folder / 'model_index.json'}: {part} is to be {name!r} of {library!r}, which is no "
+            f"{base.__name__} in {weights.releases()}"
         )
     if not (folder / part).is_dir():
         raise FileNotFoundError(f"{folder / part} is missing: fetch the model's folder again")
     if part == "scheduler":
         return settings.scheduler(kind, folder / part)
-    if not issubclass(kind, torch.nn.Module):
+    if base is not torch.nn.Module:
         return weights.reader(kind, folder / part)
     precision = dtype if part in ("unet", "transformer") else torch.float32
     return weights.pretrained(kind, folder / part, dtype=precision, variant=variant)
+
+
+def _base(part: str) -> type:
+    """What a part of a pipeline is by its name."""
+    import diffusers
+    import transformers
+
+    if part == "scheduler":
+        return diffusers.SchedulerMixin
+    return transformers.PreTrainedTokenizerBase if "tokenizer" in part else torch.nn.Module
 
 
 def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:

@@ -71,3 +71,36 @@ def _check_given(kind: Any, given: Mapping[str, Any], file: Path) -> None:
 def _number(value: Any, whole: bool) -> bool:
     kinds = int if whole else int | float
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_tokenizers(folder: Path, parts: Mapping[str, Any]) -> None:
+    """Compare how long a text each tokenizer lets through with what its encoder has room for.
+
+    Raises:
+        ValueError: no room for a text or more than there are positions; no token to fill up with.
+    """
+    from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
+    for name, encoder in parts.items():
+        if encoder is None or not name.startswith("text_encoder"):
+            continue
+        part = name.replace("text_encoder", "tokenizer")
+        tokenizer, file = parts.get(part), folder / part / "tokenizer_config.json"
+        if tokenizer is None:
+            raise ValueError(f"{folder} has {name} and no {part}")
+        if tokenizer.pad_token_id is None:
+            raise ValueError(f"{file} names no pad_token, which short texts are filled up with")
+        length, most = tokenizer.model_max_length, _positions(encoder)
+        least = int(tokenizer.num_special_tokens_to_add()) + 1
+        if not _number(length, whole=True) or not least <= length <= most:
+            given = "is not there" if length == VERY_LARGE_INTEGER else f"is {length!r}"
+            raise ValueError(
+                f"{file}: model_max_length {given}, and must be a whole number from {least}, the "
+                f"tokens of a text of one, to {most}, the positions of {name}"
+            )
+
+
+def _positions(encoder: Any) -> float:
+    """How many tokens an encoder can read; T5, whose positions are relative, has no limit."""
+    limit = getattr(encoder.config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else math.inf
