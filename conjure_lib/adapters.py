@@ -20,6 +20,8 @@ from torch import Tensor
 from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that no process runs
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -83,8 +85,9 @@ def adapt(pipeline: Any) -> Adapter:
         ValueError: a pipeline of another kind, or whose parts do not fit together.
     """
     family = family_of(type(pipeline))
-    for part in ("unet", "transformer", "vae", "scheduler", "tokenizer", "text_encoder"):
-        if part in pipeline.components and pipeline.components[part] is None:
+    optional = (*UNUSED, "tokenizer_3", "text_encoder_3")
+    for part in sorted(pipeline.components.keys() - set(optional)):
+        if pipeline.components[part] is None:
             raise ValueError(f"this {type(pipeline).__name__} has no {part}")
     network = getattr(pipeline, "unet", None)
     if network is not None and network.config.get("time_cond_proj_dim") is not None:
@@ -295,8 +298,13 @@ def _small(text: str) -> str:
 
 def _shape(network: Any) -> tuple[int, ...]:
     size = network.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return (network.config.in_channels, height, width)
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(
+            f"sample_size in the config.json of {network.config.get('_name_or_path')} must be one "
+            f"positive whole number, or two, not {size!r}"
+        )
+    return (network.config.in_channels, *sides)
 
 
 _using: dict[str | int, tuple[int, Callable[[], None]]] = {}
@@ -335,7 +343,7 @@ def _silence() -> Callable[[], None]:
     loggings = (diffusers.utils.logging, transformers.utils.logging)
     kept = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in loggings]
     for logging in loggings:
-        logging.set_verbosity_error()
+        logging.set_verbosity(logging.CRITICAL)  # what fails is raised
         logging.disable_progress_bar()
 
     def undo() -> None:

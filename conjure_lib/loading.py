@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conjure_lib import weights
+from conjure_lib import settings, weights
 from conjure_lib.adapters import (
+    UNUSED,
     Conditioning,
     adapt,
     evaluating,
@@ -31,7 +31,6 @@ from conjure_lib.reading import TEXTS, warn_unread
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that no process runs
 
 
 def load(
@@ -64,6 +63,8 @@ def load(
             f"model must be a name or a folder, not {type(model).__name__}: what is loaded already "
             "goes through from_pipeline"
         )
+    if not str(model).strip():
+        raise ValueError(f"model is empty: name one, such as {EMBEDDED!r}, or a folder")
     limit_threads()
     target, precision = pick_device(device), pick_dtype(dtype)
     if target.type == "cuda":
@@ -124,6 +125,7 @@ def open_pipeline(
 
     index = _index(folder)
     weights.check_sums(folder)
+    weights.check_variant(folder, variant)
     known = (folder / weights.LOADED).is_file()  # a hash of the weights in float32
     first = torch.float32 if known else dtype
     parts: dict[str, Any] = {}
@@ -131,6 +133,7 @@ def open_pipeline(
         if isinstance(entry, list):
             unused = part in UNUSED or entry == [None, None]
             parts[part] = None if unused else _part(folder, part, entry, first, variant)
+    settings.check_tokenizers(folder, parts)
     if known:
         weights.check_loaded(folder, parts)
         for part in {"unet", "transformer"} & set(parts):
@@ -146,15 +149,13 @@ def _index(folder: Path) -> dict[str, Any]:
     file = folder / "model_index.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no model_index.json: it is no diffusers pipeline")
-    try:
-        index = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON, fetch it again: {error}") from error
-    name = index.get("_class_name") if isinstance(index, dict) else None
+    index = weights.settings(file)
+    name = index.get("_class_name")
     if not isinstance(name, str):
         raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
-    family_of(getattr(diffusers, name, name))
-    return dict(index)
+    kind = getattr(diffusers, name, None)
+    family_of(kind if isinstance(kind, type) else name)
+    return index
 
 
 def _part(
@@ -167,17 +168,30 @@ def _part(
     library, name = entry if len(entry) == 2 else (None, entry)
     module = {"diffusers": diffusers, "transformers": transformers}.get(str(library))
     kind = getattr(module, str(name), None)
-    if not isinstance(kind, type):
+    base = _base(part)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(
-            f"{folder / 'model_index.json'}: {part} is to be {name!r} of {library!r}, which is not "
-            f"in {weights.releases()}"
+            f"{folder / 'model_index.json'}: {part} is to be {name!r} of {library!r}, which is no "
+            f"{base.__name__} in {weights.releases()}"
         )
     if not (folder / part).is_dir():
         raise FileNotFoundError(f"{folder / part} is missing: fetch the model's folder again")
-    if not issubclass(kind, torch.nn.Module):
+    if part == "scheduler":
+        return settings.scheduler(kind, folder / part)
+    if base is not torch.nn.Module:
         return weights.reader(kind, folder / part)
     precision = dtype if part in ("unet", "transformer") else torch.float32
     return weights.pretrained(kind, folder / part, dtype=precision, variant=variant)
+
+
+def _base(part: str) -> type:
+    """What a part of a pipeline is by its name."""
+    import diffusers
+    import transformers
+
+    if part == "scheduler":
+        return diffusers.SchedulerMixin
+    return transformers.PreTrainedTokenizerBase if "tokenizer" in part else torch.nn.Module
 
 
 def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conjure_lib.adapters import quiet
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS
 from conjure_lib.reading import Reader, quoted
@@ -192,7 +193,9 @@ class GenerativeProcess:
         import diffusers
 
         kind = getattr(diffusers, self.samplers[name])
-        scheduler = kind.from_config(self.scheduler.config, **_plain(kind, self.scheduler.config))
+        config = self.scheduler.config
+        with quiet():  # settings that were unknown as it was loaded are so still
+            scheduler = kind.from_config(config, **_plain(kind, config))
         if self.kind == "flow":
             self._set_flow(scheduler, steps)
             return scheduler

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from conjure_lib.adapters import quiet
 from conjure_lib.hub import first_line, from_hub
 
 LOADED = "LOADED_SHA256"  # a file beside a model: the hash that its weights have once loaded
 FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")
+
+NAME = re.compile(r"[^.]+?(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")  # with its variant
 
 
 def pretrained(
@@ -53,7 +57,10 @@ def pretrained(
         raise ValueError(f"{folder} holds a variant of its weights alone: say {names}")
     module = kind.__module__.split(".")[0]
     options = {"dtype" if module == "transformers" else "torch_dtype": dtype}
+    if module == "transformers":
+        options["ignore_mismatched_sizes"] = True  # reported by name, and refused below
     with reading(folder, kind):
+        _check_shards(folder, variant if variant in there else None)
         model, found = kind.from_pretrained(
             str(folder),
             use_safetensors=True,
@@ -63,6 +70,7 @@ def pretrained(
             **options,
         )
     _check_complete(model, found, folder, unread)
+    _check_floating(model, folder, variant if variant in there else None)
     return model.eval()
 
 
@@ -79,6 +87,21 @@ def reader(kind: Any, source: str | Path, *, revision: str | None = None) -> Any
     special = getattr(found, "all_special_ids", None)
     if special is not None and len(found) <= len(set(special)) + 1:  # T5 makes one up
         raise ValueError(f"{folder} holds no vocabulary for {kind.__name__}: fetch it again")
+    return found
+
+
+def settings(file: Path) -> dict[str, Any]:
+    """What a JSON file of settings says.
+
+    Raises:
+        ValueError: it is no JSON, or names no settings.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON, fetch it again: {first_line(error)}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} must name settings, and holds a {type(found).__name__}")
     return found
 
 
@@ -140,6 +163,17 @@ def check_sums(folder: Path) -> None:
             raise ValueError(f"{file} is damaged (its SHA-256 differs): fetch it again")
 
 
+def check_variant(folder: Path, variant: str | None) -> None:
+    """Raises ValueError: no part of a pipeline's folder has weights of this variant."""
+    if variant is None:
+        return
+    files = folder.glob("*/*.safetensors")
+    there = {parsed[1] for parsed in map(NAME.fullmatch, (f.name for f in files)) if parsed}
+    if variant not in there:
+        names = ", ".join(sorted(repr(name) for name in there - {None})) or "none"
+        raise ValueError(f"{folder} has no weights of variant={variant!r}; its variants: {names}")
+
+
 def loaded_hash(parts: Mapping[str, Any]) -> str:
     """SHA-256 over the weights of the networks among ``parts`` in float32, by name."""
     digest = hashlib.sha256()
@@ -174,8 +208,7 @@ def releases() -> str:
 def _variants(folder: Path) -> set[str | None]:
     """The variants of a folder's weights, such as "fp16"; None for the plain ones."""
     names = sorted(file.name for file in folder.iterdir())
-    name = re.compile(r"[^.]+?(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
-    found = {parsed[1] for parsed in map(name.fullmatch, names) if parsed}
+    found = {parsed[1] for parsed in map(NAME.fullmatch, names) if parsed}
     if not found:
         pickled = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
         why = f", and {pickled[0]} is a pickle, which could run anything" if pickled else ""
@@ -188,16 +221,23 @@ def _variants(folder: Path) -> set[str | None]:
 @contextmanager
 def reading(folder: Path, kind: Any) -> Iterator[Any]:
     """Silent; what goes wrong inside becomes a ValueError that names the folder."""
+    given: dict[str, Any] = {}
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of names that releases change
+            for file in sorted(folder.glob("*config.json")):
+                given |= settings(file)
             yield kind
     except MemoryError:
         raise
     except Exception as error:  # whatever the libraries raise at a file that they did not write
+        told = first_line(error).split(" If you want")[0]  # random weights in their place
+        names = [f"{k}={v!r}" for k, v in given.items() if isinstance(v, str) and repr(v) in told]
+        names += [f"{k}={v!r}" for k, v in given.items() if v and f" {v} " in f" {told} "]
+        named = f" ({', '.join(dict.fromkeys(names))})" if names else ""
         raise ValueError(
             f"{folder} cannot be read as {kind.__name__}, fetch it again: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{type(error).__name__}: {told}{named}"
         ) from error
 
 
@@ -220,6 +260,37 @@ def _check_complete(
             f"{folder} is no complete {type(model).__name__} for {releases()}: {told}. Fetch it "
             "again, or install the releases that its weights were saved with"
         )
+
+
+def _check_shards(folder: Path, variant: str | None) -> None:
+    """Refuse an index of which a file is missing, also where a whole file would do instead."""
+    for index in sorted(folder.glob("*.safetensors.index*.json")):
+        if set(index.name.split(".")[1:]) - {"safetensors", "index", "json"} != {variant} - {None}:
+            continue
+        named = settings(index).get("weight_map")
+        files = named.values() if isinstance(named, dict) else [named]
+        if lacking := {str(file) for file in files if not (folder / str(file)).is_file()}:
+            raise FileNotFoundError(f"{index} names {_some(lacking)}, which is not there")
+
+
+def _check_floating(model: torch.nn.Module, folder: Path, variant: str | None) -> None:
+    """Refuse weights that are stored as integers: they were rounded, or are of another kind."""
+    counts = {
+        name.split(".")[-1]
+        for name, buffer in model.named_buffers()
+        if not buffer.dtype.is_floating_point
+    }
+    for file in sorted(folder.glob("*.safetensors")):
+        if (NAME.fullmatch(file.name) or [None, ""])[1] != variant:
+            continue
+        with safe_open(file, "pt") as stored:
+            kinds = {key: str(stored.get_slice(key).get_dtype()) for key in stored.keys()}  # noqa: SIM118
+        other = {k for k, v in kinds.items() if "F" not in v and k.split(".")[-1] not in counts}
+        if other:
+            raise ValueError(
+                f"{file} stores {_some(other)} as {kinds[min(other)]}, and weights are floating "
+                "numbers: fetch it again"
+            )
 
 
 def _some(keys: set[str]) -> str:

@@ -101,6 +101,17 @@ def entry(**changed: Any) -> Edit:
     return lambda folder: index(folder, **changed)
 
 
+def edited(name: str, **changed: Any) -> Edit:
+    """Settings of a JSON file are changed; those that are to be ... are taken out."""
+
+    def edit(folder: Path) -> None:
+        found = json.loads((folder / name).read_text()) | changed
+        kept = {key: value for key, value in found.items() if value is not ...}
+        (folder / name).write_text(json.dumps(kept))
+
+    return edit
+
+
 def without_class(folder: Path) -> None:
     index(folder, _class_name=None)
 
@@ -146,7 +157,7 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "empty scheduler": (unlink("scheduler/scheduler_config.json"), "scheduler cannot be read"),
     "torn scheduler": (write("scheduler/scheduler_config.json", "{"), "scheduler cannot be read"),
     "bad scheduler": (
-        write("scheduler/scheduler_config.json", '{"beta_schedule": "wavy"}'),
+        edited("scheduler/scheduler_config.json", beta_schedule="wavy"),
         "scheduler cannot be read.*wavy",
     ),
     "unknown scheduler": (entry(scheduler=["diffusers", "NoScheduler"]), "scheduler is to be"),
@@ -157,6 +168,126 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "a class's other": (entry(unet=["diffusers", "AutoencoderKL"]), "unet"),
     "pickle": (pickled, "unet holds no weights as safetensors, and diffusion_.*bin is a pickle"),
 }
+
+
+def as_integers(folder: Path) -> None:
+    def change(found: dict[str, torch.Tensor]) -> None:
+        found |= {key: weight.to(torch.int32) for key, weight in found.items()}
+
+    tensors(folder / "text_encoder" / FILES["text_encoder"], change)
+
+
+def wide_input(folder: Path) -> None:
+    def change(found: dict[str, torch.Tensor]) -> None:
+        found["conv_in.weight"] = torch.ones(96, 5, 3, 3)
+
+    tensors(folder / "unet" / FILES["unet"], change)
+
+
+def lost_shard(part: str) -> Edit:
+    """An index beside the whole file, and not the files that it names."""
+
+    def edit(folder: Path) -> None:
+        whole = folder / part / FILES[part]
+        shard = whole.with_suffix("").name + "-00001-of-00002.safetensors"
+        named = {"weight_map": dict.fromkeys(load_file(whole), shard)}
+        Path(f"{whole}.index.json").write_text(json.dumps(named))
+
+    return edit
+
+
+SCHEDULER = "scheduler/scheduler_config.json"
+NONSENSE: dict[str, tuple[Edit, str]] = {
+    "empty": (write(SCHEDULER, "{}"), "does not say num_train_timesteps, beta_start, beta_end"),
+    **{
+        name: (edited(SCHEDULER, **{name: ...}), f"scheduler_config.json does not say {name}")
+        for name in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    },
+    "no prediction": (edited(SCHEDULER, prediction_type=...), "does not say prediction_type"),
+    "two betas": (
+        edited(SCHEDULER, trained_betas=[0.1, 0.2]),
+        r"trained_betas=\[0.1, 0.2\] are 2 steps, and num_train_timesteps is 1000",
+    ),
+    "spacing": (edited(SCHEDULER, timestep_spacing="banana"), "timestep_spacing must .*'banana'"),
+    "zero": (edited(SCHEDULER, rescale_betas_zero_snr=True), "rescale_betas_zero_snr=True give no"),
+    "NaN": (edited(SCHEDULER, beta_end=float("nan")), "beta_end must be a positive number"),
+    "a text": (edited(SCHEDULER, num_train_timesteps="10"), "timesteps must be a positive whole"),
+    "deep": (write("model_index.json", "[" * 100_000), r"model_index\.json is no JSON"),
+    "no class": (entry(_class_name="__doc__"), "__doc__ is not adapted"),
+    "integers": (as_integers, r"text_encoder.model\.safetensors stores embeddings.* as I32"),
+    **{
+        f"length {length!r}": (
+            edited("tokenizer/tokenizer_config.json", model_max_length=length),
+            r"tokenizer_config\.json: model_max_length is .* number from 3, .* to 32, the positions",
+        )
+        for length in (0, 2, -1, 33, 64, "32", 8.5, True, None, ...)
+    },
+    "no filling": (edited("tokenizer/tokenizer_config.json", pad_token=...), "names no pad_token"),
+    **{
+        f"size {size!r}": (edited("unet/config.json", sample_size=size), "sample_size in .*unet")
+        for size in (None, 0, -8, "8", 8.5, [8], [8, -8])
+    },
+    "larger pipeline": (entry(_class_name="StableDiffusionXLPipeline"), "has no text_encoder_2"),
+    "rows": (edited("text_encoder/config.json", vocab_size=100), "token_embedding.* another shape"),
+    "positions": (
+        edited("text_encoder/config.json", max_position_embeddings=64),
+        "position_embedding.weight of another shape",
+    ),
+    "wide": (wide_input, r"conv_in\.weight expected shape \S+ 4, 3, 3\]\), but got [^I]*$"),
+    **{
+        f"list {file}": (write(file, "[]"), rf"{file} must name settings, and holds a list")
+        for file in ("unet/config.json", "text_encoder/config.json", SCHEDULER)
+    },
+    "activation": (edited("text_encoder/config.json", hidden_act="banana"), "hidden_act='banana'"),
+    "automatic": (entry(text_encoder=["transformers", "AutoModel"]), "text_encoder is to be 'Auto"),
+    "no scheduler": (
+        entry(scheduler=["diffusers", "UNet2DConditionModel"]),
+        "scheduler is to be 'UNet2DConditionModel' of 'diffusers', which is no SchedulerMixin",
+    ),
+    **{
+        f"shard of {part}": (lost_shard(part), r"index\.json names .*-00001-of-00002.*not there")
+        for part in FILES
+    },
+}
+
+
+@pytest.fixture
+def embedded(embedded_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the embedded model that says no hashes, to be damaged."""
+    kept = shutil.ignore_patterns("*SHA256*")
+    return Path(shutil.copytree(embedded_folder, tmp_path / "model", ignore=kept))
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_settings_of_no_sense_are_refused_by_file_and_name(embedded: Path, case: str) -> None:
+    edit, expected = NONSENSE[case]
+    edit(embedded)
+    with pytest.raises((ValueError, FileNotFoundError), match=expected) as caught:
+        cj.load(embedded, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert str(embedded) in str(caught.value) or case in ("no class", "larger pipeline")
+
+
+@pytest.mark.parametrize("variant", ["fp16", 3, ""])
+def test_a_variant_that_is_not_there(embedded: Path, variant: Any) -> None:
+    with pytest.raises(ValueError, match=f"no weights of variant={variant!r}; its variants: none"):
+        cj.load(embedded, device="cpu", variant=variant)
+
+
+def test_an_empty_name() -> None:
+    with pytest.raises(ValueError, match="model is empty"):
+        cj.load("")
+
+
+def test_what_early_releases_did_not_say(embedded: Path, process: cj.GenerativeProcess) -> None:
+    """The file of Stable Diffusion v1.4 is older than the setting, and was always epsilon."""
+    edited(SCHEDULER, prediction_type=..., _diffusers_version="0.7.0.dev0")(embedded)
+    settings: dict[str, Any] = {"steps": 2, "draws": 1}
+    found, expected = (
+        cj.distance(one, "snow leopard", "bengal tiger", **settings).value
+        for one in (cj.load(embedded, device="cpu"), process)
+    )
+    assert found == expected == pytest.approx(298.486, abs=0.01)
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -411,10 +542,10 @@ def test_the_last_thread_to_leave_brings_the_logs_back() -> None:
         thread = threading.Thread(target=stay)
         thread.start()
         entered.wait(60)
-    assert logging.get_verbosity() == logging.ERROR  # one is inside still
+    assert logging.get_verbosity() == logging.CRITICAL  # one is inside still
     leave.set()
     thread.join()
-    assert inside == [logging.ERROR] and logging.get_verbosity() == before
+    assert inside == [logging.CRITICAL] and logging.get_verbosity() == before
 
 
 # -- the Hub -----------------------------------------------------------------------------------
