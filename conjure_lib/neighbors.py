@@ -22,6 +22,7 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from conjure_lib.inputs import as_numbers, finite, one_of, whole
+from conjure_lib.process import steady
 
 MATRIX = 2048  # items up to which "auto" takes the whole matrix of distances
 VECTORS = ("euclidean", "cosine")  # the metrics that are computed here
@@ -295,6 +296,7 @@ def _unit(rows: Any) -> Any:
     return rows / (rows * rows).sum(1)[:, None] ** 0.5
 
 
+@steady
 def _in_blocks(x: np.ndarray, k: int, unit: bool, block: int, ties: int) -> np.ndarray:
     """Neighbours by squared distances in float32, one block of them at a time: (n, k)."""
     device, starts = "cuda" if torch.cuda.is_available() else "cpu", range(0, len(x), block)
