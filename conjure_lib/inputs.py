@@ -153,6 +153,8 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"{name} has masked values: fill them in or leave their rows out")
     try:
         x = np.asarray(values)
+        if values is None:
+            raise TypeError("it is None")
         if x.dtype.kind not in "biufO":
             raise TypeError(f"{x.dtype} is no real number")
         x = x if x.dtype == np.float32 else np.asarray(x, np.float64)
@@ -160,7 +162,7 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"{name} must be rows of numbers: {error}") from error
     if x.size and not np.isfinite([x.min(), x.max()]).all():  # which no NaN gets past
         at = ", ".join(map(str, np.argwhere(~np.isfinite(x))[0]))
-        raise ValueError(f"{name} is not finite at [{at}]: NaN or infinity")
+        raise ValueError(f"{name} is not finite{f' at [{at}]' if at else ''}: NaN or infinity")
     return x
 
 
@@ -169,6 +171,11 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
 
 def _column_names(rows: Any) -> list[Any] | None:
     """The names of the columns, if ``rows`` is a table; None if it is not."""
+    for name in ("collect", "compute"):  # of polars, Spark and Dask
+        if hasattr(type(rows), name):
+            raise TypeError(
+                f"a {type(rows).__name__} has its rows only when asked: hand over table.{name}()"
+            )
     if isinstance(rows, Mapping):
         return list(rows)
     if isinstance(rows, np.ndarray):
@@ -197,7 +204,7 @@ def _two(i: int, row: Any) -> tuple[Any, Any]:
     if isinstance(row, Mapping):
         first, second = _two_of(list(row))
         return row[first], row[second]
-    if len(fields) > 2:  # as pandas' itertuples gives them, the index with them
+    if fields:  # as pandas' itertuples gives them, the index with them
         first, second = _two_of(list(fields))
         return getattr(row, first), getattr(row, second)
     if isinstance(row, list | tuple | np.ndarray) and len(row) == 2:

@@ -198,7 +198,7 @@ def _start(
         return process.noise(draws, seed)
     shape = (len(draws), *process.latent_shape)
     plain = noise.detach().cpu().double() if isinstance(noise, Tensor) else noise
-    given = torch.as_tensor(as_numbers("noise", plain))
+    given = torch.as_tensor(np.require(as_numbers("noise", plain), None, "CW"))
     if tuple(given.shape) != shape:
         raise ValueError(f"noise must have shape {shape}, not {tuple(given.shape)}")
     return given.to(process.device)

@@ -479,7 +479,7 @@ def test_tables_whose_rows_are_named_otherwise_are_refused() -> None:
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("search", ["matrix", "torch", "faiss"])
 def test_a_mean_far_from_the_origin_hides_no_distance(search: Any, metric: str, dtype: Any) -> None:
-    """Neighbours are those of exact differences, however far away and however small the cloud is."""
+    """Neighbours are those of exact differences, however far away and small the cloud is."""
     if search == "faiss":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
