@@ -7,10 +7,35 @@
 The names below are imported when they are first used: torch and diffusers take seconds.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from conjure_lib.machine import settle
+import os
+import signal
+import sys
+
+
+def _stop(*_: object) -> None:
+    """Ctrl-C while there is nothing to keep: one line, and no traceback of half an import."""
+    os.write(2, b"conjure_lib: stopped\n")
+    os._exit(130)
+
+
+def heed_interrupts() -> None:
+    """From now on there is work to keep: Ctrl-C is Python's own exception again."""
+    if signal.getsignal(signal.SIGINT) is _stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_program = os.path.basename("".join(sys.argv[:1]))  # "-m" while a package is only being imported
+if (
+    _program in ("conjure", "conjure.exe") or (_program == "-m" and "conjure_lib" in sys.orig_argv)
+) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nobody decided otherwise
+    signal.signal(signal.SIGINT, _stop)
+
+from importlib import import_module  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from conjure_lib.machine import settle  # noqa: E402
 
 if TYPE_CHECKING:
     from conjure_lib.loading import from_pipeline, load

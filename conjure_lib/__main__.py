@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import time
 import warnings
@@ -15,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from conjure_lib import __version__
+from conjure_lib import __version__, heed_interrupts
 from conjure_lib.machine import hasten
 from conjure_lib.names import EMBEDDED, SAMPLERS, WEIGHTINGS
 from conjure_lib.reading import UNREAD
@@ -28,6 +29,7 @@ def entry() -> NoReturn:
     """The program ``conjure``."""
     hasten()
     code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: only the end is left
     gc.freeze()  # nor a last search, before all is gone anyway
     sys.exit(code)
 
@@ -272,7 +274,9 @@ def _tell(message: str) -> None:
 def _load(options: argparse.Namespace) -> GenerativeProcess:
     from conjure_lib import load
 
-    return load(options.model, device=options.device)
+    process = load(options.model, device=options.device)
+    heed_interrupts()
+    return process
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -305,9 +309,16 @@ def _prepare_figure(file: Path) -> None:
         raise ValueError(f"--figure {file} must end in .{', .'.join(known)}")
     if file.is_dir():
         raise ValueError(f"--figure {file} is a folder: name a file in it")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise ValueError(f"--figure {file} cannot be written: choose another place")
+    is_new = not os.path.lexists(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):  # only trying tells: not all folders say what they refuse
+            pass
+    except OSError as error:
+        why = f"choose another place ({error.strerror})"
+        raise ValueError(f"--figure {file} cannot be written: {why}") from error
+    if is_new:
+        file.unlink()
 
 
 def _draw(process: GenerativeProcess, options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from conjure_lib import weights
 from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.loading import pick_device
-from conjure_lib.process import GenerativeProcess, check_sound, generator, sound
+from conjure_lib.process import GenerativeProcess, check_sound, generator, sound, steady
 from conjure_lib.similarity import check_settings, chunks
 
 Pairs = Any  # of any shape that `inputs.as_pairs` takes
@@ -163,7 +163,7 @@ def clip_features(
     """
     processor, model = _pretrained(name, "AutoImageProcessor", revision)
 
-    @torch.no_grad()
+    @steady
     def features(pictures: np.ndarray) -> np.ndarray:
         images = list((pictures * 255).round().astype(np.uint8))
         pixels = processor(images=images, return_tensors="pt")["pixel_values"].to(model.device)
@@ -242,14 +242,15 @@ def sentence_cosine(
     vectors = torch.empty(len(prompts), model.config.hidden_size, dtype=torch.float64)
     for rows in tqdm(list(chunks(by_length, 64)), desc="embeddings", unit="batch", delay=2):
         tokens = tokenizer([prompts[i] for i in rows], **options).to(model.device)
-        with torch.no_grad():
-            hidden = model(**tokens).last_hidden_state.cpu().double()  # (n, tokens, width)
+        hidden = (
+            steady(model.__call__)(**tokens).last_hidden_state.cpu().double()
+        )  # (n, tokens, width)
         summed = torch.einsum("nt,ntw->nw", tokens["attention_mask"].cpu().double(), hidden)
         vectors[rows] = hidden[:, 0] if pooling == "cls" else summed
     return _cosine(vectors, index, prompts)
 
 
-@torch.no_grad()
+@steady
 def language_trajectories(
     model: Any,
     tokenizer: Any,

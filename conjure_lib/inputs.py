@@ -168,6 +168,8 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
     if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
         raise ValueError(f"{name} has masked values: fill them in or leave their rows out")
     try:
+        if values is None:
+            raise TypeError("it is None")
         rows = isinstance(values, list | tuple)
         x = np.asarray([_plain(v) for v in values] if rows else _plain(values))
         if x.dtype.kind not in "biufO":
@@ -177,7 +179,7 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"{name} must be rows of numbers: {error}") from error
     if x.size and not np.isfinite([x.min(), x.max()]).all():  # which no NaN gets past
         at = ", ".join(map(str, np.argwhere(~np.isfinite(x))[0]))
-        raise ValueError(f"{name} is not finite at [{at}]: NaN or infinity")
+        raise ValueError(f"{name} is not finite{f' at [{at}]' if at else ''}: NaN or infinity")
     return x
 
 
@@ -194,6 +196,11 @@ def _plain(value: Any) -> Any:
 
 def _column_names(rows: Any) -> list[Any] | None:
     """The names of the columns, if ``rows`` is a table; None if it is not."""
+    for name in ("collect", "compute"):  # of polars, Spark and Dask
+        if hasattr(type(rows), name):
+            raise TypeError(
+                f"a {type(rows).__name__} has its rows only when asked: hand over table.{name}()"
+            )
     if isinstance(rows, Mapping):
         return list(rows)
     if isinstance(rows, np.ndarray):
@@ -222,7 +229,7 @@ def _two(i: int, row: Any) -> tuple[Any, Any]:
     if isinstance(row, Mapping):
         first, second = _two_of(list(row))
         return row[first], row[second]
-    if len(fields) > 2:  # as pandas' itertuples gives them, the index with them
+    if fields:  # as pandas' itertuples gives them, the index with them
         first, second = _two_of(list(fields))
         return getattr(row, first), getattr(row, second)
     if isinstance(row, list | tuple | np.ndarray) and len(row) == 2:

@@ -26,7 +26,7 @@ from conjure_lib.adapters import (
 from conjure_lib.hub import REVISIONS, from_hub
 from conjure_lib.machine import limit_threads
 from conjure_lib.names import EMBEDDED as EMBEDDED
-from conjure_lib.process import GenerativeProcess
+from conjure_lib.process import GenerativeProcess, steady
 from conjure_lib.reading import TEXTS, warn_unread
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
@@ -221,7 +221,6 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         with evaluating(network):
             return adapter.call(x.to(dtype), t, Conditioning(parts))
 
-    @torch.no_grad()
     def encode(texts: Sequence[str]) -> Tensor | Conditioning:
         with TEXTS, evaluating(*readers):
             warn_unread(adapter.readers, texts)
@@ -230,7 +229,6 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         whole = Conditioning.cat(parts)
         return whole.parts[HIDDEN] if set(whole.parts) == {HIDDEN} else whole
 
-    @torch.no_grad()
     def decode(latents: Tensor) -> np.ndarray:
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         z = latents.to(vae.dtype) / vae.config.scaling_factor + shift
@@ -244,19 +242,20 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         return torch.tensor([len(ids) for ids in tokens["input_ids"]])
 
     def twin(process: GenerativeProcess, memo: dict[int, Any]) -> GenerativeProcess:
-        if (process.predict, process.encode, process.decode) != (predict, encode, decode):
+        if [process.predict, process.encode, process.decode] != own:
             raise TypeError(f"a function of {process.name} was replaced: it cannot be copied")
         fresh = from_pipeline(copy.deepcopy(pipeline, memo), process.name)
         kept = ("scheduler", "latent_shape", "kind", "revision", "evaluations", "rows")
         changes = {field: copy.deepcopy(getattr(process, field), memo) for field in kept}
         return dataclasses.replace(fresh, **changes)
 
+    own = [steady(call) for call in (predict, encode, decode)]
     return GenerativeProcess(
-        predict,
-        encode,
+        own[0],
+        own[1],
         copy.deepcopy(pipeline.scheduler),
         adapter.latent_shape,
-        decode,
+        own[2],
         lengths if "unet" in modules and "text_encoder_2" not in modules else None,
         kind,
         adapter.sigmas,

@@ -8,6 +8,7 @@ and Smaragdis 2024, arXiv 2411.08687). A space is a table of embeddings or a mat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from numbers import Integral
@@ -21,9 +22,15 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from conjure_lib.inputs import as_numbers, finite, one_of, whole
+from conjure_lib.process import steady
 
 MATRIX = 2048  # items up to which "auto" takes the whole matrix of distances
 VECTORS = ("euclidean", "cosine")  # the metrics that are computed here
+METRICS = (  # of real numbers: others compare yes and no, or places on a globe
+    *VECTORS,
+    *("precomputed", "braycurtis", "canberra", "chebyshev", "cityblock", "correlation"),
+    *("mahalanobis", "manhattan", "minkowski", "seuclidean", "sqeuclidean"),
+)
 ROWS = 2**22  # entries of neighbour lists that are compared at a time: bounds the memory
 Search = Literal["auto", "matrix", "torch", "faiss"]
 
@@ -82,7 +89,8 @@ def nngs(
     Args:
         X, Y: embeddings (n, any width), or distances (n, n) with metric="precomputed".
         k: neighbours, an integer, or a fraction of n below 1 (rounded down).
-        metric: "euclidean", "cosine", "precomputed" or, for "matrix", any of scikit-learn's.
+        metric: "euclidean", "cosine", "precomputed" or, for "matrix", one of the others of
+            `METRICS`, as scikit-learn has them.
         search, block: see `neighbors`.
         permutations: random pairings behind ``p``; 0 leaves it NaN.
         resamples: of the interval; 0 leaves it NaN.
@@ -166,7 +174,11 @@ def chance(n: int, k: int) -> float:
 
     Their overlap is hypergeometric, Hyp(m, k, k). With items paired at random this is the mean of
     NNGS whatever the two graphs are.
+
+    Raises:
+        TypeError, ValueError: k is not a whole number from 1 to n - 1.
     """
+    _check_k(n, k)
     m = n - 1
     overlap = np.arange(max(0, 2 * k - m), k + 1)
     return float((hypergeom(m, k, k).pmf(overlap) * overlap / (2 * k - overlap)).sum())
@@ -175,9 +187,16 @@ def chance(n: int, k: int) -> float:
 def chance_bound(n: int, k: Any) -> Any:
     """H(k) = k / (2m - k), the Jaccard index at the mean overlap k²/m; k may be an array.
 
-    A lower bound of `chance`: the index is convex in the overlap (Jensen).
+    A lower bound of `chance`: the index is convex in the overlap (Jensen). Errors as `chance`.
     """
+    for one in np.ravel(k):
+        _check_k(n, one)
     return k / (2 * (n - 1) - k)
+
+
+def _check_k(n: int, k: Any) -> None:
+    if whole("k", k) >= whole("n", n, 2):
+        raise ValueError(f"k must be from 1 to n - 1 = {n - 1}, not {k}")
 
 
 def count_of(k: int | float, n: int) -> int:
@@ -252,7 +271,9 @@ def _sorted(x: np.ndarray, metric: str, ties: int) -> np.ndarray:
         rows = _unit(rows) if metric == "cosine" else rows
         distance = pairwise_distances(rows, metric="sqeuclidean")  # exact where it ties
     else:
-        distance = pairwise_distances(x, metric=metric)
+        distance = as_numbers(
+            f"{metric} distance", pairwise_distances(x.astype(float), metric=metric)
+        )
     np.fill_diagonal(distance, np.inf)
     order, (place, offset) = distance.argsort(axis=1), _lots(len(x), ties)
     level = np.take_along_axis(distance, order, axis=1)
@@ -275,25 +296,19 @@ def _unit(rows: Any) -> Any:
     return rows / (rows * rows).sum(1)[:, None] ** 0.5
 
 
+@steady
 def _in_blocks(x: np.ndarray, k: int, unit: bool, block: int, ties: int) -> np.ndarray:
     """Neighbours by squared distances in float32, one block of them at a time: (n, k)."""
     device, starts = "cuda" if torch.cuda.is_available() else "cpu", range(0, len(x), block)
     place, offset = (torch.from_numpy(lots).to(device) for lots in _lots(len(x), ties))
     item, found = torch.argsort(place), np.empty((len(x), k), np.int64)
 
-    def part(start: int, mean: Tensor | float) -> Tensor:
-        rows = torch.from_numpy(np.array(x[start : start + block], np.float32)).to(device)
-        return (_unit(rows) if unit else rows) - mean
-
-    sums = torch.stack([part(start, 0.0).sum(0, dtype=torch.float64) for start in starts])
-    mean = (
-        sums.sum(0) / len(x)
-    ).float()  # far from the origin, small distances would be rounded away
+    part = _fine(x, unit, block, device)
     for start in starts:
-        own, rows = part(start, mean), slice(start, start + block)
+        own, rows = part(start), slice(start, start + block)
         best = torch.empty(len(own), 0, dtype=torch.int64, device=device)
         for other in starts:
-            near = _keys(own, part(other, mean), place[other : other + block], start == other)
+            near = _keys(own, part(other), place[other : other + block], start == other)
             near = near.bitwise_xor_(offset[rows, None])  # of the lots alone: they are lower bits
             near = near.topk(min(k, near.shape[1]), largest=False, sorted=False).values
             best = torch.cat([best, near], dim=1)
@@ -301,6 +316,23 @@ def _in_blocks(x: np.ndarray, k: int, unit: bool, block: int, ties: int) -> np.n
         lots = (best & 0xFFFFFFFF) ^ offset[rows, None]
         found[rows] = item[lots].cpu().numpy()
     return found
+
+
+def _fine(x: np.ndarray, unit: bool, block: int, device: str) -> Callable[[int], Tensor]:
+    """From the first row of a block to its rows in float32, about the mean and in a fitting unit.
+
+    The mean goes in float64: far from the origin, small distances would be rounded away.
+    """
+
+    def part(start: int) -> Tensor:
+        rows = torch.from_numpy(np.array(x[start : start + block])).to(device).double()
+        return _unit(rows) if unit else rows
+
+    starts = range(0, len(x), block)
+    mean = torch.stack([part(start).sum(0) for start in starts]).sum(0) / len(x)
+    largest = max(float((part(start) - mean).abs().max()) for start in starts)
+    scale = 2.0 ** -np.frexp(largest)[1]
+    return lambda start: ((part(start) - mean) * scale).float()
 
 
 def _keys(own: Tensor, other: Tensor, place: Tensor, same: bool) -> Tensor:
@@ -319,8 +351,7 @@ def _with_faiss(x: np.ndarray, k: int, unit: bool) -> np.ndarray:
     """Neighbours by an exact index of faiss: (n, k)."""
     import faiss
 
-    rows = _unit(x.astype(np.float32)) if unit else x.astype(np.float32)
-    rows -= rows.mean(axis=0, dtype=float).astype(np.float32)
+    rows = _fine(x, unit, len(x), "cpu")(0).numpy()
     index = faiss.IndexFlatL2(rows.shape[1])
     index.add(rows)
     found = index.search(rows, k + 1)[1]
@@ -480,6 +511,7 @@ def _paired(X: Any, Y: Any, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _space(name: str, X: Any, metric: str) -> np.ndarray:
     """X as a matrix of float32, if it is that, or float64; ValueError if it is no space."""
+    one_of("metric", metric, METRICS)
     x = as_numbers(name, X)
     if x.ndim != 2 or len(x) < 3 or not x.shape[1]:
         raise ValueError(f"{name} must be a matrix of three rows or more, not of shape {x.shape}")

@@ -10,7 +10,9 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from conjure_lib.reading import Reader, quoted
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
 HUGE = 1e15  # the squares of larger numbers, summed over a latent, overflow in float32
+AUTOCASTS = ("cpu", "cuda")  # devices whose surroundings may be in another precision
 BEFORE = ("what the text encoder says", "x_T")  # what a trajectory has before its first step
 
 
@@ -70,6 +73,12 @@ class GenerativeProcess:
     twin: Callable[[GenerativeProcess, dict[int, Any]], GenerativeProcess] | None = field(
         default=None, repr=False
     )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What runs networks gives the same numbers whatever surrounds it."""
+        if name in ("predict", "encode", "decode") and value is not None:
+            value = steady(value)
+        object.__setattr__(self, name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GenerativeProcess:
         """A process with networks of its own.
@@ -353,6 +362,24 @@ class Trajectory:
     eps: Tensor
     guided: Tensor
     final: Tensor
+
+
+def steady(call: Callable[..., Any]) -> Callable[..., Any]:
+    """``call`` without the autocast and the gradients of whoever calls it."""
+    if hasattr(call, "steady"):
+        return call
+
+    @wraps(call)
+    def alone(*given: Any, **named: Any) -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            for kind in AUTOCASTS:
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            return call(*given, **named)
+
+    alone.steady = True  # type: ignore[attr-defined]
+    return alone
 
 
 def sound(values: Any) -> Tensor:

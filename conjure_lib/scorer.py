@@ -111,7 +111,7 @@ class Scorer:
             and len(sentences) == 2
             and all(isinstance(s, str) for s in sentences)
         )
-        pairs = as_pairs([tuple(sentences)] if single else sentences)
+        pairs = as_pairs([sentences] if single else sentences)
         settings = self.settings | {"progress": show_progress_bar}
         if batch_size is not None:
             settings["batch_size"] = batch_size
@@ -179,6 +179,12 @@ class Scorer:
         self._check_size(len(prompts), batch_size)
         warn_alike(self.process.readers, prompts)
         x, t, weights, keys = self._anchors(batch_size)
+        roots = weights.sqrt().float()  # as are the vectors, whose squares are the distance
+        if (roots.square()[weights > 0] < torch.finfo(torch.float32).tiny).any():
+            raise ValueError(
+                f"guidance={self.settings.get('guidance', 1.0):g} is too small for embeddings, "
+                "which are float32: take a larger one"
+            )
         hashes = [_hashing(*key, x[0].numel(), self.width) for key in keys] if self.width else []
         size = self.width or len(x) * x[0].numel()
         vectors = torch.zeros(len(prompts), size, dtype=torch.float32)
@@ -187,7 +193,7 @@ class Scorer:
         with tqdm(total=len(prompts) * len(x), **options) as bar:
             for first in range(0, len(prompts), PORTION):
                 some = slice(first, first + PORTION)
-                anchors = (x, t, weights.sqrt().float(), hashes)
+                anchors = (x, t, roots, hashes)
                 self._embed(prompts[some], vectors[some], *anchors, batch_size, bar)
         vectors = vectors[0] if isinstance(sentences, str) else vectors
         return vectors.numpy() if convert_to_numpy and not convert_to_tensor else vectors
@@ -261,26 +267,33 @@ class Scorer:
         """Minus the squared distance of all embeddings of one set to all of another: (n, m)."""
         first, second = _embeddings(embeddings1, embeddings2)
         mode = "donot_use_mm_for_euclid_dist"  # whose zeros are zeros
-        return -torch.cdist(first, second, compute_mode=mode).square()
+        return _finite(-torch.cdist(first, second, compute_mode=mode).square())
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Minus the squared distance of corresponding embeddings: (n,)."""
         first, second = _embeddings(embeddings1, embeddings2)
         if len(first) != len(second):
             raise ValueError(f"{len(first)} embeddings do not correspond to {len(second)}")
-        return -(first - second).square().sum(-1)
+        return _finite(-(first - second).square().sum(-1))
 
 
 def _embeddings(*several: Any) -> list[Tensor]:
     """Sets of embeddings, or single ones, as float64 of one width, (n, width) each."""
     found = []
     for number, e in enumerate(several, 1):
-        found.append(torch.atleast_2d(torch.from_numpy(as_numbers(f"embeddings{number}", e))))
+        rows = np.require(as_numbers(f"embeddings{number}", e), None, "CW")  # as torch takes it
+        found.append(torch.atleast_2d(torch.from_numpy(rows)))
     first, second = (e.double() for e in found)
     if first.ndim != 2 or first.shape[1:] != second.shape[1:]:
         shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
         raise ValueError(f"embeddings must be rows of one width, not of shapes {shapes}")
     return [first, second]
+
+
+def _finite(similarity: Tensor) -> Tensor:
+    if not similarity.isfinite().all():
+        raise ValueError("embeddings1 and embeddings2 are too large: a square is not finite")
+    return similarity
 
 
 def _hashing(seed: int, draw: int, step: int, size: int, width: int) -> tuple[Tensor, Tensor]:

@@ -209,7 +209,7 @@ def _start(
     if noise is None:
         return process.noise(draws, seed)
     shape = (len(draws), *process.latent_shape)
-    given = torch.as_tensor(as_numbers("noise", noise))
+    given = torch.as_tensor(np.require(as_numbers("noise", noise), None, "CW"))
     if tuple(given.shape) != shape:
         raise ValueError(f"noise must have shape {shape}, not {tuple(given.shape)}")
     return given.to(process.device, torch.float32)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -19,7 +21,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
-from conjure_lib.__main__ import main
+from conjure_lib.__main__ import _prepare_figure, main
 from conjure_lib.runs import open_run
 
 PAIR = ("snow leopard", "bengal tiger")
@@ -241,6 +243,50 @@ def test_the_module_runs_from_a_shell() -> None:
     assert failed.stderr.splitlines() == [
         "conjure_lib: the second prompt is blank: write some text"
     ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is no signal there")
+@pytest.mark.parametrize(
+    "reached",
+    ["conjure_lib.machine", "json", "numpy", "torch", "noise predictions"],
+)
+def test_ctrl_c_at_any_moment_is_one_line(reached: str) -> None:
+    """While our own code is imported, while the libraries are, and while predictions are made."""
+    command = [sys.executable, "-X", "importtime", "-m", "conjure_lib", "compare", *PAIR]
+    command += ["--draws", "3000"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, encoding="utf-8") as program:
+        assert program.stderr is not None
+        for line in program.stderr:
+            if line.split("|")[-1].strip() == reached or line.startswith(f"{reached}:"):
+                break
+        program.send_signal(signal.SIGINT)
+        out, err = program.communicate()
+    assert (program.returncode, out) == (130, ""), err
+    skipped = ("import time", reached)
+    said = [line for line in err.splitlines() if line and not line.startswith(skipped)]
+    assert len(said) == 1 and said[0].startswith("conjure_lib: stopped"), err
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x.png", "/proc/x.png"])
+def test_a_figure_that_cannot_be_written_is_refused_before_any_work(
+    run: Run, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("there is no /proc here")
+    monkeypatch.setattr("conjure_lib.load", lambda *_, **__: pytest.fail("work was begun"))
+    code, out, err = run("compare", *PAIR, "--figure", place)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert f"--figure {place} cannot be written: choose another place" in err
+    assert "Errno" not in err
+
+
+def test_trying_a_figure_leaves_no_file(tmp_path: Path) -> None:
+    _prepare_figure(tmp_path / "new" / "a.png")
+    assert not any((tmp_path / "new").iterdir())
+    (tmp_path / "old.png").write_bytes(b"kept")
+    _prepare_figure(tmp_path / "old.png")
+    assert (tmp_path / "old.png").read_bytes() == b"kept"
 
 
 def test_everything_that_can_be_is_checked_before_the_model_is_loaded(

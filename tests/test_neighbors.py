@@ -473,3 +473,67 @@ def test_tables_whose_rows_are_named_otherwise_are_refused() -> None:
     x, y = map(pd.DataFrame, pair(10))
     with pytest.raises(ValueError, match="sort one by the other's index"):
         nngs(x, y.iloc[::-1], 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("search", ["matrix", "torch", "faiss"])
+def test_a_mean_far_from_the_origin_hides_no_distance(search: Any, metric: str, dtype: Any) -> None:
+    """Neighbours are those of exact differences, however far away and small the cloud is."""
+    if search == "faiss":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pytest.importorskip("faiss")
+    x, y = pair(noise=0.1)
+    for shift, unit in ((1e8, 1.0), (-1e12, 1.0), (1.0, 1e-9), (1e-20, 1e-27)):
+        if dtype == np.float32:  # which itself holds seven digits
+            shift = unit * 1e4
+        moved = [(shift + unit * s).astype(dtype) for s in (x, y)]
+        differences = [(s[:, None].astype(float) - s) / unit for s in moved]
+        exact = [(d**2).sum(2) for d in differences]
+        if metric == "cosine":
+            rows = [
+                s.astype(float) / np.linalg.norm(s.astype(float), axis=1)[:, None] for s in moved
+            ]
+            exact = [((s[:, None] - s) ** 2).sum(2) for s in rows]
+            if shift == -1e12:  # angles of 1e-12: rows of length one do not hold them
+                continue
+        near = [sets(d, 3) for d in exact]
+        expected = np.mean([len(a & b) / 3 for a, b in zip(*near, strict=True)])
+        found = mutual_knn(*moved, 3, metric=metric, search=search)
+        assert found == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("metric", ["jaccard", "hamming", "banana", "haversine", None, 3, cdist])
+def test_metrics_of_anything_but_real_numbers_are_refused(metric: Any) -> None:
+    for ask in (nngs, nngs_profile, mutual_knn):
+        with pytest.raises(ValueError, match="metric must be one of euclidean, cosine, prec"):
+            ask(*pair(), *([] if ask is nngs_profile else [3]), metric=metric)
+    with pytest.raises(ValueError, match="metric must be one of"):
+        neighbors(pair()[0], 3, metric=metric)
+
+
+@pytest.mark.parametrize("metric", [m for m in library.METRICS if m != "precomputed"])
+def test_every_metric_is_that_of_scipy(metric: str) -> None:
+    x, _ = pair(30)
+    known = {"manhattan": "cityblock"}.get(metric, metric)
+    expected = [d.argsort()[1:5].tolist() for d in cdist(x, x, known)]
+    assert neighbors(x, 4, metric=metric).tolist() == expected
+
+
+def test_distances_that_are_no_numbers_are_refused() -> None:
+    x = pair()[0]
+    x[3] = 1.0  # it has no correlation
+    with pytest.raises(ValueError, match="correlation distance is not finite"):
+        neighbors(x, 3, metric="correlation")
+
+
+def test_chance_needs_fewer_neighbours_than_items() -> None:
+    for ask in (chance, chance_bound):
+        for n, k in ((3, 5), (3, 10), (3, 3), (3, 0), (3, -1)):
+            with pytest.raises(ValueError, match="k must be"):
+                ask(n, k)
+        with pytest.raises(TypeError, match="k must be a whole number"):
+            ask(5, 1.5)
+    with pytest.raises(ValueError, match="k must be from 1 to n - 1 = 4, not 5"):
+        chance_bound(5, np.arange(1, 6))

@@ -185,3 +185,25 @@ def test_bad_input(scorer: cj.Scorer) -> None:
         scorer.predict(["cat", "dog", "pizza"])
     with pytest.raises(ValueError, match="no named prompts"):
         scorer.predict(PAIRS, prompt_name="query")
+
+
+def test_embeddings_too_large_to_be_squared_are_refused(scorer: cj.Scorer) -> None:
+    far = np.array([[1e200, 0.0], [-1e200, 1.0]])
+    for ask in (scorer.similarity, scorer.similarity_pairwise):
+        with pytest.raises(ValueError, match="embeddings1 and embeddings2 are too large"):
+            ask(far, far[::-1])
+        with pytest.raises(ValueError, match="embeddings1 must be rows of numbers: it is None"):
+            ask(None, far)
+        with pytest.raises(ValueError, match="embeddings2 is not finite: NaN"):
+            ask(far, np.nan)
+
+
+@pytest.mark.parametrize("guidance", [1e-60, -1e-21])
+def test_a_guidance_that_vanishes_in_embeddings_is_refused(
+    process: cj.GenerativeProcess, guidance: float
+) -> None:
+    settings = {"steps": 2, "draws": 1}
+    with pytest.raises(ValueError, match=f"guidance={guidance:g} is too small for embeddings"):
+        cj.Scorer(process, guidance=guidance, **settings).encode("cat")
+    small, plain = (cj.Scorer(process, guidance=w, **settings).encode("cat") for w in (1e-12, 1))
+    np.testing.assert_allclose(small * 1e12, plain, rtol=1e-5)

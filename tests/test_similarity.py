@@ -24,6 +24,7 @@ import conjure_lib as cj
 from conjure_lib import similarity
 from conjure_lib.baselines import direct_output, initial_timestep, text_encoder_cosine
 from conjure_lib.inputs import as_pairs
+from conjure_lib.neighbors import neighbors
 from conjure_lib.similarity import NEAR, RoundingWarning
 
 SETTINGS = {"steps": 3, "draws": 2}
@@ -590,8 +591,8 @@ def test_the_floor_of_each_precision() -> None:
 
 
 class Two(NamedTuple):
-    a: str
-    b: str
+    text1: str
+    text2: str
 
 
 TABLE = pd.DataFrame(FOUR, columns=["text1", "text2"])
@@ -653,12 +654,36 @@ WRONG: dict[str, tuple[Any, str]] = {
         pd.DataFrame([("a", "b", "c")], columns=["text1", "text1", "text2"]),
         "columns .*, once",
     ),
+    "an index with one text": (
+        list(pd.DataFrame({"text1": ["cat"]}, index=["row7"]).itertuples()),
+        "here are 'Index', 'text1'",
+    ),
+    "named tuples of other names": (
+        [NamedTuple("Two", [("first", str), ("second", str)])("cat", "dog")],
+        "here are 'first', 'second'",
+    ),
     "one record": ({"text1": "a cat", "text2": "a dog"}, "single string 'a cat'"),
     "columns of two lengths": ({"text1": ["a"], "text2": ["b", "c"]}, "1 and 2 rows"),
     "a text that is missing": (TABLE.assign(text2=[*"abc", None]), "second text of pair 3"),
     "a table without rows": (TABLE.iloc[:0], "no pairs were given"),
     "the splits of a data set": ({"train": TABLE}, "here are 'train'"),
 }
+
+
+def test_one_named_pair_is_read_by_its_names(process: cj.GenerativeProcess) -> None:
+    scorer = cj.Scorer(process, **SETTINGS)
+    named = NamedTuple("Two", [("text2", str), ("text1", str)])("pizza", "cat")
+    assert as_pairs([named]) == [("cat", "pizza")]
+    assert scorer.predict(named) == scorer.predict(("cat", "pizza"))
+    with pytest.raises(ValueError, match="here are 'Index', 'text1'"):
+        scorer.predict(next(pd.DataFrame({"text1": ["cat"]}, index=["row7"]).itertuples()))
+
+
+def test_a_table_that_waits_is_refused(process: cj.GenerativeProcess) -> None:
+    lazy = pytest.importorskip("polars").from_pandas(TABLE).lazy()
+    for ask in (cj.distances, cj.distance_matrix):
+        with pytest.raises(TypeError, match=r"LazyFrame has .* hand over table\.collect\(\)"):
+            ask(process, lazy, **SETTINGS)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -808,6 +833,46 @@ def test_torchs_default_number_changes_nothing(process: cj.GenerativeProcess) ->
         torch.set_default_dtype(torch.float32)
     np.testing.assert_array_equal(plain.by_draw, again.by_draw)
     np.testing.assert_array_equal(vectors, moved)
+
+
+def _surroundings() -> dict[str, Callable[[], Any]]:
+    return {
+        "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+        "inference": torch.inference_mode,
+        "gradients": torch.enable_grad,
+        "no gradients": torch.no_grad,
+    }
+
+
+@pytest.mark.parametrize("name", _surroundings())
+def test_what_surrounds_a_call_changes_no_number(process: cj.GenerativeProcess, name: str) -> None:
+    scorer, x = (
+        cj.Scorer(process, width=64, **SETTINGS),
+        np.random.default_rng(0).normal(size=(9, 4)),
+    )
+    plain = cj.GenerativeProcess(
+        lambda x, t, y: x @ torch.eye(2).expand(2, 2) * 1.01 + y @ torch.eye(2),
+        lambda texts: (
+            torch.tensor([[len(t), 1.01] for t in texts], requires_grad=True) @ torch.eye(2)
+        ),
+        process.scheduler,
+        (2,),
+    )  # somebody's own
+    calls: list[Callable[[], Any]] = [
+        lambda: cj.distance(process, "a cat", "pizza", guidance=2.0, **SETTINGS).by_draw,
+        lambda: cj.distance(plain, "a cat", "pizzas", guidance=2.0, **SETTINGS).by_draw,
+        lambda: cj.trace(process, "a cat", "pizza", steps=2).eps,
+        lambda: scorer.encode(["a cat", "pizza"]),
+        lambda: scorer.similarity(x[:4], x[4:]),
+        lambda: process.generate(["a cat"], steps=2),
+        lambda: text_encoder_cosine(process, [("a cat", "pizza")]),
+        lambda: neighbors(x, 3, search="torch"),
+    ]
+    for call in calls:
+        before = np.asarray(call())
+        with _surroundings()[name]():
+            again = np.asarray(call())
+        np.testing.assert_array_equal(before, again)
 
 
 # -- the floor of rounding -------------------------------------------------------------------
