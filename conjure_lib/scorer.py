@@ -281,7 +281,9 @@ def _embeddings(*several: Any) -> list[Tensor]:
     """Sets of embeddings, or single ones, as float64 of one width, (n, width) each."""
     found = []
     for number, e in enumerate(several, 1):
-        rows = np.require(as_numbers(f"embeddings{number}", e), None, "CW")  # as torch takes it
+        rows = np.require(
+            as_numbers(f"embeddings{number}", e), None, ["C", "W"]
+        )  # as torch takes it
         found.append(torch.atleast_2d(torch.from_numpy(rows)))
     first, second = (e.double() for e in found)
     if first.ndim != 2 or first.shape[1:] != second.shape[1:]:

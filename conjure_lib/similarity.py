@@ -165,8 +165,8 @@ def pair_terms(
     ways = 2 + (guidance != 1)  # numbers that are kept of each number of a latent
     rows = min(batch_size, len(numbers) * len(prompts))  # of trajectories at a time
     size = math.prod(process.latent_shape) * 4.0 * (len(numbers) + rows * steps * ways)
-    terms = 2 * len(pairs) * len(numbers) * steps
-    size += 16.0 * terms + call_bytes(process, min(batch_size, max(rows, terms)))
+    count = 2 * len(pairs) * len(numbers) * steps
+    size += 16.0 * count + call_bytes(process, min(batch_size, max(rows, count)))
     what = (
         f"{len(pairs)} pairs with {len(numbers)} draws in {steps} steps (batch_size={batch_size})"
     )
@@ -209,7 +209,7 @@ def _start(
     if noise is None:
         return process.noise(draws, seed)
     shape = (len(draws), *process.latent_shape)
-    given = torch.as_tensor(np.require(as_numbers("noise", noise), None, "CW"))
+    given = torch.as_tensor(np.require(as_numbers("noise", noise), None, ["C", "W"]))
     if tuple(given.shape) != shape:
         raise ValueError(f"noise must have shape {shape}, not {tuple(given.shape)}")
     return given.to(process.device, torch.float32)

@@ -56,7 +56,7 @@ def pretrained(
         names = " or ".join(f"variant={name!r}" for name in sorted(map(str, there)))
         raise ValueError(f"{folder} holds a variant of its weights alone: say {names}")
     module = kind.__module__.split(".")[0]
-    options = {"dtype" if module == "transformers" else "torch_dtype": dtype}
+    options: dict[str, Any] = {"dtype" if module == "transformers" else "torch_dtype": dtype}
     if module == "transformers":
         options["ignore_mismatched_sizes"] = True  # reported by name, and refused below
     with reading(folder, kind):
