@@ -146,7 +146,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
     from conjure_lib.benchmarks import STS, WORDS, agreement, load_pairs, paired_bootstrap
     from conjure_lib.folders import check_place
-    from conjure_lib.runs import check_kept, open_run
+    from conjure_lib.runs import check_folder, check_kept, open_run
 
     check_place(options.out)
     tables = {}
@@ -171,8 +171,11 @@ def evaluate(options: argparse.Namespace) -> None:
             _same_pairs(other.pairs, table, options.against, name)
     process = _load(options)
     results = []
+    folders = {name: options.out / _folder_name(name, process, options) for name in tables}
+    for folder in folders.values():
+        check_folder(folder)
     for name, table in tables.items():
-        folder = options.out / _folder_name(name, process, options)
+        folder = folders[name]
         run = _run(process, table, folder, options)
         human, rows = run.pairs["score"].to_numpy(float), []
         for weighting in WEIGHTINGS:

@@ -483,6 +483,20 @@ def test_the_input_is_never_written_over(
     assert [f for f in tmp_path.iterdir() if f.name not in (name, "run")] == []
 
 
+def test_all_folders_of_an_evaluation_are_checked_before_the_first_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--steps", "2", "--draws", "1", "--out", str(tmp_path / "out")]
+    for name in ("a", "b"):
+        PAIRS[:3].assign(score=[1.0, 2.0, 0.0]).to_csv(tmp_path / f"{name}.csv", index=False)
+    taken = tmp_path / "out" / "b-emoji-diffusion-ddim2-w1-seed0" / "run.json"
+    taken.parent.mkdir(parents=True)
+    taken.write_text("mine")
+    assert main(["evaluate", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), *small]) == 2
+    assert "run.json would be written over" in capsys.readouterr().err
+    assert foreign(tmp_path / "out") == {str(taken): b"mine"}
+
+
 @pytest.mark.filterwarnings("ignore:.*rows are left out")
 def test_rows_left_out_are_those_of_the_last_start(tmp_path: Path) -> None:
     file, out = tmp_path / "b.csv", tmp_path / "run"
@@ -514,6 +528,7 @@ def test_evaluation_against_a_run_compares_texts(
     assert main(["score", str(tmp_path / "a.csv"), "--out", str(tmp_path / "run"), *small]) == 0
     against = ["--out", str(tmp_path / "runs"), "--against", str(tmp_path / "run"), *small]
     assert main(["evaluate", str(tmp_path / "b.csv"), *against]) == 2
+    assert not list((tmp_path / "runs").glob("*/shards"))
     said = capsys.readouterr().err
     assert "row 0 is ['row-000001', 'cat', 'dog'] and not" in said
     assert "give --against a run of the same pairs" in said
