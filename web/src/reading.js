@@ -83,10 +83,11 @@ function words(reader, prompt) {
       else if (tokens.some((token) => reader.special.has(token))) put(found.unknown, word);
       else known.push(word);
     }
-    for (const c of new Set(part)) {
-      const plain = reader.words(c).join("");
-      if (known.some((word) => word.includes(plain))) found.heard.add(c);
-    }
+    const plain = (c) => reader.words(c).join("");
+    const emoji = (c) => /[\p{So}\p{Sk}]/u.test(c); // whose words are names, of other letters
+    const bare = [...part].filter((c) => !emoji(c)).map(plain).join("");
+    const holds = (word, c) => word.includes(plain(c)) && (emoji(c) || bare.includes(word));
+    for (const c of new Set(part)) if (known.some((word) => holds(word, c))) found.heard.add(c);
   }
   return { ...found, unknown: [...new Set(found.unknown)], signs: [...new Set(found.signs)] };
 }
