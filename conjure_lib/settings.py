@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def scheduler(kind: Any, folder: Path) -> Any:
         given = weights.settings(file)
         _check_given(kind, given, file)
     found = weights.reader(kind, folder)
+    kinds = (kind, *kind._get_compatibles())  # files tell of their siblings' settings too
+    known = set().union(*(inspect.signature(one.__init__).parameters for one in kinds))
+    if odd := sorted(name for name in given.keys() - known if not name.startswith("_")):
+        warnings.warn(f"{file}: no scheduler like {kind.__name__} knows {odd}", stacklevel=2)
     told = ", ".join(f"{k}={v!r:.60}" for k, v in given.items() if "beta" in k and v is not None)
     try:
         steps = Schedule.of(found).T if hasattr(found, "alphas_cumprod") else None

@@ -275,7 +275,7 @@ def _check_shards(folder: Path, variant: str | None) -> None:
 
 def _check_floating(model: torch.nn.Module, folder: Path, variant: str | None) -> None:
     """Refuse weights that are stored as integers: they were rounded, or are of another kind."""
-    counts = {
+    counts = {"position_ids"} | {  # which older releases stored
         name.split(".")[-1]
         for name, buffer in model.named_buffers()
         if not buffer.dtype.is_floating_point

@@ -259,19 +259,34 @@ def embedded(embedded_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", NONSENSE)
-def test_settings_of_no_sense_are_refused_by_file_and_name(embedded: Path, case: str) -> None:
+def test_settings_of_no_sense_are_refused_by_file_and_name(
+    embedded: Path, case: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     edit, expected = NONSENSE[case]
     edit(embedded)
     with pytest.raises((ValueError, FileNotFoundError), match=expected) as caught:
         cj.load(embedded, device="cpu")
     assert "\n" not in str(caught.value)
     assert str(embedded) in str(caught.value) or case in ("no class", "larger pipeline")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("variant", ["fp16", 3, ""])
 def test_a_variant_that_is_not_there(embedded: Path, variant: Any) -> None:
     with pytest.raises(ValueError, match=f"no weights of variant={variant!r}; its variants: none"):
         cj.load(embedded, device="cpu", variant=variant)
+
+
+def test_an_unknown_setting_is_told_of_once(
+    embedded: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edited(SCHEDULER, foo=1, skip_prk_steps=True)(embedded)  # the second is of PNDM
+    with pytest.warns(
+        UserWarning, match=r"no scheduler like DDIMScheduler knows \['foo'\]"
+    ) as told:
+        process = cj.load(embedded, device="cpu")
+        cj.distance(process, "snow leopard", "bengal tiger", steps=2, draws=1)
+    assert len(told) == 1 and capfd.readouterr() == ("", "")
 
 
 def test_an_empty_name() -> None:
