@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,19 @@ from conjure_lib.inputs import (
     draw_numbers,
     whole,
 )
-from conjure_lib.process import GenerativeProcess, check_sound, generator, sound
+from conjure_lib.process import GenerativeProcess, as_process, check_sound, generator, sound
 from conjure_lib.reading import warn_alike
 from conjure_lib.sde import Weighting, term_weights
-from conjure_lib.similarity import check_reach, check_settings, chunks, distances, pair_terms
+from conjure_lib.similarity import (
+    check_known,
+    check_reach,
+    check_settings,
+    chunks,
+    distances,
+    pair_terms,
+)
 
+WIDEST = 2**20  # numbers of an embedding that any model may be given
 PORTION = 1024  # texts whose conditions are held at a time
 
 
@@ -65,9 +74,15 @@ class Scorer:
     ) -> None:
         if width is not None:
             whole("width", width)
-        if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
-            raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
+        as_process(process)
+        check_known(settings)
         check_settings(weighting=weighting, **settings)
+        most = len(draw_numbers(settings.get("draws", 5))) * settings.get("steps", 10)
+        most *= math.prod(process.latent_shape)
+        if width is not None and width > max(most, WIDEST):
+            raise ValueError(
+                f"width={width} is more than the {most} numbers that are hashed into it"
+            )
         self.process, self.weighting, self.settings = process, weighting, settings
         self.width = width
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
@@ -256,7 +271,9 @@ def _embeddings(*several: Any) -> list[Tensor]:
     found = []
     for number, e in enumerate(several, 1):
         plain = e.detach().cpu().double() if isinstance(e, Tensor) else e
-        rows = np.require(as_numbers(f"embeddings{number}", plain), None, "CW")  # as torch takes it
+        rows = np.require(
+            as_numbers(f"embeddings{number}", plain), None, ["C", "W"]
+        )  # as torch takes it
         found.append(torch.atleast_2d(torch.from_numpy(rows)))
     first, second = (e.double() for e in found)
     if first.ndim != 2 or first.shape[1:] != second.shape[1:]:

@@ -10,10 +10,11 @@ difference by w exactly, so the unconditional prediction never enters it.
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -33,7 +34,7 @@ from conjure_lib.inputs import (
     one_of,
     whole,
 )
-from conjure_lib.process import GenerativeProcess, check_sound
+from conjure_lib.process import GenerativeProcess, as_process, check_sound
 from conjure_lib.reading import SAME, Reading, read, same, warn_same
 from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 
@@ -156,7 +157,9 @@ def pair_terms(
         seed=seed,
         batch_size=batch_size,
         memory=memory,
+        progress=progress,
     )
+    as_process(process)
     numbers, pairs = draw_numbers(draws), as_pairs(pairs)
     noise = _start(process, numbers, seed, noise)
     prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
@@ -198,7 +201,7 @@ def _start(
         return process.noise(draws, seed)
     shape = (len(draws), *process.latent_shape)
     plain = noise.detach().cpu().double() if isinstance(noise, Tensor) else noise
-    given = torch.as_tensor(np.require(as_numbers("noise", plain), None, "CW"))
+    given = torch.as_tensor(np.require(as_numbers("noise", plain), None, ["C", "W"]))
     if tuple(given.shape) != shape:
         raise ValueError(f"noise must have shape {shape}, not {tuple(given.shape)}")
     return given.to(process.device)
@@ -218,7 +221,9 @@ def distances(
     Raises:
         TypeError, ValueError: as :func:`pair_terms`; so few steps that none of them sees noise.
     """
+    check_known(settings)
     check_settings(weighting=weighting, **settings)
+    as_process(process)
     check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
     pairs = as_pairs(pairs)
     terms, timesteps = pair_terms(process, pairs, **settings)
@@ -293,6 +298,7 @@ def distance(
     score. ``settings`` (steps, draws, guidance, sampler, pairing, seed, noise, batch_size,
     progress) are those of :func:`pair_terms`.
     """
+    check_known(settings)
     return distances(
         process, [(as_text("y1", y1), as_text("y2", y2))], weighting=weighting, **settings
     )[0]
@@ -319,6 +325,7 @@ def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -
     Raises:
         TypeError, ValueError: as :func:`distances`; fewer than two prompts.
     """
+    check_known(settings.keys() - {"weighting"})
     prompts = as_prompts(prompts)
     if len(prompts) < 2:
         raise ValueError(f"a matrix of distances needs 2 prompts or more, not only {prompts[0]!r}")
@@ -370,6 +377,7 @@ def trace(
 ) -> Trace:
     """Both trajectories of one draw, with both prompts' predictions along each."""
     check_settings(steps=steps, draws=[draw], guidance=guidance, seed=seed)
+    as_process(process)
     prompts = (as_text("y1", y1), as_text("y2", y2))
     condition = process.encode(prompts)
     x_T = process.noise([draw], seed).expand(2, *process.latent_shape)
@@ -411,6 +419,7 @@ def floor(
     rounds both batches alike, and not that it does not round.
     """
     check_settings(steps=steps, guidance=guidance, seed=seed, batch_size=batch_size)
+    as_process(process)
     condition, before = process.encode([as_text("prompt", prompt)]), process.evaluations
     x_T = process.noise([0], seed)
     path = process.trajectories(
@@ -429,6 +438,14 @@ def floor(
     return guidance**2 * np.stack([square, square], axis=2)[None], path.timesteps
 
 
+def check_known(settings: Iterable[str]) -> None:
+    """Raise TypeError where one of the names is no setting of :func:`pair_terms`."""
+    parameters = inspect.signature(pair_terms).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if unknown := sorted(set(settings) - set(known)):
+        raise TypeError(f"there is no setting {', '.join(unknown)}: there are {', '.join(known)}")
+
+
 def check_settings(**settings: Any) -> None:
     """Check those of the settings of :func:`pair_terms`, and a weighting, that ask for no model.
 
@@ -442,6 +459,8 @@ def check_settings(**settings: Any) -> None:
         if name in settings:
             one_of(name, settings[name], known)
     draw_numbers(settings.get("draws", 1))
+    if not isinstance(settings.get("progress"), bool | None):
+        raise TypeError(f"progress must be True, False or None, not {settings['progress']!r}")
     w = finite("guidance", settings.get("guidance", 1.0))
     if w == 0:
         raise ValueError(
