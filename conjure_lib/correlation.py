@@ -6,6 +6,7 @@ follow from running sums over the sorted values: exact with ties, and nothing is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ Column = Callable[[np.ndarray], np.ndarray]
 class Correlation:
     """A correlation, or a difference of two, with a 95 % percentile interval.
 
-    The interval is from a bootstrap over ``pairs`` pairs; NaN where nothing varies. Of fewer than
+    The interval is from a bootstrap over ``pairs`` pairs; NaN, with a warning, where nothing
+    varies. Of fewer than
     `FEW` pairs there is none: resamples of so few say nothing of other pairs.
     """
 
@@ -167,7 +169,14 @@ def _bootstrap(
     drawn = np.concatenate(found)
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-    return Correlation(float(measure(np.ones((1, n), int))[0]), float(low), float(high), n)
+    value = float(measure(np.ones((1, n), int))[0])
+    if np.isnan(value):
+        warnings.warn(
+            f"of these {n} pairs there is no correlation, it is NaN: a vector does not vary, or "
+            "not apart from what is held constant",
+            stacklevel=3,
+        )
+    return Correlation(value, float(low), float(high), n)
 
 
 def _sound(vectors: Sequence[np.ndarray]) -> list[np.ndarray]:

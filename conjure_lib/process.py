@@ -345,6 +345,16 @@ class GenerativeProcess:
         return clean_from_eps(x, eps, alpha, sigma)
 
 
+def as_process(value: Any) -> GenerativeProcess:
+    """``value``, if it is a process; TypeError if not."""
+    if not isinstance(value, GenerativeProcess):
+        name = repr(value) if isinstance(value, str) else ""
+        raise TypeError(
+            f"process must be a loaded model, not {value!r:.80}: write process = cj.load({name})"
+        )
+    return value
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """Trajectories of n rows over S steps, noisiest first.

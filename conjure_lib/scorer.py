@@ -24,11 +24,12 @@ from conjure_lib.inputs import (
     whole,
 )
 from conjure_lib.machine import check_memory
-from conjure_lib.process import GenerativeProcess, check_sound, generator, sound
+from conjure_lib.process import GenerativeProcess, as_process, check_sound, generator, sound
 from conjure_lib.reading import warn_alike
 from conjure_lib.sde import Weighting, term_weights
 from conjure_lib.similarity import (
     call_bytes,
+    check_known,
     check_reach,
     check_settings,
     chunks,
@@ -36,6 +37,7 @@ from conjure_lib.similarity import (
     pair_terms,
 )
 
+WIDEST = 2**20  # numbers of an embedding that any model may be given
 PORTION = 1024  # texts whose conditions are held at a time
 UNTOLD = ("batch_size", "memory", "progress")  # settings that change no number
 RUN = uuid.uuid4().hex
@@ -76,11 +78,19 @@ class Scorer:
         **settings: Any,
     ) -> None:
         if width is not None:
-            check_memory(f"a row of width={width}", 4.0 * whole("width", width))
-        if unknown := settings.keys() - inspect.signature(pair_terms).parameters.keys():
-            raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
+            whole("width", width)
+        as_process(process)
+        check_known(settings)
         check_settings(weighting=weighting, **settings)
         check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
+        most = len(draw_numbers(settings.get("draws", 5))) * settings.get("steps", 10)
+        most *= math.prod(process.latent_shape)
+        if width is not None and width > max(most, WIDEST):
+            raise ValueError(
+                f"width={width} is more than the {most} numbers that are hashed into it"
+            )
+        if width is not None:
+            check_memory(f"a row of width={width}", 4.0 * width)
         self.process, self.weighting, self.settings = process, weighting, settings
         self.width = width
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6

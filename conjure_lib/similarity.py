@@ -10,10 +10,11 @@ difference by w exactly, so the unconditional prediction never enters it.
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -34,7 +35,7 @@ from conjure_lib.inputs import (
     whole,
 )
 from conjure_lib.machine import check_memory
-from conjure_lib.process import GenerativeProcess, check_sound
+from conjure_lib.process import GenerativeProcess, as_process, check_sound
 from conjure_lib.reading import SAME, Reading, quoted, read, same, warn_alike, warn_same
 from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
 
@@ -158,7 +159,9 @@ def pair_terms(
         seed=seed,
         batch_size=batch_size,
         memory=memory,
+        progress=progress,
     )
+    as_process(process)
     process.sampler(sampler, steps)  # raises where there is none, before any work
     numbers, pairs = draw_numbers(draws), as_pairs(pairs)
     prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
@@ -229,7 +232,9 @@ def distances(
     Raises:
         TypeError, ValueError: as :func:`pair_terms`; so few steps that none of them sees noise.
     """
+    check_known(settings)
     check_settings(weighting=weighting, **settings)
+    as_process(process)
     check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
     pairs = as_pairs(pairs)
     terms, timesteps = pair_terms(process, pairs, **settings)
@@ -305,6 +310,7 @@ def distance(
     score. ``settings`` (steps, draws, guidance, sampler, pairing, seed, noise, batch_size,
     progress) are those of :func:`pair_terms`.
     """
+    check_known(settings)
     return distances(
         process, [(as_text("y1", y1), as_text("y2", y2))], weighting=weighting, **settings
     )[0]
@@ -331,6 +337,7 @@ def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -
     Raises:
         TypeError, ValueError: as :func:`distances`; fewer than two prompts.
     """
+    check_known(settings.keys() - {"weighting"})
     prompts = as_prompts(prompts)
     if len(prompts) < 2:
         raise ValueError(
@@ -384,6 +391,7 @@ def trace(
 ) -> Trace:
     """Both trajectories of one draw, with both prompts' predictions along each."""
     check_settings(steps=steps, draws=[draw], guidance=guidance, seed=seed)
+    as_process(process)
     process.sampler(sampler, steps)
     check_memory(f"steps={steps}", 32.0 * steps * math.prod(process.latent_shape))
     prompts = (as_text("y1", y1), as_text("y2", y2))
@@ -428,6 +436,7 @@ def floor(
     rounds both batches alike, and not that it does not round.
     """
     check_settings(steps=steps, guidance=guidance, seed=seed, batch_size=batch_size)
+    as_process(process)
     process.sampler(sampler, steps)
     kept = 8.0 * batch_size * steps * math.prod(process.latent_shape)
     check_memory(f"batch_size={batch_size}", kept + call_bytes(process, batch_size))
@@ -449,6 +458,14 @@ def floor(
     return guidance**2 * np.stack([square, square], axis=2)[None], path.timesteps
 
 
+def check_known(settings: Iterable[str]) -> None:
+    """Raise TypeError where one of the names is no setting of :func:`pair_terms`."""
+    parameters = inspect.signature(pair_terms).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if unknown := sorted(set(settings) - set(known)):
+        raise TypeError(f"there is no setting {', '.join(unknown)}: there are {', '.join(known)}")
+
+
 def check_settings(**settings: Any) -> None:
     """Check those of the settings of :func:`pair_terms`, and a weighting, that ask for no model.
 
@@ -462,6 +479,8 @@ def check_settings(**settings: Any) -> None:
         if name in settings:
             one_of(name, settings[name], known)
     draw_numbers(settings.get("draws", 1))
+    if not isinstance(settings.get("progress"), bool | None):
+        raise TypeError(f"progress must be True, False or None, not {settings['progress']!r}")
     w = finite("guidance", settings.get("guidance", 1.0))
     if w == 0:
         raise ValueError(

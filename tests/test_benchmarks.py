@@ -173,7 +173,8 @@ def test_partial_correlation_of_a_common_cause() -> None:
 
 def test_nothing_is_left_when_the_prediction_itself_is_given() -> None:
     x, y, z = tied()
-    assert np.isnan(partial_spearman(x, y, np.column_stack([z, x]), resamples=50).value)
+    with pytest.warns(UserWarning, match="not apart from what is held constant"):
+        assert np.isnan(partial_spearman(x, y, np.column_stack([z, x]), resamples=50).value)
 
 
 def test_a_paired_comparison_is_antisymmetric_and_zero_with_itself() -> None:
@@ -188,9 +189,11 @@ def test_a_paired_comparison_is_antisymmetric_and_zero_with_itself() -> None:
 
 @pytest.mark.parametrize("measure", [spearman, pearson])
 def test_what_does_not_vary_has_no_correlation(measure: Callable) -> None:
-    found = measure(np.full(7, 0.1), np.arange(7.0))
+    with pytest.warns(UserWarning, match="of these 7 pairs there is no correlation, it is NaN"):
+        found = measure(np.full(7, 0.1), np.arange(7.0))
     assert np.isnan([found.value, found.low, found.high]).all()
-    assert np.isnan(paired_bootstrap(np.full(7, 0.1), np.arange(7.0), np.arange(7.0)).value)
+    with pytest.warns(UserWarning, match="there is no correlation"):
+        assert np.isnan(paired_bootstrap(np.full(7, 0.1), np.arange(7.0), np.arange(7.0)).value)
 
 
 @pytest.mark.parametrize(

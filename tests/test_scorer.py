@@ -207,3 +207,34 @@ def test_a_guidance_that_vanishes_in_embeddings_is_refused(
         cj.Scorer(process, guidance=guidance, **settings).encode("cat")
     small, plain = (cj.Scorer(process, guidance=w, **settings).encode("cat") for w in (1e-12, 1))
     np.testing.assert_allclose(small * 1e12, plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("given", [None, "emoji-diffusion", torch.nn.Identity()])
+def test_what_is_no_process_is_refused_at_once(given: Any) -> None:
+    for ask in (
+        lambda: cj.Scorer(given),
+        lambda: cj.distance(given, "cat", "dog"),
+        lambda: cj.distance_matrix(given, ["cat", "dog"]),
+        lambda: cj.pair_terms(given, [("cat", "dog")]),
+        lambda: cj.trace(given, "cat", "dog"),
+        lambda: cj.floor(given, "cat"),
+    ):
+        with pytest.raises(TypeError, match=r"process must be a loaded model, .* cj\.load\("):
+            ask()
+
+
+def test_settings_that_are_none_are_refused_by_name(process: cj.GenerativeProcess) -> None:
+    pair = "cat", "dog"
+    for ask in (
+        lambda **more: cj.Scorer(process, **more),
+        lambda **more: cj.distance(process, *pair, **more),
+        lambda **more: cj.distance_matrix(process, pair, **more),
+    ):
+        for name in ("banana", "pairs"):
+            with pytest.raises(TypeError, match=f"no setting {name}: there are steps, draws"):
+                ask(**{name: [pair]})
+        with pytest.raises(TypeError, match="progress must be True, False or None, not 'x'"):
+            ask(progress="x")
+    for width in (10**13, 10**30):
+        with pytest.raises(ValueError, match=f"width={width} is more than the"):
+            cj.Scorer(process, width=width)
