@@ -58,6 +58,14 @@ BOMS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+OTHERS = {
+    r"\s*<(!doctype html|html\b|\?xml)": "HTML or XML, perhaps a page about an error: save the "
+    "table itself, as CSV or JSON lines",
+    r"version https://git-lfs\.": "a pointer of Git LFS and not the table: git lfs pull gets it",
+    r"\s*\|.*\|[ \t]*\r?\n[ \t]*\|[\s:|-]+\|": "a table of Markdown: save it as CSV",
+}
+"""What texts that are no tables begin with, and what they are."""
+PRETTY = re.compile(r"\s*[\[{][ \t]*\r?\n")  # JSON over several lines
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|", ".tab": "\t,;|"}  # likelier ones first
 DOUBLE: dict[str, Any] = {"strict": True, "skipinitialspace": True}
@@ -68,6 +76,8 @@ NAMING = (
     "FIRST,SECOND,SCORE, or by position --columns 1,2,3"
 )
 EXAMPLE = '{"text1": "a cat", "text2": "a dog"}'
+
+csv.field_size_limit(2**31 - 1)  # the texts are as long as they are
 
 Record = tuple[int, list[Any]]  # line or row, counted from 1, and its cells
 
@@ -132,6 +142,8 @@ def read_pairs(
             file and the line (Excel, JSON arrays and Parquet: the row) and what to do.
     """
     file = Path(path)
+    if not isinstance(drop, (bool, np.bool_)):
+        raise ValueError(f"drop must be True or False, not {drop!r}")
     table = read_table(file, columns, encoding=encoding, quotes=quotes)
     unscored = {k for k, why in table.faults.items() if why == UNSCORED}
     pairs = _pairs(table)
@@ -178,7 +190,7 @@ def read_table(
     if quotes not in (None, "double", "none"):
         raise ValueError(f"quotes must be 'double' or 'none', not {quotes!r}")
     wanted = _wanted(columns)
-    if not file.is_file():
+    if not file.is_file() and not file.is_fifo():  # such as /dev/stdin, where a pipe ends
         raise FileNotFoundError(
             f"{file} is a folder: name a file" if file.is_dir() else f"there is no file {file}"
         )
@@ -196,14 +208,21 @@ def _read(
     data, suffix = _unpacked(data, name)
     if not data.strip():
         raise ValueError("it is empty: there are no pairs in it")
-    if re.match(rb"PAR1[\x00-\x08\x0e-\x1f]", data):
+    if re.match(rb"PAR1[\x00-\x08\x0e-\x1f]", data) or (
+        suffix == ".parquet" and data.startswith(b"PAR1")
+    ):
         return _parquet(data, wanted)
     if _is_workbook(data):
         return _excel(data, wanted)
     text = _decoded(data, encoding)
-    if suffix in (".json", ".jsonl", ".ndjson") or _is_json(text):
-        return _json(text, wanted)
-    return _delimited(text, suffix, wanted, quotes)
+    if what := next((w for looks, w in OTHERS.items() if re.match(looks, text, re.I)), None):
+        raise ValueError(f"it is {what}")
+    if suffix in (".json", ".jsonl", ".ndjson") or _is_json(text) or PRETTY.match(text):
+        table = _json(text, wanted)
+    else:
+        table = _delimited(text, suffix, wanted, quotes)
+    table.notes += _doubts(data, text)
+    return table
 
 
 def examined(
@@ -230,7 +249,7 @@ def examined(
         found = _numbers(cells)
         for k, cell, value in zip(table.index, cells, found, strict=True):
             if not math.isfinite(value):
-                said = f"is not a number: {_plain(cell)!r}" if _plain(cell) else "is empty"
+                said = f"is not a number: {_plain(cell)[:80]!r}" if _plain(cell) else "is empty"
                 faults.setdefault(k, f"{number} {said}")
         table[number] = found
     return table, faults
@@ -354,6 +373,7 @@ def _wanted(columns: str | Sequence[str | int] | None) -> list[str] | None:
     if columns is None:
         return None
     given = columns.split(",") if isinstance(columns, str) else columns
+    given = given if isinstance(given, Iterable) else [given]
     wanted = [str(c).strip() for c in given]
     named = [c for c in wanted if c]
     if len(wanted) < 2 or not all(wanted[:2]) or len(set(named)) < len(named):
@@ -372,7 +392,8 @@ def _roles(names: Sequence[str]) -> dict[str, int]:
         ValueError: two columns could be the same.
     """
     keys = [_key(n) for n in names]
-    both = [(a, b) for a in keys for b in keys if _are_a_pair(a, b)]
+    texts = dict.fromkeys(filter(TEXT.fullmatch, keys))
+    both = [(a, b) for a in texts for b in texts if _are_a_pair(a, b)]
     found = {"text1": {a for a, _ in both}, "text2": {b for _, b in both}}
     found |= {"score": set(filter(SCORE.fullmatch, keys)), "id": set(filter(ID.fullmatch, keys))}
     roles: dict[str, int] = {}
@@ -560,6 +581,21 @@ def _decoded(data: bytes, encoding: str | None) -> str:
     return text
 
 
+def _doubts(data: bytes, text: str) -> list[str]:
+    """What is to be said of a text that is valid UTF-8 too, and reads otherwise in it."""
+    try:
+        other = data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return []
+    if data.isascii() or other == text or "\0" in other:
+        return []
+    pairs = enumerate(zip(text.split("\n"), other.split("\n"), strict=False), 1)
+    lines = ((k, a.strip(), b.strip()) for k, (a, b) in pairs if a != b)
+    k, ours, theirs = next(lines, (1, text, other))
+    said = f"line {k} is read as {ours[:80]!r}, and in UTF-8, which it is too, as {theirs[:80]!r}"
+    return [f"{said}: if that is right, leave out --encoding"]
+
+
 def _undecodable(data: bytes, codec: str, at: int) -> str:
     number = data[:at].count(b"\n") + 1
     message = f"line {number} is not {codec.upper()} (byte {data[at]:#04x})"
@@ -576,7 +612,14 @@ def _undecodable(data: bytes, codec: str, at: int) -> str:
 
 
 def _delimited(text: str, suffix: str, wanted: list[str] | None, quotes: str | None) -> Table:
-    text, found = _sniffed(text, suffix, wanted, quotes)
+    above = _titles(text)
+    below = re.sub(r"[^\r\n]", "", text[:above]) + text[above:]
+    found = _likeliest(below, suffix, wanted, quotes) if above else None
+    if found and found[1].header and found[0] != " ":
+        text = below
+    else:
+        above = 0
+        text, found = _sniffed(text, suffix, wanted, quotes)
     if found is None:
         rows = [_head(text, d, quotes or "double")[0] for d in ",;\t|"]
         raise _unknown(max(rows, key=len), wanted)
@@ -584,6 +627,8 @@ def _delimited(text: str, suffix: str, wanted: list[str] | None, quotes: str | N
     records, note = _quoted(text, delimiter, shape, quotes)
     table = _table(records[shape.header :], shape, "line", delimiter)
     table.notes += [note] if note else []
+    if above:
+        table.notes.append(_passed_over(1, records[0][0], "line"))
     if not shape.sure:
         line, cells = records[0]
         pair = " and ".join(repr(cells[shape.roles[r]].strip()) for r in ("text1", "text2"))
@@ -596,36 +641,52 @@ def _sniffed(
 ) -> tuple[str, tuple[str, Shape] | None]:
     """Delimiter and shape; and the text, where lines before the header are blanked."""
     while True:
-        found: list[tuple[str, Shape]] = []
-        for delimiter in DELIMITERS.get(suffix, "\t;,|") + " ":
-            for reading in [quotes] if quotes else ["double", "none"]:
-                rows = _head(text, delimiter, reading)
-                shape = _shape(rows, wanted)
-                even = len({len(r) for r in rows}) == 1 and not (found and delimiter == " ")
-                if shape and (shape.header or shape.loose or even):
-                    found.append((delimiter, shape))
-        if found:  # a header tells; without one, the more columns come out even
-            return text, max(found, key=lambda f: (f[1].header, len(f[1].names)))
+        if found := _likeliest(text, suffix, wanted, quotes):
+            return text, found
         preamble = re.match(r"\s*(#|sep=)[^\r\n]*[\r\n]+(?=\s*\S)", text)
         if not preamble:
             return text, None
         text = re.sub(r"[^\r\n]", "", preamble[0]) + text[preamble.end() :]
 
 
+def _likeliest(
+    text: str, suffix: str, wanted: list[str] | None, quotes: str | None
+) -> tuple[str, Shape] | None:
+    found: list[tuple[str, Shape]] = []
+    for delimiter in DELIMITERS.get(suffix, "\t;,|") + " ":
+        for reading in [quotes] if quotes else ["double", "none"]:
+            rows = _head(text, delimiter, reading)
+            shape = _shape(rows, wanted)
+            even = len({len(r) for r in rows}) == 1 and not (found and delimiter == " ")
+            if shape and (shape.header or shape.loose or even):
+                found.append((delimiter, shape))
+    # a header tells; without one, the more columns come out even
+    return max(found, key=lambda f: (f[1].header, len(f[1].names)), default=None)
+
+
+def _titles(text: str) -> int:
+    """Where the first lines end that hold one cell each and are no comments."""
+    stream, end = io.StringIO(text, newline=""), 0
+    for _ in range(9):
+        line = stream.readline()
+        cells = [c for c in re.split(r"[,;\t|]", re.sub('"[^"]*"', "x", line)) if c.strip()]
+        if not line or len(cells) > 1 or re.match(r"\s*(#|sep=)", line):
+            break
+        end += len(line)
+    return end if text[:end].strip() else 0
+
+
 def _head(text: str, delimiter: str, quotes: str, count: int = 10) -> list[list[str]]:
     """The first rows, stripped; leniently, for a look at them."""
     options = (NONE if quotes == "none" else DOUBLE) | {"strict": False}
     rows: list[list[str]] = []
-    try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options):
-            if any(map(str.strip, cells)):
-                rows.append([c.strip() for c in cells])
-                while delimiter == " " and not rows[-1][-1]:  # of a space at the end
-                    rows[-1].pop()
-            if len(rows) == count:
-                break
-    except csv.Error:  # a cell of more than 131,072 characters: a quote that nothing closes
-        pass
+    for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options):
+        if any(map(str.strip, cells)):
+            rows.append([c.strip() for c in cells])
+            while delimiter == " " and not rows[-1][-1]:  # of a space at the end
+                rows[-1].pop()
+        if len(rows) == count:
+            break
     return rows or [[text[:200].strip()]]
 
 
@@ -756,10 +817,20 @@ def _shaped(records: list[Record], wanted: list[str] | None, unit: str) -> Table
     width = max(len(cells) for _, cells in records)
     records = [(k, cells + [None] * (width - len(cells))) for k, cells in records]
     head = [[_plain(c) for c in cells] for _, cells in records[:10]]
+    titles = next((i for i, cells in enumerate(head) if len(list(filter(None, cells))) > 1), 0)
+    below = _shape(head[titles:], wanted)
+    if titles and below and below.header:
+        table = _table(records[titles + 1 :], below, unit)
+        table.notes.append(_passed_over(records[0][0], records[titles][0], unit))
+        return table
     shape = _shape(head, wanted)
     if shape is None:
         raise _unknown(head[0], wanted)
     return _table(records[shape.header :], shape, unit)
+
+
+def _passed_over(first: int, header: int, unit: str) -> str:
+    return f"{unit} {header} is read as the header, and what stands above, from {unit} {first}, not"
 
 
 def _of_columns(cells: pd.DataFrame, wanted: list[str] | None, unit: str = "row") -> Table:
@@ -805,8 +876,19 @@ def _excel(data: bytes, wanted: list[str] | None) -> Table:
     filled = {title: records for title, records in sheets.items() if records}
     if not filled:
         raise ValueError("it is empty: there are no pairs in it")
-    title, records = next(iter(filled.items()))
-    table = _shaped(records, wanted, "row")
+    tables: dict[str, Table] = {}
+    faults = []
+    for title, records in filled.items():
+        try:
+            tables[title] = _shaped(records, wanted, "row")
+        except ValueError as error:
+            faults.append(str(error) if len(filled) == 1 else f"sheet {title!r}: {error}")
+    if len(tables) > 1:
+        names = ", ".join(map(repr, tables))
+        raise ValueError(f"its sheets {names} could all be the table: save the right one as CSV")
+    if not tables:
+        raise ValueError("; ".join(faults))
+    title, table = tables.popitem()
     if len(filled) > 1:
         table.notes.append(f"of its {len(filled)} sheets that are not empty, {title!r} is read")
     return table
@@ -825,7 +907,10 @@ def _sheet(sheet: Any) -> list[Record]:
 def _is_json(text: str) -> bool:
     """Whether the first line is an object or an array."""
     try:
-        return isinstance(json.loads(text.lstrip().split("\n")[0]), (dict, list))
+        first = text.lstrip().split("\n")[0]
+        return isinstance(json.loads(first, parse_int=_integer), (dict, list))
+    except RecursionError:
+        return True
     except ValueError:
         return False
 
@@ -833,6 +918,8 @@ def _is_json(text: str) -> bool:
 def _json(text: str, wanted: list[str] | None) -> Table:
     """JSON lines, or one array of records, or one object of columns."""
     records, unit = _json_records(text)
+    if all(r in ([], {}) for _, r in records):
+        raise ValueError("it is empty: there are no pairs in it")
     kinds = {type(r) for _, r in records}
     if kinds == {list}:
         return _shaped(records, wanted, unit)
@@ -865,10 +952,17 @@ def _loads(text: str, line: int) -> Any:
         return dict(items)
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=unique, parse_int=_integer)
     except json.JSONDecodeError as error:
         where = line + error.lineno - 1
         raise ValueError(f"line {where} is no JSON ({error.msg}), such as {EXAMPLE}") from error
+    except RecursionError as error:
+        raise ValueError(f"line {line}: its JSON is nested too deeply for a pair") from error
+
+
+def _integer(digits: str) -> int | str:
+    """An integer that a float can hold; the digits themselves of any other."""
+    return int(digits) if len(digits) < 300 else digits
 
 
 # -- the original files of STS12 to STS16 -------------------------------------------------------
@@ -878,10 +972,12 @@ UNSCORED = "nobody has scored it"
 
 def _sts(file: Path, encoding: str | None) -> Table:
     """Two texts a line and perhaps their sources; the scores are in another file, line by line."""
-    records = _records(_decoded(file.read_bytes(), encoding), "\t", NONE)
+    text = _decoded(file.read_bytes(), encoding)
+    records = _records(text, "\t", NONE)
     gold = file.with_name(re.sub(r"\.input\.", ".gs.", file.name, flags=re.IGNORECASE))
     shape = Shape(["text1", "text2"], False, {"text1": 0, "text2": 1}, loose=True)
     table = _table(records, shape, "line", "\t")
+    table.notes += _doubts(file.read_bytes(), text)
     if not gold.is_file():
         table.notes.append(f"there are no scores, since {gold.name} is not beside it")
         return table

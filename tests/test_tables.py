@@ -8,6 +8,8 @@ import gzip
 import io
 import json
 import lzma
+import os
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -227,6 +229,83 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_pairs(file, encoding="base64")
 
 
+def test_options_of_another_kind_are_named(tmp_path: Path) -> None:
+    file = write(tmp_path, as_csv(PAIRS))
+    for drop in ("no", 0, None):
+        with pytest.raises(ValueError, match=f"drop must be True or False, not {drop!r}"):
+            read_pairs(file, drop=drop)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="columns must be two or more different ones, not 5"):
+        read_pairs(file, columns=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<!DOCTYPE html>\n<html><body>404, sorry</body></html>\n", "it is HTML or XML, perhaps"),
+        ("\n<html lang='en'>\n", "it is HTML"),
+        ('<?xml version="1.0"?>\n<a/>', "it is HTML or XML"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
+        ("| text1 | text2 |\n|---|:--|\n| a | b |\n", "a table of Markdown: save it as CSV"),
+    ],
+)
+def test_what_is_no_table_is_called_what_it_is(content: str, message: str, tmp_path: Path) -> None:
+    for name in ("pairs.csv", "pairs.jsonl", "pairs.md"):
+        with pytest.raises(ValueError, match=message):
+            read_pairs(write(tmp_path, content, name))
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    thread = threading.Thread(target=pipe.write_text, args=("text1,text2\na,b\n",))
+    thread.start()
+    assert rows(read_pairs(pipe)) == [("a", "b")]
+    thread.join()
+
+
+def test_texts_are_as_long_as_they_are(tmp_path: Path) -> None:
+    long = "a cat, " * 30_000 + "end"
+    assert rows(read_pairs(write(tmp_path, as_csv([(long, "b", 1.0)])))) == [(long, "b", 1.0)]
+    assert rows(read_pairs(write(tmp_path, f"{long}\tb\t1\n"))) == [(long, "b", 1.0)]
+    with pytest.warns(UserWarning, match="line 2: a double quote is not closed"):
+        read_pairs(write(tmp_path, f'text1\ttext2\n"{long}\tb\n'))
+
+
+TITLED = "text1,text2,score\na,b,1\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"My pairs of 2024,,\n{TITLED}",
+        f"My pairs of 2024\n\n{TITLED}",
+        f'"My pairs, of 2024",,\nsecond version\n{TITLED}',
+        f"My pairs\n{TITLED}".replace(",", "\t"),
+        f'My 5" pairs\r\n{TITLED}',
+    ],
+)
+def test_a_title_above_the_header_is_passed_over_and_it_is_said(
+    content: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path, content)
+    header = content[: content.index("text1")].count("\n") + 1
+    for columns in (None, "text1,text2,score", "1,2,3"):
+        with pytest.warns(UserWarning, match=f"line {header} is read as the header"):
+            assert rows(read_pairs(file, columns)) == [("a", "b", 1.0)]
+    with file.open("a") as stream:
+        stream.write("c,,1\n" if "," in TITLED and "\t" not in content else "c\t\t1\n")
+    with pytest.raises(ValueError, match=f"line {header + 2}: text2 is empty"):
+        read_pairs(file)
+
+
+def test_rows_of_one_cell_are_no_titles_where_no_header_follows(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="it has cat, ; name"):
+        read_pairs(write(tmp_path, "cat,\na boat,a ship\n"))
+    file = write(tmp_path, "sun sunlight 50\n" * 9 + "day dawn n/a\nday dawn 2\n", "pairs.txt")
+    with pytest.raises(ValueError, match="line 10: score is not a number"):
+        read_pairs(file, "1,2,3")
+
+
 # Quotes and encodings that the caller explains
 
 
@@ -266,6 +345,20 @@ def test_an_encoding_is_taken_at_its_word(tmp_path: Path) -> None:
     assert rows(read_pairs(file, encoding="utf-16-le")) == [("a cat", "é")]
     file = write(tmp_path, "\ufefftext1,text2\na cat,é\n")  # a mark is surer than a word
     assert rows(read_pairs(file, encoding="cp1252")) == [("a cat", "é")]
+
+
+def test_an_encoding_that_makes_nonsense_of_utf8_is_doubted(tmp_path: Path) -> None:
+    file = write(tmp_path, "text1,text2\na,b\ncafé,bar\n")
+    for encoding in ("latin-1", "cp1252", "iso-8859-15"):
+        with pytest.warns(UserWarning, match="line 3 is read as 'cafÃ©.*'café,bar'.*--encoding"):
+            read_pairs(file, encoding=encoding)
+    assert rows(read_pairs(file, encoding="utf-8-sig")) == [("a", "b"), ("café", "bar")]
+    plain = write(tmp_path, "text1,text2\na,b\n")
+    assert rows(read_pairs(plain, encoding="latin-1")) == [("a", "b")]  # and no warning
+    file = write(tmp_path, "café\tbar\n", "STS.input.x.txt")
+    write(tmp_path, "3\n", "STS.gs.x.txt")
+    with pytest.warns(UserWarning, match="line 1 is read as 'cafÃ©"):
+        read_pairs(file, encoding="latin-1")
 
 
 # Which column is which
@@ -645,6 +738,24 @@ def test_excel(tmp_path: Path) -> None:
         read_pairs(workbook(tmp_path, lines, [["notes"]]))
 
 
+def test_excel_with_a_title_or_several_sheets(tmp_path: Path) -> None:
+    lines: list[list] = [["text1", "text2", "score"], ["a", "b", 1]]
+    for file in (
+        workbook(tmp_path, [["My pairs"], [], *lines], name="title.xlsx"),
+        workbook(tmp_path, [[], ["My pairs"], *lines], name="blank.xlsx"),
+    ):
+        for columns in (None, "1,2,3"):
+            with pytest.warns(UserWarning, match="row [23] is read as the header"):
+                assert rows(read_pairs(file, columns)) == [("a", "b", 1.0)]
+    notes = [["hello"], ["see sheet 1"]]
+    with pytest.warns(UserWarning, match="of its 2 sheets that are not empty, 'sheet 1' is read"):
+        assert rows(read_pairs(workbook(tmp_path, notes, lines))) == [("a", "b", 1.0)]
+    with pytest.raises(ValueError, match="sheets 'sheet 0', 'sheet 2' could all be.* as CSV"):
+        read_pairs(workbook(tmp_path, lines, notes, lines))
+    with pytest.raises(ValueError, match="sheet 'sheet 0': .*has hello.*sheet 'sheet 1': .*has x"):
+        read_pairs(workbook(tmp_path, notes, [["x", "y"], ["a", "b"]]))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -722,7 +833,12 @@ def test_json(content: str, tmp_path: Path) -> None:
         (f'{ONE}\n{{"text1": "a", "text1": "b"}}', "line 2: the name 'text1' stands twice"),
         (f"{ONE}\n[1, 2]", "each line must be one object, such as"),
         ('["a", "b"]', "each row must be one object"),
-        ("[]", "each row must be one object"),
+        ("[]", "it is empty: there are no pairs"),
+        ("{}", "it is empty: there are no pairs"),
+        ("[" * 100_000, "line 1: its JSON is nested too deeply"),
+        (f"{ONE}\n" + "[" * 100_000, "line 2: its JSON is nested too deeply"),
+        (f'{{"text1": "a", "text2": "b", "score": {"1" * 5000}}}', "row 1: score is not .*'1{80}'"),
+        (f'{{"text1": "a", "text2": "b", "score": {"1" * 400}}}', "row 1: score is not a number"),
         ("3", "each row must be one object"),
         ('{"text1": ["a", "c"], "text2": ["b"]}', "its columns differ in length"),
         ('{"a": "x", "b": "y"}', "it has a, b; name the columns"),
@@ -731,6 +847,20 @@ def test_json(content: str, tmp_path: Path) -> None:
 def test_json_that_is_refused(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"pairs\.jsonl.*{message}"):
         read_pairs(write(tmp_path, content, "pairs.jsonl"))
+
+
+def test_json_over_several_lines_in_a_file_of_any_name(tmp_path: Path) -> None:
+    for records in ([{"text1": "a", "text2": "b"}], {"text1": ["a"], "text2": ["b"]}):
+        content = json.dumps(records, indent=2)
+        for name in ("pairs.txt", "pairs.csv", "pairs"):
+            assert rows(read_pairs(write(tmp_path, content, name))) == [("a", "b")]
+        with pytest.raises(ValueError, match="line . is no JSON"):
+            read_pairs(write(tmp_path, content[:-4], "pairs.txt"))
+
+
+def test_a_number_of_any_length_may_be_a_text(tmp_path: Path) -> None:
+    content = f'{{"text1": {"1" * 5000}, "text2": 7}}'
+    assert rows(read_pairs(write(tmp_path, content, "pairs.json"))) == [("1" * 5000, "7")]
 
 
 # Whatever is written
