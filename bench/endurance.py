@@ -1,7 +1,7 @@
 """Twenty thousand pairs on the embedded model: is memory flat, and the end as fast as the start?
 
     python bench/endurance.py                              # hours on two cores
-    python bench/endurance.py --pairs 256 --steps 1        # a minute, in sizes that prove nothing
+    python bench/endurance.py --pairs 256 --steps 2        # a minute, in sizes that prove nothing
 
 One run, as ``conjure score`` makes it, watched from beside: noise predictions, CPU seconds and
 resident memory, each second, in _build/bench/endurance.csv. The last tenth of the predictions must
