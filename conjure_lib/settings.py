@@ -36,7 +36,8 @@ def scheduler(kind: Any, folder: Path) -> Any:
     found = weights.reader(kind, folder)
     kinds = (kind, *kind._get_compatibles())  # files tell of their siblings' settings too
     known = set().union(*(inspect.signature(one.__init__).parameters for one in kinds))
-    if odd := sorted(name for name in given.keys() - known if not name.startswith("_")):
+    odd = sorted(name for name in given.keys() - known if not name.startswith("_"))
+    if odd and (hasattr(found, "alphas_cumprod") or "shift" in known):  # others are refused anyway
         warnings.warn(f"{file}: no scheduler like {kind.__name__} knows {odd}", stacklevel=2)
     told = ", ".join(f"{k}={v!r:.60}" for k, v in given.items() if "beta" in k and v is not None)
     try:

@@ -39,7 +39,10 @@ class Watched:
         on = self.page.on
         on("console", lambda m: m.type in ("error", "warning") and self.faults.append(m.text))
         on("pageerror", lambda error: self.faults.append(str(error)))
-        on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
+        on(
+            "requestfailed",  # one that is cut off by leaving the page has not failed
+            lambda r: r.failure != "net::ERR_ABORTED" and self.faults.append(f"failed: {r.url}"),
+        )
         on("response", lambda r: r.status >= 400 and self.faults.append(f"{r.status}: {r.url}"))
         self.page.context.on(
             "request",
