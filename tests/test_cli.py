@@ -102,7 +102,9 @@ def test_figure_is_drawn(run: Run, tmp_path: Path) -> None:
 def test_a_long_prompt_is_warned_about_and_compared(run: Run) -> None:
     code, out, err = run("compare", "cat " * 40, "a dog", *SMALL, "--json")
     assert code == 0 and json.loads(out)["distance"] > 0
-    assert len(err.splitlines()) == 1 and "last 10 are cut" in err
+    # work of more than two seconds, on a busy machine, has a progress bar besides
+    said = [line for line in err.splitlines() if line and not line.startswith("noise predictions")]
+    assert len(said) == 1 and "last 10 are cut" in said[0]
 
 
 @pytest.mark.parametrize(
