@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +10,8 @@ from typing import Any, ClassVar
 import nbformat
 import yaml
 from yaml.constructor import ConstructorError
+
+from conjure_lib import folders
 
 Lines = dict[tuple[str, ...], int]  # where the keys of a file stand, those of the two upper levels
 
@@ -133,12 +134,4 @@ def read_notebook(file: Path) -> nbformat.NotebookNode:
 
 def write_whole(file: Path, text: str) -> None:
     """Write ``text`` into ``file``, which holds what it held before until all is on the disk."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    folders.write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))

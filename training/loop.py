@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from conjure_lib.folders import write_whole
+
 Loss = Callable[[int, torch.Generator], Tensor]
 
 
 def save_atomically(tensors: dict[str, Tensor], file: Path) -> None:
     """Write a safetensors file so that a kill leaves the old one or the new one, never half."""
-    partial = file.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial)
-    os.replace(partial, file)
+    plain = {k: v.contiguous() for k, v in tensors.items()}
+    write_whole(file, lambda path: save_file(plain, path))
 
 
 def train(
