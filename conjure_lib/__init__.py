@@ -76,16 +76,8 @@ __all__ = [
     "pair_terms",
     "trace",
 ]
-_HOMES = [
-    "names",
-    "loading",
-    "process",
-    "sampling",
-    "scorer",
-    "sde",
-    "similarity",
-    "terms",
-]  # of those names
+# of those names
+_HOMES = ("names", "loading", "process", "sampling", "scorer", "sde", "similarity", "terms")
 
 settle()  # before torch is loaded
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import conjure_lib as cj
 from conjure_lib import baselines, benchmarks, runs
 from conjure_lib.distributions import METHODS, sample_distances
-from conjure_lib.similarity import chunks
+from conjure_lib.engine import chunks
 from studies.records import WORK, Made, in_single, texts_of, whole
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
@@ -76,7 +76,7 @@ def make(
     for name, pairs in sets.items():
         texts = sorted({*pairs["text1"], *pairs["text2"]})
         paths = folder / f"{name}-paths"
-        run = runs.score(process, pairs, paths, **setting, **options)
+        run = runs.score(process, pairs, paths, quadrature="sum", **setting, **options)
         samples = latents(process, texts, images, folder / name, batch_size)
         found = pd.concat([of_samples(samples, texts, pairs), of_paths(process, run, draws)])
         tables.append(found.assign(benchmark=name))

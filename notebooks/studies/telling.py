@@ -13,8 +13,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 import conjure_lib as cj
 from conjure_lib import plots
+from conjure_lib.engine import chunks
 from conjure_lib.plots import PALETTE
-from conjure_lib.similarity import chunks
 
 LISTS = {
     "things": "house / castle, tree / flower, car / bus, ship / canoe, guitar / trumpet, "
