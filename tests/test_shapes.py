@@ -4,7 +4,7 @@ One table says what enters and leaves each public function; the library itself d
 package. Every call below goes through it, and every shape that could be wrong is made wrong once.
 """
 
-# ruff: noqa: F722, F821 - what stands in the brackets are shapes
+# ruff: noqa: F722 - what stands in the brackets are shapes
 
 from __future__ import annotations
 

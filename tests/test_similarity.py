@@ -234,7 +234,10 @@ def test_seed_is_all_that_chance_depends_on(process: cj.GenerativeProcess) -> No
 
 
 def test_more_draws_begin_with_the_same_draws(process: cj.GenerativeProcess) -> None:
-    two, three = (cj.distance(process, "a cat", "pizza", steps=2, draws=k).by_draw for k in (2, 3))
+    two, three = (
+        cj.distance(process, "a cat", "pizza", steps=2, draws=k, quadrature="sum").by_draw
+        for k in (2, 3)
+    )
     np.testing.assert_allclose(three[:2], two, rtol=1e-5)
     assert abs(two[0] / two[1] - 1) > 1e-3 and abs(three[1] / three[2] - 1) > 1e-3
 
@@ -385,7 +388,8 @@ def test_embeddings_are_distances_at_common_anchors(
 ) -> None:
     """‖φ(y1) - φ(y2)‖² = mean over anchors of weight · w² ‖Δε‖², one anchor at a time."""
     prompts = ["a cat", "pizza", "a dog"]
-    scorer = cj.Scorer(process, weighting=weighting, guidance=guidance, seed=1, **SETTINGS)
+    how = {"weighting": weighting, "guidance": guidance, "quadrature": "sum"}
+    scorer = cj.Scorer(process, seed=1, **how, **SETTINGS)
     vectors = scorer.encode(prompts)
     assert vectors.shape == (3, 2 * 3 * 4 * 8 * 8)
     np.testing.assert_allclose(scorer.encode(prompts, batch_size=5), vectors, rtol=0, atol=1e-3)
