@@ -109,9 +109,9 @@ class Run:
             ValueError: it is empty, names a timestep twice or one that is not there, or the
                 timesteps are unevenly spaced; or there is no such weighting.
         """
-        times = self.terms.timesteps
+        times = self.terms.timesteps.numpy()
         steps = indices("at", range(len(times)) if at is None else at, len(times))
-        if at is not None and self.quadrature == "sum" and np.ptp(times.diff()) > 2:
+        if at is not None and self.quadrature == "sum" and np.ptp(np.diff(times)) > 2:
             raise ValueError("the timesteps are unevenly spaced: each counts by its own stretch")
         return self.terms.at(steps).by_draw(weighting, self.quadrature)
 

@@ -21,6 +21,7 @@ from conjure_lib.machine import check_memory
 from conjure_lib.names import Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess, as_process, check_sound, generator, sound
 from conjure_lib.reading import warn_alike
+from conjure_lib.sampling import Sampling
 from conjure_lib.similarity import (
     Settings,
     call_bytes,
@@ -83,9 +84,15 @@ class Scorer:
         if width is not None:
             check_memory(f"a row of width={width}", 4.0 * width)
         self.process, self.weighting, self.quadrature = process, weighting, quadrature
-        self.sampling, self.settings = sampling, settings
+        self.settings = settings
         self.width = width
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the settings, which may have been changed since, draw."""
+        ways: Any = {"weighting": self.weighting, "quadrature": self.quadrature}
+        return check_settings(**ways, **self.settings)
 
     def predict(
         self,
@@ -260,7 +267,7 @@ class Scorer:
             path = process.trajectories(condition, x_T, some, texts=texts, sampling=unguided)
             states.append(path.states.flatten(0, 1).cpu())
             times = path.timesteps.cpu()
-        nothing = Terms(np.zeros((1, 1, len(times))), times, process.schedule, sampling)
+        nothing = Terms(np.zeros((1, 1, len(times), 2)), times, process.schedule, sampling)
         # what no term is known of has weights that do not depend on it
         each = torch.tensor(nothing.weights(self.weighting, self.quadrature)[0])
         each = sampling.guidance**2 * each / count

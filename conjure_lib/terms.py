@@ -75,7 +75,7 @@ class Terms:
 
     Attributes:
         squares: (P, draws, S, 2), w² ‖Δε‖² at the trajectory of the first and of the second prompt
-            of each pair, or (P, draws, S) where the two are one number.
+            of each pair.
         timesteps: (S,), the visited timesteps.
         schedule: what they mean.
         sampling: what was drawn.
@@ -100,8 +100,6 @@ class Terms:
     @property
     def mixed(self) -> np.ndarray:
         """E‖Δε‖² over the mixture of the two laws, the mean of the halves: (P, draws, S)."""
-        if self.squares.ndim == 3:
-            return self.squares.astype(np.float64)
         return self.squares.mean(axis=3, dtype=np.float64)
 
     def weights(

@@ -117,7 +117,7 @@ def test_draws_are_added_without_repeating_any(tmp_path: Path) -> None:
     assert process.evaluations == 3 * spent  # the first draw was not made again
     np.testing.assert_array_equal(more.terms.squares[:, :1], few.terms.squares)
     assert more.record["draws"] == 3 and more.record["unet_evaluations"] == 3 * spent
-    assert score(tmp_path / "run", process, draws=2).terms.shape[1] == 3
+    assert score(tmp_path / "run", process, draws=2).terms.squares.shape[1] == 3
     assert process.evaluations == 3 * spent
 
 
