@@ -427,6 +427,12 @@ def test_a_head_may_stay_behind_and_nothing_else(bert: Path) -> None:
             use()
 
 
+def test_settings_of_others_may_hold_anything(bert: Path) -> None:
+    """Such as the list of corpora that sentence encoders come with."""
+    (bert / "data_config.json").write_text('[{"name": "a corpus", "weight": 1}]')
+    load_encoder(bert)
+
+
 def test_what_no_head_explains_is_refused(bert: Path) -> None:
     BertModel.from_pretrained(bert).save_pretrained(bert)
     tensors(bert / "model.safetensors", lambda found: found.update(junk=torch.ones(2)))
