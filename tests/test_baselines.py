@@ -21,8 +21,9 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import baselines
-from conjure_lib.baselines import (
+from conjure_lib.process import generator
+from conjure_tools import baselines
+from conjure_tools.baselines import (
     clip_features,
     direct_output,
     image_gaussian,
@@ -31,7 +32,6 @@ from conjure_lib.baselines import (
     sentence_cosine,
     text_encoder_cosine,
 )
-from conjure_lib.process import generator
 
 PAIRS = [("a cat", "snow leopard"), ("pizza", "a cat"), ("pizza", "pizza")]
 SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}

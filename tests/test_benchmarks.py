@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from conjure_lib import benchmarks, correlation
-from conjure_lib.benchmarks import (
+from conjure_tools import benchmarks, correlation
+from conjure_tools.benchmarks import (
     STS,
     WORDS,
     agreement,
@@ -532,7 +532,7 @@ def minilm() -> Path | None:
     ],
 )
 def test_a_known_model_gets_its_known_figures(name: str, published: float) -> None:
-    from conjure_lib.baselines import sentence_cosine
+    from conjure_tools.baselines import sentence_cosine
 
     table = load_pairs(name)
     pairs = list(zip(table["text1"], table["text2"], strict=True))

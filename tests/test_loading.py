@@ -29,8 +29,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextModel
 import conjure_lib as cj
 from conjure_lib import hub, weights
 from conjure_lib.adapters import quiet
-from conjure_lib.baselines import sentence_cosine
-from conjure_lib.grounding import embed, load_encoder
+from conjure_tools.baselines import sentence_cosine
+from conjure_tools.grounding import embed, load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -595,8 +595,8 @@ def deaf_hub() -> Iterator[tuple[str, list[float]]]:
 
 ASK = """
 import conjure_lib as cj
-from conjure_lib.baselines import sentence_cosine
-from conjure_lib.benchmarks import load_pairs
+from conjure_tools.baselines import sentence_cosine
+from conjure_tools.benchmarks import load_pairs
 for use in (
     lambda: cj.load("somebody/something", device="cpu"),
     lambda: sentence_cosine("sentence-transformers/all-MiniLM-L6-v2", [("a", "b")]),
@@ -685,7 +685,7 @@ def sources() -> list[tuple[str, str]]:
     """Name and code of every module and notebook outside the tests."""
     found = [
         (str(file.relative_to(ROOT)), file.read_text(encoding="utf-8"))
-        for top in ("conjure_lib", "notebooks", "book", "bench", "training")
+        for top in ("conjure_lib", "conjure_tools", "notebooks", "book", "bench", "training")
         for file in sorted((ROOT / top).rglob("*.py"))
     ]
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import conjure_lib as cj
-from conjure_lib import plots
+from conjure_tools import plots
 
 PAIR = ("red heart", "blue heart")
 

@@ -57,7 +57,7 @@ def test_finished_spaces_are_not_made_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished run was made again")
 
-    monkeypatch.setattr("conjure_lib.runs.pair_terms", refuse)
+    monkeypatch.setattr("conjure_tools.runs.pair_terms", refuse)
     table, _, folder = made
     only = ["ddim", "random conditioning"]
     again, _ = spaces.make(random_folder, folder, FEW, only=only)

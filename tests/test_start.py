@@ -16,7 +16,8 @@ import torch
 from transformers import AutoTokenizer
 
 import conjure_lib as cj
-from conjure_lib import grounding, machine
+from conjure_lib import machine
+from conjure_tools import grounding
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "pandas", "sklearn", "matplotlib")
@@ -34,7 +35,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def command_line(*arguments: str) -> str:
     """Code that runs the command line and then says which of ``HEAVY`` it has loaded."""
-    run = f"from conjure_lib.__main__ import main\ntry: main({list(arguments)})\n"
+    run = f"from conjure_tools.cli import main\ntry: main({list(arguments)})\n"
     return run + "except SystemExit: pass\n" + LOADED.removeprefix("; ")
 
 
@@ -68,6 +69,14 @@ def test_every_name_of_the_library_is_that_of_its_module() -> None:
     assert cj.loading.EMBEDDED == "emoji-diffusion"
     with pytest.raises(AttributeError, match="no attribute 'distanse'"):
         cj.distanse  # noqa: B018
+
+
+def test_the_library_does_not_lean_on_the_tools() -> None:
+    for file in sorted((ROOT / "conjure_lib").glob("*.py")):
+        imports = [line for line in file.read_text().splitlines() if "import" in line.split()]
+        leans = [line.strip() for line in imports if "conjure_tools" in line]
+        allowed = ["from conjure_tools.cli import entry as run"] * (file.name == "__main__.py")
+        assert leans == allowed, file.name
 
 
 # -- threads ----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 import conjure_lib as cj
-from conjure_lib import benchmarks, runs
+from conjure_tools import benchmarks, runs
 from studies.records import ROOT, Made
 
 SETS = ("rg65", "simlex999-150", "stsb-100")

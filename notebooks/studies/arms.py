@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
+from conjure_tools import baselines, benchmarks, runs
 from studies import records
 from studies.probes import (
     POOLINGS,

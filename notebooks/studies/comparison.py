@@ -17,7 +17,7 @@ import seaborn as sns
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
-from conjure_lib.plots import PALETTE, SEQUENTIAL
+from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies.ablations import compared
 
 BASE = "ddim"  # the space that agreement with people is compared with

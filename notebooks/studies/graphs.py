@@ -27,8 +27,8 @@ import psutil
 import torch
 
 import conjure_lib as cj
-from conjure_lib import benchmarks, runs
-from conjure_lib.neighbors import cka, neighbors, nngs
+from conjure_tools import benchmarks, runs
+from conjure_tools.neighbors import cka, neighbors, nngs
 from studies.records import ROOT, Made
 from studies.zero_shot import CLASSES, TEMPLATES, TIMES, VIEWS, class_means, emoji_of, judge_all
 

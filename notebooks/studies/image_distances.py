@@ -18,9 +18,9 @@ import pandas as pd
 from tqdm import tqdm
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
-from conjure_lib.distributions import METHODS, sample_distances
 from conjure_lib.similarity import chunks
+from conjure_tools import baselines, benchmarks, runs
+from conjure_tools.distributions import METHODS, sample_distances
 from studies.records import WORK, Made, in_single, texts_of, whole
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own

@@ -2,7 +2,7 @@
 
 Everything is resumable: the distances are runs in _build/records, and each baseline is kept there
 as soon as it is finished. Texts and human scores are not written, because of their licences; rows
-carry the ids of conjure_lib.benchmarks. The seven sentence sets take hours on two CPU cores.
+carry the ids of conjure_tools.benchmarks. The seven sentence sets take hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
-from conjure_lib.plots import PALETTE
+from conjure_tools import baselines, benchmarks, runs
+from conjure_tools.plots import PALETTE
 from studies.probes import POOLINGS
 from studies.records import (
     RESULTS,

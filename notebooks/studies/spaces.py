@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
 from conjure_lib.process import generator
 from conjure_lib.sde import term_weights
+from conjure_tools import baselines, benchmarks, runs
 from studies.comparison import BASE, agreement
 from studies.records import ROOT, Made
 

@@ -12,9 +12,9 @@ import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 import conjure_lib as cj
-from conjure_lib import plots
-from conjure_lib.plots import PALETTE
 from conjure_lib.similarity import chunks
+from conjure_tools import plots
+from conjure_tools.plots import PALETTE
 
 LISTS = {
     "things": "house / castle, tree / flower, car / bus, ship / canoe, guitar / trumpet, "

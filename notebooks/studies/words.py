@@ -18,13 +18,13 @@ from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
 import conjure_lib as cj
-from conjure_lib.benchmarks import (
+from conjure_tools.benchmarks import (
     Correlation,
     load_concreteness,
     partial_spearman,
     spearman,
 )
-from conjure_lib.plots import PALETTE, forest
+from conjure_tools.plots import PALETTE, forest
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
 
 NAMES = {

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
-from conjure_lib.grounding import (
+from conjure_tools import baselines, benchmarks, runs
+from conjure_tools.grounding import (
     Batches,
     Corpus,
     embed,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from conjure_lib import runs
+from conjure_tools import runs
 
 try:
     from myst_nb import glue  # keeps a value under a name, for {glue:text}`name` in the text

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist, pdist
 
-from conjure_lib.baselines import _frechet, _gaussians, _jeffreys, _principal
 from conjure_lib.inputs import as_numbers, whole
+from conjure_tools.baselines import _frechet, _gaussians, _jeffreys, _principal
 
 METHODS = ("coupled", "wasserstein", "sliced", "energy", "mmd", "frechet", "jeffreys")
 MOST = 1000  # rows that the median distance is taken of

@@ -19,16 +19,17 @@ from typing import Any
 
 import pandas as pd
 
-# Re-exported: whoever loads a benchmark wants to correlate with it.
-from conjure_lib.correlation import Correlation as Correlation
-from conjure_lib.correlation import agreement as agreement
-from conjure_lib.correlation import paired_bootstrap as paired_bootstrap
-from conjure_lib.correlation import partial_spearman as partial_spearman
-from conjure_lib.correlation import pearson as pearson
-from conjure_lib.correlation import spearman as spearman
 from conjure_lib.hub import SECONDS, from_hub
-from conjure_lib.tables import examined, read_table, refuse
-from conjure_lib.tables import read_pairs as read_pairs
+
+# Re-exported: whoever loads a benchmark wants to correlate with it.
+from conjure_tools.correlation import Correlation as Correlation
+from conjure_tools.correlation import agreement as agreement
+from conjure_tools.correlation import paired_bootstrap as paired_bootstrap
+from conjure_tools.correlation import partial_spearman as partial_spearman
+from conjure_tools.correlation import pearson as pearson
+from conjure_tools.correlation import spearman as spearman
+from conjure_tools.tables import examined, read_table, refuse
+from conjure_tools.tables import read_pairs as read_pairs
 
 STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
 WORDS = (

@@ -36,17 +36,6 @@ from tqdm import tqdm
 
 import conjure_lib
 from conjure_lib.engine import tiled
-from conjure_lib.folders import (
-    MARKS,
-    alone,
-    check_lock,
-    check_place,
-    is_changed,
-    is_ours,
-    keep,
-    refuse_others,
-    write_whole,
-)
 from conjure_lib.inputs import indices, whole
 from conjure_lib.loading import shipped
 from conjure_lib.machine import within_memory
@@ -59,7 +48,18 @@ from conjure_lib.similarity import (
     floor,
     pair_terms,
 )
-from conjure_lib.tables import write_dropped
+from conjure_tools.folders import (
+    MARKS,
+    alone,
+    check_lock,
+    check_place,
+    is_changed,
+    is_ours,
+    keep,
+    refuse_others,
+    write_whole,
+)
+from conjure_tools.tables import write_dropped
 
 Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
