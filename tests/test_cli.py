@@ -21,7 +21,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
-from conjure_lib.__main__ import _prepare_figure, main
+from conjure_tools.cli import _prepare_figure, main
 from conjure_tools.runs import open_run
 
 PAIR = ("snow leopard", "bengal tiger")
