@@ -1,4 +1,4 @@
-"""Human-judgement data sets, and how far a similarity agrees with them, with intervals.
+"""Human-judgement data sets, by name: from a folder, a cache, an installed package or the network.
 
 Splits and aggregation are those of SentEval and SimCSE: of STS12 to STS16 the test sets with all
 their subsets pooled ("all": one Spearman over the pooled pairs, not a mean over subsets), of
@@ -20,16 +20,7 @@ from typing import Any
 import pandas as pd
 
 from conjure_lib.hub import SECONDS, from_hub
-
-# Re-exported: whoever loads a benchmark wants to correlate with it.
-from conjure_tools.correlation import Correlation as Correlation
-from conjure_tools.correlation import agreement as agreement
-from conjure_tools.correlation import paired_bootstrap as paired_bootstrap
-from conjure_tools.correlation import partial_spearman as partial_spearman
-from conjure_tools.correlation import pearson as pearson
-from conjure_tools.correlation import spearman as spearman
 from conjure_tools.tables import examined, read_table, refuse
-from conjure_tools.tables import read_pairs as read_pairs
 
 STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
 WORDS = (

@@ -144,7 +144,8 @@ def score(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
-    from conjure_tools.benchmarks import STS, WORDS, agreement, load_pairs, paired_bootstrap
+    from conjure_tools.benchmarks import STS, WORDS, load_pairs
+    from conjure_tools.correlation import agreement, paired_bootstrap
     from conjure_tools.folders import check_place
     from conjure_tools.runs import check_folder, check_kept, open_run
 

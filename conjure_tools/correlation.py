@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import bootstrap
 
 from conjure_lib.inputs import as_numbers, whole
 
@@ -149,8 +150,8 @@ def _bootstrap(
 ) -> Correlation:
     """``statistic`` of the correlation matrix of the vectors, with its percentile interval.
 
-    Resamples are drawn a few at a time: memory does not grow with their number. Those in which
-    nothing varies have no correlation and are left out of the interval.
+    Resamples are scipy's, a few at a time. Those in which nothing varies have no correlation: they
+    are left out of the interval, where scipy's own would be NaN.
     """
     x = _sound(vectors)
     columns, n = [prepare(v) for v in x], len(x[0])
@@ -160,14 +161,18 @@ def _bootstrap(
     def measure(times: np.ndarray) -> np.ndarray:
         return statistic(_correlations(np.stack([c(times) for c in columns], axis=1), times))
 
-    rng, step = np.random.default_rng(seed), max(1, CHUNK // n)
-    found = [np.empty(0)]
-    for start in range(0, resamples, step):
-        b = min(step, resamples - start)
-        rows = rng.integers(n, size=(b, n)) + n * np.arange(b)[:, None]
-        found.append(measure(np.bincount(rows.ravel(), minlength=b * n).reshape(b, n)))
-    drawn = np.concatenate(found)
-    drawn = drawn[np.isfinite(drawn)]
+    def resampled(rows: np.ndarray, axis: int) -> np.ndarray:
+        """Of resamples (b, n), given as positions of pairs."""
+        places = rows + n * np.arange(len(rows))[:, None]
+        return measure(np.bincount(places.ravel(), minlength=places.size).reshape(-1, n))
+
+    drawn = np.empty(0)
+    if resamples:
+        options = {"vectorized": True, "method": "percentile", "batch": max(1, CHUNK // n)}
+        options |= {"n_resamples": resamples, "rng": np.random.default_rng(seed)}
+        with warnings.catch_warnings(action="ignore"):  # of such resamples
+            found = bootstrap((np.arange(n),), resampled, **options)
+        drawn = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
     value = float(measure(np.ones((1, n), int))[0])
     if np.isnan(value):

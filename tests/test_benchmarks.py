@@ -22,10 +22,12 @@ from conjure_tools import benchmarks, correlation
 from conjure_tools.benchmarks import (
     STS,
     WORDS,
-    agreement,
     load_analogies,
     load_concreteness,
     load_pairs,
+)
+from conjure_tools.correlation import (
+    agreement,
     paired_bootstrap,
     partial_spearman,
     pearson,

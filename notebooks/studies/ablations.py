@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 import conjure_lib as cj
-from conjure_tools import benchmarks, runs
+from conjure_tools import benchmarks, correlation, runs
 from studies.records import ROOT, Made
 
 SETS = ("rg65", "simlex999-150", "stsb-100")
@@ -144,8 +144,8 @@ def compared(
 ) -> dict[str, float]:
     """Spearman of -distance (P,) with people, and how much more that is than of -reference (P,)."""
     human = pairs["score"].to_numpy(float)
-    found = benchmarks.spearman(-distance, human, resamples=resamples)
-    more = benchmarks.paired_bootstrap(-distance, -reference, human, resamples=resamples)
+    found = correlation.spearman(-distance, human, resamples=resamples)
+    more = correlation.paired_bootstrap(-distance, -reference, human, resamples=resamples)
     return {
         "spearman": found.value, "low": found.low, "high": found.high,
         "difference": more.value, "difference_low": more.low, "difference_high": more.high,

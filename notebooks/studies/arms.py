@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 import conjure_lib as cj
-from conjure_tools import baselines, benchmarks, runs
+from conjure_tools import baselines, benchmarks, correlation, runs
 from studies import records
 from studies.probes import (
     POOLINGS,
@@ -303,11 +303,11 @@ def compared(
     for (model, method), value in values.items():
         reference = values.get(("distilled", method))
         for group, at in groups.items():
-            found = benchmarks.spearman(value[at], human[at], resamples=resamples)
+            found = correlation.spearman(value[at], human[at], resamples=resamples)
             row = {"model": model, "method": method, "group": group, "pairs": len(at)}
             row |= {"spearman": found.value, "low": found.low, "high": found.high}
             if reference is not None:
-                less = benchmarks.paired_bootstrap(
+                less = correlation.paired_bootstrap(
                     value[at], reference[at], human[at], resamples=resamples
                 )
                 row |= {"difference": less.value}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import conjure_lib as cj
 from conjure_lib.similarity import chunks
-from conjure_tools import baselines, benchmarks, runs
+from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.distributions import METHODS, sample_distances
 from studies.records import WORK, Made, in_single, texts_of, whole
 
@@ -115,7 +115,7 @@ def _outputs(
     """The final latents of all texts from one x_T, (U, d): from ``file``, or made and put there."""
     if not file.is_file():
         parts = [
-            baselines._final(process, None, part, draw, steps=STEPS, seed=SEED)
+            baselines.final_outputs(process, None, part, draw, steps=STEPS, seed=SEED)
             for part in chunks(texts, batch_size)
         ]
         with whole(file) as part:
@@ -179,8 +179,8 @@ def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.Da
     path = columns["sde", "common", most].to_numpy()
     rows = []
     for (method, start, images), column in columns.items():
-        found = benchmarks.spearman(column.to_numpy(), human, resamples=resamples)
-        more = benchmarks.paired_bootstrap(column.to_numpy(), path, human, resamples=resamples)
+        found = correlation.spearman(column.to_numpy(), human, resamples=resamples)
+        more = correlation.paired_bootstrap(column.to_numpy(), path, human, resamples=resamples)
         rows.append(
             {
                 "method": method, "start": start, "images": images,

@@ -17,7 +17,8 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
-from conjure_tools.benchmarks import STS, Correlation, spearman
+from conjure_tools.benchmarks import STS
+from conjure_tools.correlation import Correlation, spearman
 from conjure_tools.plots import PALETTE, forest
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
 from studies.records import ROOT

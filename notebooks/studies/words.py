@@ -18,12 +18,8 @@ from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
 import conjure_lib as cj
-from conjure_tools.benchmarks import (
-    Correlation,
-    load_concreteness,
-    partial_spearman,
-    spearman,
-)
+from conjure_tools.benchmarks import load_concreteness
+from conjure_tools.correlation import Correlation, partial_spearman, spearman
 from conjure_tools.plots import PALETTE, forest
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
 
