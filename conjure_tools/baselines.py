@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conjure_lib import weights
+from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.loading import pick_device
 from conjure_lib.process import GenerativeProcess, check_sound, sound, steady
-from conjure_lib.similarity import check_settings, chunks
+from conjure_lib.similarity import check_settings
 from conjure_tools.distributions import few_enough, frechet, gaussians, jeffreys, principal
 
 Pairs = Any  # of any shape that `inputs.as_pairs` takes

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from conjure_lib import reading
 from conjure_lib.inputs import finite, whole
-from conjure_lib.loading import EMBEDDED, load
+from conjure_lib.loading import load
+from conjure_lib.names import EMBEDDED, WEIGHTINGS
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.sde import WEIGHTINGS
 from conjure_lib.similarity import Estimate, check_settings, pair_terms
 from conjure_tools.folders import check_place, claim, write_whole
 from conjure_tools.runs import check_pairs, digest

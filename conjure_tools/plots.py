@@ -18,8 +18,8 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
+from conjure_lib.names import Weighting
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.sde import Weighting
 from conjure_lib.similarity import DistanceMatrix, Estimate, Trace
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito

@@ -38,10 +38,10 @@ import conjure_lib
 from conjure_lib.engine import tiled
 from conjure_lib.inputs import indices, whole
 from conjure_lib.loading import shipped
-from conjure_lib.machine import within_memory
+from conjure_lib.names import WEIGHTINGS
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import COLUMNS, UNREAD, UnreadWarning, columns, examples, fault, summary
-from conjure_lib.sde import WEIGHTINGS, term_weights
+from conjure_lib.sde import term_weights
 from conjure_lib.similarity import (
     Estimate,
     check_settings,
@@ -59,6 +59,7 @@ from conjure_tools.folders import (
     refuse_others,
     write_whole,
 )
+from conjure_tools.hardware import within_memory
 from conjure_tools.tables import write_dropped
 
 Result = TypeVar("Result")

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 import conjure_lib as cj
 from conjure_lib import machine
-from conjure_tools import grounding
+from conjure_tools import grounding, hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "pandas", "sklearn", "matplotlib")
@@ -66,7 +66,7 @@ def test_every_name_of_the_library_is_that_of_its_module() -> None:
         assert home is not None
         assert getattr(cj, name) is getattr(import_module(home), name)
         assert name in dir(cj)
-    assert cj.loading.EMBEDDED == "emoji-diffusion"
+    assert cj.names.EMBEDDED == "emoji-diffusion"
     with pytest.raises(AttributeError, match="no attribute 'distanse'"):
         cj.distanse  # noqa: B018
 
@@ -194,18 +194,16 @@ def test_threads_are_no_more_than_the_cores(
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the variables are for x86")
 def test_a_cpu_without_bfloat16_trains_in_float32() -> None:
-    code = (
-        "from conjure_lib import machine; print(machine.half_pays(), machine.autocast()._enabled)"
-    )
+    code = "from conjure_tools import hardware; print(hardware.half_pays(), hardware.autocast()._enabled)"
     older = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
     assert python(code, **older).stdout.split() == ["False", "False"]
 
 
 @pytest.mark.parametrize("pays", [False, True])
 def test_the_precision_is_the_one_that_pays(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
-    monkeypatch.setattr(machine, "_measured", lambda: pays)
+    monkeypatch.setattr(hardware, "_measured", lambda: pays)
     a = torch.ones(2, 2)
-    with machine.autocast():
+    with hardware.autocast():
         assert (a @ a).dtype == (torch.bfloat16 if pays else torch.float32)
 
 
@@ -222,15 +220,15 @@ def test_what_is_measured_decides(monkeypatch: pytest.MonkeyPatch, slow: str) ->
     def network(*layers: Any) -> Any:
         return lambda x: (clock(), x.requires_grad_())[1]
 
-    monkeypatch.setattr(machine.time, "process_time", lambda: now)
+    monkeypatch.setattr(hardware.time, "process_time", lambda: now)
     monkeypatch.setattr(torch.nn, "Sequential", network)
-    assert machine._measured.__wrapped__() is (slow == "float32")
+    assert hardware._measured.__wrapped__() is (slow == "float32")
 
 
 def test_the_measurement_leaves_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
     with torch.no_grad():
-        machine._measured.__wrapped__()
+        hardware._measured.__wrapped__()
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import conjure_lib as cj
-from conjure_lib.similarity import chunks
+from conjure_lib.engine import chunks
 from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.distributions import METHODS, sample_distances
 from studies.records import WORK, Made, in_single, texts_of, whole

@@ -11,7 +11,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from conjure_lib import Estimate, GenerativeProcess, Trace
-from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
+from conjure_lib.names import WEIGHTINGS, Weighting
+from conjure_lib.sde import FlowSchedule, Schedule, term_weights
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 

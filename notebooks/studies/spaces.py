@@ -64,7 +64,7 @@ class Space:
 
 def record() -> Made:
     """The table 'spaces', and with its notes how each space agrees with people."""
-    table, notes = make(cj.loading.EMBEDDED, ROOT / "_build" / "spaces")
+    table, notes = make(cj.names.EMBEDDED, ROOT / "_build" / "spaces")
     pairs = benchmarks.load_pairs("rg65")
     notes["agreement"] = agreement(table, pairs).to_dict("records")
     return {"spaces": table}, notes

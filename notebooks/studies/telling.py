@@ -12,7 +12,7 @@ import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 import conjure_lib as cj
-from conjure_lib.similarity import chunks
+from conjure_lib.engine import chunks
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE
 

@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 import conjure_lib as cj
-from conjure_lib.loading import EMBEDDED
+from conjure_lib.names import EMBEDDED
 from conjure_tools import benchmarks, runs
 from studies.ablations import correlations
 from studies.mcse.data import RESNET, SHUFFLED, emoji_data, photo_data
