@@ -37,7 +37,7 @@ def _revision(scorer: Scorer) -> str:
 
 
 class MtebScorer:
-    """A :class:`conjure_lib.Scorer` as mteb's STS tasks want a model: the exact distance, pair by pair.
+    """A `conjure_lib.Scorer` as mteb's STS tasks want a model: the exact distance, pair by pair.
 
     mteb encodes both columns and then compares rows, where our distance needs both texts at once:
     ``encode`` therefore hands out row numbers, and ``similarity_pairwise`` looks the texts up. Read

@@ -194,7 +194,8 @@ def test_threads_are_no_more_than_the_cores(
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the variables are for x86")
 def test_a_cpu_without_bfloat16_trains_in_float32() -> None:
-    code = "from conjure_tools import hardware; print(hardware.half_pays(), hardware.autocast()._enabled)"
+    code = "from conjure_tools.hardware import autocast, half_pays\n"
+    code += "print(half_pays(), autocast()._enabled)"
     older = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
     assert python(code, **older).stdout.split() == ["False", "False"]
 
