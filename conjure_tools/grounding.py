@@ -11,7 +11,7 @@ The heads are thrown away: what is kept is the encoder, and the embedding of a t
 image side may be any frozen vectors: features of photographs, latents of pictures, or what a
 diffusion model conjures for the text (:meth:`conjure_lib.Scorer.encode`), which needs no pairs.
 
-Training is transformers' Trainer, which needs the package accelerate.
+Training is transformers' Trainer, which needs accelerate, the extra ``mcse``.
 """
 
 from __future__ import annotations
