@@ -350,7 +350,7 @@ def results_of_record(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         return pd.read_parquet(file), record
     if "rows" in record:  # a small table of mixed rows stands in the JSON itself
         return pd.DataFrame(record.pop("rows")), record
-    raise FileNotFoundError(f"there is no record {file}: in a clone, make records NAME={name} makes it")
+    raise FileNotFoundError(f"there is no record {file}: make records NAME={name}, in a clone")
 
 
 def provenance(process: GenerativeProcess) -> dict[str, Any]:
