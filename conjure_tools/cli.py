@@ -145,7 +145,7 @@ def score(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
     from conjure_tools.benchmarks import STS, WORDS, load_pairs
-    from conjure_tools.correlation import agreement, paired_bootstrap
+    from conjure_tools.correlation import agreement, paired_bootstrap, texts_of
     from conjure_tools.folders import check_place
     from conjure_tools.runs import check_folder, check_kept, open_run
 
@@ -180,12 +180,14 @@ def evaluate(options: argparse.Namespace) -> None:
         run = _run(process, table, folder, options)
         human, rows = run.pairs["score"].to_numpy(float), []
         for weighting in WEIGHTINGS:
-            mine = -run.distances(weighting)["distance"].to_numpy()
+            mine = -run.by_draw(weighting).T
             _tell_floor(run, weighting)
             rows += [{"weighting": weighting, **row} for row in agreement(run.pairs, mine)]
             if other is not None:
-                theirs = -other.distances(weighting)["distance"].to_numpy()
-                difference = paired_bootstrap(mine, theirs, human)
+                theirs = -other.by_draw(weighting).T
+                seeds = {one.record["settings"]["seed"] for one in (run, other)}
+                how: Any = {"same_draws": len(seeds) == 1, "texts": texts_of(run.pairs)}
+                difference = paired_bootstrap(mine, theirs, human, **how)
                 rows.append({"weighting": weighting, "against": True, **asdict(difference)})
         results.append({"benchmark": name, "record": run.record, "agreement": rows})
         _save(folder / "evaluation.json", results[-1])

@@ -117,6 +117,12 @@ def paired_bootstrap(
     return _bootstrap(vectors, _ranks, _difference, resamples, seed, texts, same_draws)
 
 
+def texts_of(pairs: pd.DataFrame) -> np.ndarray | None:
+    """The texts (n, 2) of a table of pairs, where it has them."""
+    names = ["text1", "text2"]
+    return pairs[names].to_numpy() if {*names} <= {*pairs} else None
+
+
 def agreement(
     table: pd.DataFrame,
     similarity: Sequence[float] | np.ndarray,
@@ -148,7 +154,7 @@ def agreement(
         raise ValueError(
             f"similarity must be of one length with the {len(table)} pairs, not {values.shape}"
         )
-    names = table[["text1", "text2"]].to_numpy() if {"text1", "text2"} <= {*table} else None
+    names = texts_of(table)
     groups = {"": np.arange(len(table))} | _groups(table, by)
     rows = []
     for group, at in groups.items():
