@@ -25,7 +25,13 @@ from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.loading import pick_device
 from conjure_lib.process import GenerativeProcess, check_sound, sound, steady
 from conjure_lib.similarity import check_settings
-from conjure_tools.distributions import few_enough, frechet, gaussians, jeffreys, principal
+from conjure_tools.distributions import (
+    few_enough,
+    fit_gaussians,
+    gaussian_frechet,
+    gaussian_jeffreys,
+    principal_components,
+)
 
 Pairs = Any  # of any shape that `inputs.as_pairs` takes
 Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
@@ -148,8 +154,8 @@ def image_gaussian(
     bar = tqdm(range(images), desc="images", unit="draw", delay=2)
     drawn = [torch.cat([output(c, d).flatten(1) for c in chunks(prompts, batch_size)]) for d in bar]
     samples = torch.stack(drawn, dim=1).double().numpy()  # (U, images, width)
-    means, covariances = gaussians(principal(samples, components))
-    compare = frechet if divergence == "frechet" else jeffreys
+    means, covariances = fit_gaussians(principal_components(samples, components))
+    compare = gaussian_frechet if divergence == "frechet" else gaussian_jeffreys
     return -compare(means, covariances, *index)
 
 

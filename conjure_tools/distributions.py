@@ -59,7 +59,7 @@ def sample_distances(
     if np.abs(both).max() > LARGE:
         raise ValueError(f"x and y must be at most {LARGE:g}: the square of more is not finite")
     lines, width = directions(x.shape[2], projections, seed), median_distance(both)
-    fitted = gaussians(principal(both, min(components, *both.shape[1:])))
+    fitted = fit_gaussians(principal_components(both, min(components, *both.shape[1:])))
     sides = np.arange(len(both)).reshape(2, -1)
     per_pair = {
         "coupled": lambda a, b: ((a - b) ** 2).sum(1).mean(),
@@ -72,7 +72,10 @@ def sample_distances(
         name: np.array([distance(a, b) for a, b in zip(x, y, strict=True)])
         for name, distance in per_pair.items()
     }
-    found |= {"frechet": frechet(*fitted, *sides), "jeffreys": jeffreys(*fitted, *sides)}
+    found |= {
+        "frechet": gaussian_frechet(*fitted, *sides),
+        "jeffreys": gaussian_jeffreys(*fitted, *sides),
+    }
     return {name: as_numbers(f"{name} of the samples", values) for name, values in found.items()}
 
 
@@ -119,7 +122,7 @@ def median_distance(samples: np.ndarray) -> float:
     return float(np.median(apart[apart > 0]))  # the same sample may stand in several pairs
 
 
-def principal(samples: np.ndarray, components: int) -> np.ndarray:
+def principal_components(samples: np.ndarray, components: int) -> np.ndarray:
     """Samples (U, n, width) in the coordinates of the first k components of all, (U, n, k)."""
     rows = samples.reshape(-1, samples.shape[2])
     few_enough(components, min(rows.shape))
@@ -128,7 +131,7 @@ def principal(samples: np.ndarray, components: int) -> np.ndarray:
     return (centred @ basis.T).reshape(*samples.shape[:2], components)
 
 
-def gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means (U, k) and covariances (U, k, k) of samples (U, n, k), after Ledoit and Wolf (2004)."""
     try:
         from sklearn.covariance import ledoit_wolf
@@ -143,7 +146,7 @@ def gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return means, np.stack(fitted)
 
 
-def frechet(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def gaussian_frechet(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """‖m_i - m_j‖² + tr(s_i + s_j - 2 (s_i s_j)^½), (P,); means (U, k), covariances (U, k, k).
 
     By hand, since POT takes a pair at a time, and the root of what rounding leaves below 0.
@@ -155,7 +158,7 @@ def frechet(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.nd
     return (((m[i] - m[j]) ** 2).sum(1) + trace[i] + trace[j] - 2 * cross).clip(0)
 
 
-def jeffreys(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def gaussian_jeffreys(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """KL(i‖j) + KL(j‖i) in nats, (P,); means (U, k), covariances (U, k, k)."""
     spread = np.linalg.eigvalsh(s)
     if (spread[:, 0] <= 1e-12 * spread[:, -1]).any():  # what rounding leaves of a singular one

@@ -242,16 +242,20 @@ def test_divergences_of_known_gaussians() -> None:
     s = a @ a.transpose(0, 2, 1) + 0.1 * np.eye(3)
     i, j = np.array([0, 1, 2, 3]), np.array([1, 2, 0, 3])
     expected = [fid(m[p], s[p], m[q], s[q]) for p, q in zip(i, j, strict=True)]
-    np.testing.assert_allclose(distributions.frechet(m, s, i, j), expected, atol=1e-6)
+    np.testing.assert_allclose(distributions.gaussian_frechet(m, s, i, j), expected, atol=1e-6)
     pairs = [((m[p], s[p]), (m[q], s[q])) for p, q in zip(i, j, strict=True)]
     expected = [kl(*one, *other) + kl(*other, *one) for one, other in pairs]
-    np.testing.assert_allclose(distributions.jeffreys(m, s, i, j), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        distributions.gaussian_jeffreys(m, s, i, j), expected, rtol=1e-9, atol=1e-9
+    )
     flat = np.diag([4.0, 0.0, 1.0])[None].repeat(2, 0)  # no spread in one direction
     none = np.array([0])
-    shifted = distributions.frechet(np.array([[0, 0, 0], [0, 2.0, 0]]), flat, none, none + 1)
+    shifted = distributions.gaussian_frechet(
+        np.array([[0, 0, 0], [0, 2.0, 0]]), flat, none, none + 1
+    )
     np.testing.assert_allclose(shifted, 4)
     with pytest.raises(ValueError, match="do not vary"):
-        distributions.jeffreys(np.zeros((2, 3)), flat, none, none + 1)
+        distributions.gaussian_jeffreys(np.zeros((2, 3)), flat, none, none + 1)
 
 
 @pytest.mark.parametrize("features", ["latents", "colours"])
@@ -557,7 +561,7 @@ def test_a_covariance_without_density_is_refused() -> None:
     """What rounding leaves of a direction in which nothing varies is no variance."""
     m, s = np.zeros((2, 2)), np.array([np.diag([1.0, 1e-17]), np.eye(2)])
     with pytest.raises(ValueError, match="no density: take more of them, fewer components"):
-        distributions.jeffreys(m, s, np.array([0]), np.array([1]))
+        distributions.gaussian_jeffreys(m, s, np.array([0]), np.array([1]))
 
 
 def test_features_that_are_no_numbers_are_refused() -> None:

@@ -90,7 +90,10 @@ def from_empty(process: cj.GenerativeProcess, texts: Sequence[str]) -> np.ndarra
 
 
 def above(first: np.ndarray, second: np.ndarray) -> float:
-    """P(a random one of the first lies above a random one of the second), ties counting half."""
+    """P(a random one of the first lies above a random one of the second), ties counting half.
+
+    By hand: scikit-learn's roc_auc_score would check its input again for each of many resamples.
+    """
     more = first[:, None] - second
     return float(((more > 0).mean() + (more >= 0).mean()) / 2)
 
