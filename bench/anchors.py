@@ -10,8 +10,8 @@ from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
-from conjure_lib import benchmarks
 from conjure_lib.sde import term_weights
+from conjure_tools import benchmarks
 
 Row = dict[str, Any]
 STEPS = (2, 5, 10)

@@ -24,7 +24,7 @@ import speed
 import torch
 
 import conjure_lib as cj
-from conjure_lib import runs
+from conjure_tools import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "_build" / "bench"

@@ -24,7 +24,7 @@ import pandas as pd
 import psutil
 
 import conjure_lib as cj
-from conjure_lib import runs
+from conjure_tools import runs
 
 WORK = Path(__file__).resolve().parent.parent / "_build" / "bench"
 ADJECTIVES = ("red", "old", "wet", "tiny", "proud", "sleepy", "round", "broken", "golden", "cold")

@@ -19,7 +19,7 @@ import pandas as pd
 from speed import timed
 
 import conjure_lib as cj
-from conjure_lib import runs
+from conjure_tools import runs
 
 Row = dict[str, Any]
 MEMORY = 64 << 20  # bytes of trajectories and conditions: the budget that is to be kept

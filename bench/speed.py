@@ -23,9 +23,10 @@ import torch
 from diffusers import DDIMScheduler
 
 import conjure_lib as cj
-from conjure_lib import benchmarks, runs
-from conjure_lib.cluster import PairScorer
-from conjure_lib.loading import EMBEDDED, open_pipeline
+from conjure_lib.loading import open_pipeline
+from conjure_lib.names import EMBEDDED
+from conjure_tools import benchmarks, runs
+from conjure_tools.cluster import PairScorer
 
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]

@@ -48,7 +48,7 @@ from traitlets.config import Config
 from conjure_lib.machine import cores, settle
 
 ROOT = Path(__file__).resolve().parent.parent
-WATCHED = ("conjure_lib", "training", "data", "requirements.txt")
+WATCHED = ("conjure_lib", "conjure_tools", "training", "data", "requirements.txt")
 IMPORTED = re.compile(r"^\s*(?:from ([\w.]+) )?import ([\w., ]+|\([\w\s,]+\))", re.MULTILINE)
 GIB_EACH = 4  # memory that is allowed for a chapter when several run at a time
 THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "RAYON")  # libraries that start a thread a core

@@ -29,8 +29,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 import conjure_lib as cj
-from conjure_lib import benchmarks, plots, runs
 from conjure_lib.reading import UnreadWarning
+from conjure_tools import benchmarks, plots, runs
 
 RESULTS = ROOT / "data" / "results"
 MATRIX, SCATTER = "sde", "noise"  # the weightings of the figures: those that chapters 8 and 5 show
@@ -285,8 +285,12 @@ def files() -> Path:
     # places of the sentences: a figure that was left out for want of them is drawn when they come
     data = [os.environ.get("CONJURE_DATA"), os.environ.get("CONJURE_CACHE")]
     data.append(str(Path.home() / ".cache" / "conjure_lib"))
-    sources = [ROOT / "conjure_lib", WEIGHTS, Path(__file__), *RESULTS.glob("matrix.*")]
-    sources += [RESULTS / "sts.parquet", *(Path(one) / "sts" for one in data if one)]
+    sources = [ROOT / "conjure_lib", ROOT / "conjure_tools", WEIGHTS, Path(__file__)]
+    sources += [
+        *RESULTS.glob("matrix.*"),
+        RESULTS / "sts.parquet",
+        *(Path(one) / "sts" for one in data if one),
+    ]
     return refresh(BUILT / "explorer", sources, draw)
 
 

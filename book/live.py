@@ -124,7 +124,7 @@ def draw_examples(folder: Path) -> None:
 
     matplotlib.use("agg")
     import conjure_lib as cj
-    from conjure_lib import plots
+    from conjure_tools import plots
 
     process = cj.load(device="cpu")
     plots.use_style()
@@ -146,7 +146,7 @@ def draw_examples(folder: Path) -> None:
 
 def examples() -> Path:
     """The recorded examples, for readers whose browser cannot compute them."""
-    sources = [ROOT / "conjure_lib", WEIGHTS, Path(__file__)]
+    sources = [ROOT / "conjure_lib", ROOT / "conjure_tools", WEIGHTS, Path(__file__)]
     return refresh(BUILT / "examples", sources, draw_examples)
 
 

@@ -11,7 +11,7 @@ import nbformat
 import yaml
 from yaml.constructor import ConstructorError
 
-from conjure_lib import folders
+from conjure_tools import folders
 
 Lines = dict[tuple[str, ...], int]  # where the keys of a file stand, those of the two upper levels
 

@@ -1,4 +1,4 @@
-"""The machine: the cores that are ours, how threads wait for each other, which precision is fast.
+"""The machine: the cores that are ours, how threads wait for each other, the memory that is free.
 
 Imported before torch, whose OpenMP reads the environment once, as it is loaded.
 """
@@ -9,19 +9,10 @@ import gc
 import math
 import os
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 PROC = Path("/proc/self")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # what a user may have set
-GAIN = 0.95  # of the time in float32: a gain below that of chance changes no numbers
 
 
 def settle() -> None:
@@ -100,30 +91,9 @@ def _quotas(mount: Path, inside: str) -> list[float]:
     return found
 
 
-@contextmanager
-def within_memory(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Lets Linux refuse memory that is not there, where it would kill the process that uses it.
-
-    What is refused is an error, and a smaller batch may follow. GPUs refuse by themselves.
-    """
-    free, used = _memory(PROC)
-    if "cpu" not in str(device) or not free:
-        yield
-        return
-    import resource
-
-    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = [used + free * 9 // 10, *(b for b in (before, hard) if b != resource.RLIM_INFINITY)]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(limit), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
-
-
 def check_memory(what: str, need: float) -> None:
     """Raise MemoryError where ``what`` needs more bytes than are free here: before the work."""
-    free, _ = _memory(PROC)
+    free, _ = memory()
     if free and need > free:
         raise MemoryError(
             f"{what} would need {need / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are "
@@ -131,7 +101,7 @@ def check_memory(what: str, need: float) -> None:
         )
 
 
-def _memory(proc: Path) -> tuple[int, int]:
+def memory(proc: Path = PROC) -> tuple[int, int]:
     """Bytes that are free for this process, and that it has; 0 and 0 where the system is silent."""
 
     def number(file: Path, name: str) -> int:
@@ -158,46 +128,3 @@ def hasten() -> None:
     have left, of which nothing is garbage.
     """
     gc.set_threshold(200_000, 50, 1000)
-
-
-def half_pays(device: torch.device | str = "cpu") -> bool:
-    """Whether ``device`` trains faster in bfloat16 than in float32; a CPU is measured, once.
-
-    CPUs without instructions for bfloat16 are up to twenty times slower in it.
-    """
-    import torch
-
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind == "cpu" and _measured()
-
-
-@cache
-def _measured() -> bool:
-    """The same small network in both precisions, in turn, for about a second."""
-    import torch
-    from torch import nn
-
-    limit_threads()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        flat = (nn.Flatten(2), nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
-        network = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), *flat)
-        x = torch.randn(8, 64, 8, 8)
-        spent: dict[bool, list[float]] = {False: [], True: []}
-        began = time.perf_counter()
-        while len(spent[True]) < 4 or (time.perf_counter() - began < 1 and len(spent[True]) < 40):
-            for half, times in spent.items():
-                start = time.process_time()
-                with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                    y = network(x)
-                y.float().square().mean().backward()
-                times.append(time.process_time() - start)
-    return min(spent[True][1:]) < GAIN * min(spent[False][1:])  # the first ones prepare
-
-
-def autocast() -> torch.autocast:
-    """The precision of a training on the CPU: bfloat16 where it is faster, else float32."""
-    import torch
-
-    return torch.autocast("cpu", torch.bfloat16, enabled=half_pays())

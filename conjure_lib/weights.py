@@ -25,6 +25,7 @@ from conjure_lib.hub import first_line, from_hub
 LOADED = "LOADED_SHA256"  # a file beside a model: the hash that its weights have once loaded
 FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")
 
+SETTINGS = tuple(f"{of}config.json" for of in ("", "generation_", "scheduler_", "tokenizer_"))
 NAME = re.compile(r"[^.]+?(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")  # with its variant
 
 
@@ -225,8 +226,8 @@ def reading(folder: Path, kind: Any) -> Iterator[Any]:
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of names that releases change
-            for file in sorted(folder.glob("*config.json")):
-                given |= settings(file)
+            for file in filter(Path.is_file, (folder / name for name in SETTINGS)):
+                given |= settings(file)  # others, such as data_config.json, hold what they like
             yield kind
     except MemoryError:
         raise

@@ -20,7 +20,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.cluster import score_files, start_ray
+from conjure_tools.cluster import score_files, start_ray
 
 ROWS = 6  # pairs a block
 SETTINGS = {"draws": 2, "steps": 2, "batch_size": 16}

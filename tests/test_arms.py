@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 import conjure_lib as cj
-from conjure_lib import runs
+from conjure_tools import runs
 from studies import arms, probes
 from training import unet
 from training.pictures import load_sample

@@ -21,17 +21,16 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import baselines
-from conjure_lib.baselines import (
+from conjure_lib.process import generator
+from conjure_tools import baselines, distributions
+from conjure_tools.baselines import (
     clip_features,
     direct_output,
     image_gaussian,
     initial_timestep,
-    language_trajectories,
     sentence_cosine,
     text_encoder_cosine,
 )
-from conjure_lib.process import generator
 
 PAIRS = [("a cat", "snow leopard"), ("pizza", "a cat"), ("pizza", "pizza")]
 SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
@@ -243,16 +242,20 @@ def test_divergences_of_known_gaussians() -> None:
     s = a @ a.transpose(0, 2, 1) + 0.1 * np.eye(3)
     i, j = np.array([0, 1, 2, 3]), np.array([1, 2, 0, 3])
     expected = [fid(m[p], s[p], m[q], s[q]) for p, q in zip(i, j, strict=True)]
-    np.testing.assert_allclose(baselines._frechet(m, s, i, j), expected, atol=1e-6)
+    np.testing.assert_allclose(distributions.gaussian_frechet(m, s, i, j), expected, atol=1e-6)
     pairs = [((m[p], s[p]), (m[q], s[q])) for p, q in zip(i, j, strict=True)]
     expected = [kl(*one, *other) + kl(*other, *one) for one, other in pairs]
-    np.testing.assert_allclose(baselines._jeffreys(m, s, i, j), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        distributions.gaussian_jeffreys(m, s, i, j), expected, rtol=1e-9, atol=1e-9
+    )
     flat = np.diag([4.0, 0.0, 1.0])[None].repeat(2, 0)  # no spread in one direction
     none = np.array([0])
-    shifted = baselines._frechet(np.array([[0, 0, 0], [0, 2.0, 0]]), flat, none, none + 1)
+    shifted = distributions.gaussian_frechet(
+        np.array([[0, 0, 0], [0, 2.0, 0]]), flat, none, none + 1
+    )
     np.testing.assert_allclose(shifted, 4)
     with pytest.raises(ValueError, match="do not vary"):
-        baselines._jeffreys(np.zeros((2, 3)), flat, none, none + 1)
+        distributions.gaussian_jeffreys(np.zeros((2, 3)), flat, none, none + 1)
 
 
 @pytest.mark.parametrize("features", ["latents", "colours"])
@@ -331,7 +334,7 @@ def test_features_of_pictures_are_the_models_own(kind: str, tmp_path: Path) -> N
     assert np.abs(found[0] - found[1]).max() > 1e-2
 
 
-# -- language models -------------------------------------------------------------------------
+# -- sentence encoders ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -391,96 +394,6 @@ def test_models_are_read_from_safetensors_alone(tiny_bert: Path, tmp_path: Path)
     torch.save(weights, tmp_path / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match="safetensors"):
         sentence_cosine(tmp_path, PAIRS)
-
-
-class Spelling:
-    """A tokenizer of letters, the full stop and, as token 0, the end of text."""
-
-    eos_token_id = 0
-
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [1 + (string.ascii_lowercase + ".").find(c) for c in text]}
-
-
-@pytest.fixture(scope="module")
-def tiny_gpt() -> transformers.GPT2LMHeadModel:
-    """A randomly initialised GPT-2 with 28 tokens, and room for 32 of them."""
-    with torch.random.fork_rng():
-        torch.manual_seed(6)  # one whose texts do end
-        return transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(
-                vocab_size=28,
-                n_positions=32,
-                n_embd=16,
-                n_layer=2,
-                n_head=2,
-                initializer_range=0.2,
-                bos_token_id=0,
-                eos_token_id=0,
-            )
-        ).eval()
-
-
-def next_log(gpt: transformers.GPT2LMHeadModel, ids: list[int]) -> NDArray:
-    logits = gpt(torch.tensor([ids])).logits[0, -1].double().numpy()
-    return logits - np.log(np.exp(logits).sum())
-
-
-@torch.no_grad()
-def test_language_trajectories_by_plain_loops(tiny_gpt: transformers.GPT2LMHeadModel) -> None:
-    """One token at a time, from the beginning every time, without a cache or a batch."""
-    count, length = 12, 6
-
-    def continued(head: list[int], c: int) -> list[int]:
-        chance, path = torch.rand(length, dtype=torch.float64, generator=generator(SEED, c)), []
-        for u in chance.tolist():
-            table = np.exp(next_log(tiny_gpt, head + path)).cumsum()
-            path.append(int((table <= u * table[-1]).sum()))
-            if path[-1] == 0:
-                break
-        return path
-
-    def score(head: list[int], path: list[int]) -> float:
-        logs = [next_log(tiny_gpt, head + path[:k])[path[k]] for k in range(len(path))]
-        return sum(logs) / len(logs)
-
-    pairs = [("cat", "dogs"), ("dogs", "a."), ("cat", "cat."), ("a.", "cat")]
-    expected, lengths = [], set()
-    for pair in pairs:
-        heads = [Spelling()(t if t.endswith(".") else t + ".")["input_ids"] for t in pair]
-        paths = [continued(head, c) for head in heads for c in range(count)]
-        expected.append(-sum(abs(score(heads[0], p) - score(heads[1], p)) for p in paths))
-        lengths |= {len(p) for p in paths}
-    assert len(lengths) > 2  # some end before the others
-    found = language_trajectories(
-        tiny_gpt, Spelling(), pairs, continuations=count, tokens=length, seed=SEED
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-    assert found.dtype == np.float64 and max(found) == 0 and min(found) < -0.1
-
-
-@torch.no_grad()
-def test_continuations_follow_the_models_law(tiny_gpt: transformers.GPT2LMHeadModel) -> None:
-    head, n = torch.tensor([[3, 1, 20]]), 4000
-    chance = torch.rand(n, 2, dtype=torch.float64, generator=generator(0))
-    paths, counts = baselines._go_on(tiny_gpt, head, chance, 0)
-    first = np.exp(next_log(tiny_gpt, [3, 1, 20]))
-    for second in range(3):  # the law of the second token after the likeliest first ones
-        token = int(np.argsort(first)[-1 - second])
-        rows = paths[paths[:, 0] == token]
-        law = np.exp(next_log(tiny_gpt, [3, 1, 20, token]))
-        for seen, size, p in (
-            (np.bincount(paths[:, 0], minlength=28), n, first),
-            (np.bincount(rows[:, 1], minlength=28), len(rows), law),
-        ):
-            assert size > 100
-            assert (np.abs(seen - size * p) < 4 * np.sqrt(size * p * (1 - p)) + 1).all()
-    assert counts[:, 0].all() and torch.equal(counts[:, 1], paths[:, 0] != 0)
-
-
-def test_texts_that_exceed_the_language_model(tiny_gpt: transformers.GPT2LMHeadModel) -> None:
-    with pytest.raises(ValueError, match="'aaaaa.* and 20 more tokens exceed the model's 32"):
-        language_trajectories(tiny_gpt, Spelling(), [("a" * 20, "b")])
 
 
 # -- properties of all -----------------------------------------------------------------------
@@ -633,29 +546,22 @@ def test_what_a_process_cannot_do_is_said() -> None:
         )
 
 
-def test_bad_settings_of_language_models(
-    tiny_bert: Path, tiny_gpt: transformers.GPT2LMHeadModel
-) -> None:
+def test_bad_settings_of_sentence_encoders(tiny_bert: Path) -> None:
     with pytest.raises(ValueError, match="pooling must be one of mean, cls, not 'max'"):
         sentence_cosine(tiny_bert, PAIRS, pooling="max")
-    with pytest.raises(ValueError, match="continuations must be at least 1"):
-        language_trajectories(tiny_gpt, Spelling(), PAIRS, continuations=0)
-    for call in (
-        lambda pairs: sentence_cosine(tiny_bert, pairs),
-        lambda pairs: language_trajectories(tiny_gpt, Spelling(), pairs, tokens=3),
-    ):
-        with pytest.raises(ValueError, match="first text of pair 0 is blank"):
-            call([(" ", "cat")])
-        there, back = call([("cat", "dog"), ("mat", "mat")]), call([("mat", "mat"), ("dog", "cat")])
-        np.testing.assert_allclose(there, back[::-1], atol=1e-6)
-        assert there[1] > there[0]
+    with pytest.raises(ValueError, match="first text of pair 0 is blank"):
+        sentence_cosine(tiny_bert, [(" ", "cat")])
+    there = sentence_cosine(tiny_bert, [("cat", "dog"), ("mat", "mat")])
+    back = sentence_cosine(tiny_bert, [("mat", "mat"), ("dog", "cat")])
+    np.testing.assert_allclose(there, back[::-1], atol=1e-6)
+    assert there[1] > there[0]
 
 
 def test_a_covariance_without_density_is_refused() -> None:
     """What rounding leaves of a direction in which nothing varies is no variance."""
     m, s = np.zeros((2, 2)), np.array([np.diag([1.0, 1e-17]), np.eye(2)])
     with pytest.raises(ValueError, match="no density: take more of them, fewer components"):
-        baselines._jeffreys(m, s, np.array([0]), np.array([1]))
+        distributions.gaussian_jeffreys(m, s, np.array([0]), np.array([1]))
 
 
 def test_features_that_are_no_numbers_are_refused() -> None:

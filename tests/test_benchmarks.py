@@ -18,14 +18,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from conjure_lib import benchmarks, correlation
-from conjure_lib.benchmarks import (
+from conjure_tools import benchmarks, correlation
+from conjure_tools.benchmarks import (
     STS,
     WORDS,
-    agreement,
     load_analogies,
     load_concreteness,
     load_pairs,
+)
+from conjure_tools.correlation import (
+    agreement,
     paired_bootstrap,
     partial_spearman,
     pearson,
@@ -201,7 +203,7 @@ def test_what_does_not_vary_has_no_correlation(measure: Callable) -> None:
     [
         ([1, 2, 3], [1, 2], "one length"),
         ([1, 2], [1, 2], "3 or more"),
-        ([[1, 2, 3]], [[1, 2, 3]], "vectors"),
+        ([1, 2, 3], [[1, 2, 3]], "vectors"),
         ([1, 2, np.nan], [1, 2, 3], "not finite"),
     ],
 )
@@ -532,9 +534,89 @@ def minilm() -> Path | None:
     ],
 )
 def test_a_known_model_gets_its_known_figures(name: str, published: float) -> None:
-    from conjure_lib.baselines import sentence_cosine
+    from conjure_tools.baselines import sentence_cosine
 
     table = load_pairs(name)
     pairs = list(zip(table["text1"], table["text2"], strict=True))
     found = spearman(sentence_cosine(minilm(), pairs), table["score"], resamples=1)
     assert 100 * found.value == pytest.approx(published, abs=0.02)
+
+
+# -- what an interval knows of -------------------------------------------------------------------
+
+
+def excludes_zero(found: correlation.Correlation) -> bool:
+    return found.low > 0 or found.high < 0
+
+
+def test_a_method_differs_from_itself_on_other_draws_in_one_case_of_twenty() -> None:
+    """All pairs of a draw share its noise: an interval over pairs alone cannot see it."""
+    rng = np.random.default_rng(3)
+    truth, n, draws, trials = rng.normal(size=65), 65, 8, 120
+    people = truth + rng.normal(size=n)
+    common = np.stack([people, rng.normal(size=n)], axis=1)  # what a draw does to every pair
+
+    def measured() -> np.ndarray:
+        return (
+            truth + 0.6 * rng.normal(size=(draws, 2)) @ common.T + 0.7 * rng.normal(size=(draws, n))
+        )
+
+    wrong = {"pairs": 0, "pairs and draws": 0}
+    for trial in range(trials):
+        first, second = measured(), measured()
+        how = {"resamples": 200, "seed": trial}
+        alone = paired_bootstrap(first.mean(0), second.mean(0), people, **how)
+        both = paired_bootstrap(first, second, people, same_draws=False, **how)
+        assert alone.value == both.value
+        wrong["pairs"] += excludes_zero(alone)
+        wrong["pairs and draws"] += excludes_zero(both)
+    assert wrong["pairs"] > 0.4 * trials  # the noise of the draws is large here
+    assert wrong["pairs and draws"] <= 0.12 * trials  # of 120 at 5 %: 14 in one case of 1,000
+
+
+def test_what_two_methods_share_of_a_draw_cancels() -> None:
+    rng = np.random.default_rng(0)
+    people = rng.normal(size=40)
+    first = people + rng.normal(size=(6, 1)) * people + rng.normal(size=(6, 40))
+    second = first + 0.1 * rng.normal(size=(6, 40))
+    how = {"resamples": 300, "seed": 1}
+    same = paired_bootstrap(first, second, people, **how)
+    apart = paired_bootstrap(first, second, people, same_draws=False, **how)
+    assert same.high - same.low < apart.high - apart.low
+
+
+def test_texts_that_recur_widen_the_interval() -> None:
+    """Of independent text effects ρ is 0, and an interval says otherwise in one case of twenty."""
+    rng = np.random.default_rng(5)
+    at = np.stack(np.triu_indices(40, 1), axis=1)  # all pairs of 40 texts
+    names = np.array([f"text {i}" for i in range(40)])[at]
+    wrong = {"apart": 0, "texts": 0}
+    for trial in range(100):
+        predicted, human = (rng.normal(size=40)[at].sum(1) for _ in range(2))
+        how = {"resamples": 200, "seed": trial}
+        wrong["apart"] += excludes_zero(spearman(predicted, human, **how))
+        wrong["texts"] += excludes_zero(spearman(predicted, human, texts=names, **how))
+    assert wrong["apart"] > 30
+    assert wrong["texts"] <= 14
+
+
+def test_the_widening_is_the_sum_over_all_pairs_that_share_a_text() -> None:
+    rng = np.random.default_rng(1)
+    texts = rng.integers(12, size=(40, 2))  # some pairs twice, some of a text and itself
+    predicted, human = rng.normal(size=(2, 12))[:, texts].sum(2) + 0.1 * rng.normal(size=(2, 40))
+    out = np.array(
+        [stats.spearmanr(np.delete(predicted, i), np.delete(human, i))[0] for i in range(40)]
+    )
+    influence = out - out.mean()
+    share = np.array([[bool({*a} & {*b}) for a in texts.tolist()] for b in texts.tolist()])
+    expected = (influence[:, None] * influence * share).sum() / (influence**2).sum()
+    assert expected > 1.1
+    plain = spearman(predicted, human, resamples=500)
+    wide = spearman(predicted, human, texts=texts.astype(str), resamples=500)
+    ratio = (wide.value - wide.low) / (plain.value - plain.low)
+    assert ratio == pytest.approx(np.sqrt(expected), rel=1e-6)
+
+
+def test_texts_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"texts must have shape \(3, 2\)"):
+        spearman([1, 2, 3], [1, 3, 2], texts=np.array(["a", "b", "c"]))

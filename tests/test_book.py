@@ -745,7 +745,8 @@ assert str(records.ROOT).endswith("book"), records.ROOT
     path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
     where = {"PATH": path, "CONJURE_REPOSITORY": "https://example.org/book"}
     where |= {"PYTHONPATH": str(tmp_path / "book"), "HOME": str(tmp_path)}
-    shutil.copytree(ROOT / "conjure_lib", tmp_path / "lib" / "conjure_lib")
+    for package in ("conjure_lib", "conjure_tools"):
+        shutil.copytree(ROOT / package, tmp_path / "lib" / package)
     where["PYTHONPATH"] = str(tmp_path / "lib")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=where, capture_output=True, text=True

@@ -12,8 +12,8 @@ from scipy.stats import spearmanr
 
 import conjure_lib as cj
 from conjure_lib import Mixture
-from conjure_lib.distributions import energy, mmd
 from conjure_lib.process import generator
+from conjure_tools.distributions import energy, mmd
 from studies import known_laws as laws
 from studies import limits, people, records, sentences, telling, words
 

@@ -21,8 +21,8 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
-from conjure_lib.__main__ import _prepare_figure, main
-from conjure_lib.runs import open_run
+from conjure_tools.cli import _prepare_figure, main
+from conjure_tools.runs import open_run
 
 PAIR = ("snow leopard", "bengal tiger")
 SMALL = ("--steps", "2", "--draws", "2", "--device", "cpu")
@@ -339,7 +339,7 @@ def test_a_figure_that_fails_loses_no_number(
     def draw(*_: Any, **__: Any) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("conjure_lib.plots.pair_figure", draw)
+    monkeypatch.setattr("conjure_tools.plots.pair_figure", draw)
     figure = ("--figure", str(tmp_path / "a.png"))
     code, out, err = run("compare", *PAIR, *SMALL, "--json", *figure)
     assert code == 1 and json.loads(out)["distance"] > 0

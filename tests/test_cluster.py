@@ -23,8 +23,8 @@ import pytest
 from cluster_driver import ROWS, SETTINGS, toy
 
 import conjure_lib as cj
-from conjure_lib import cluster
-from conjure_lib.cluster import PairScorer, score_files
+from conjure_tools import cluster
+from conjure_tools.cluster import PairScorer, score_files
 
 HERE = Path(__file__).resolve().parent
 PAIRS = pd.DataFrame(
@@ -148,7 +148,7 @@ def test_a_ray_cluster_whose_driver_and_worker_are_killed(
 DYING = """
 import sys
 from ray._private import services
-from conjure_lib.cluster import start_ray
+from conjure_tools.cluster import start_ray
 services.RAYLET_EXECUTABLE = sys.argv[1]
 start_ray(num_cpus=2, object_store_memory=100 << 20, include_dashboard=False)
 """

@@ -13,7 +13,8 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
 import conjure_lib as cj
-from conjure_lib.benchmarks import agreement, load_pairs
+from conjure_tools.benchmarks import load_pairs
+from conjure_tools.correlation import agreement
 from training.autoencoder import reconstruction_psnr, to_tensor
 from training.pictures import Picture, draw, load_sample
 

@@ -17,7 +17,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import engine, runs
+from conjure_lib import engine
+from conjure_tools import runs
 
 WORDS = [f"word {i}" for i in range(24)]
 MATRIX = list(itertools.combinations(WORDS, 2))  # 276 pairs

@@ -19,7 +19,7 @@ from execute import ROOT, declared_parameters
 from matplotlib.image import imread
 
 import conjure_lib as cj
-from conjure_lib import plots, runs
+from conjure_tools import plots, runs
 from studies import matrix
 
 

@@ -16,7 +16,7 @@ from scipy.stats import pearsonr
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 import conjure_lib as cj
-from conjure_lib.neighbors import cka, nngs
+from conjure_tools.neighbors import cka, nngs
 from studies import graphs, zero_shot
 from studies.records import ROOT
 from studies.zero_shot import CLASSES, NEGATED, SHIPPED, TEMPLATES

@@ -21,7 +21,7 @@ from transformers import (
     RobertaModel,
 )
 
-from conjure_lib.grounding import (
+from conjure_tools.grounding import (
     Batches,
     Corpus,
     Mcse,

@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import baselines
-from conjure_lib.distributions import METHODS, energy, sample_distances
+from conjure_tools import baselines
+from conjure_tools.distributions import METHODS, energy, sample_distances
 from studies import image_distances as distances
 
 SHAPE = (2, 3, 3)

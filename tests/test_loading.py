@@ -29,8 +29,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextModel
 import conjure_lib as cj
 from conjure_lib import hub, weights
 from conjure_lib.adapters import quiet
-from conjure_lib.baselines import sentence_cosine
-from conjure_lib.grounding import embed, load_encoder
+from conjure_tools.baselines import sentence_cosine
+from conjure_tools.grounding import embed, load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -427,6 +427,12 @@ def test_a_head_may_stay_behind_and_nothing_else(bert: Path) -> None:
             use()
 
 
+def test_settings_of_others_may_hold_anything(bert: Path) -> None:
+    """Such as the list of corpora that sentence encoders come with."""
+    (bert / "data_config.json").write_text('[{"name": "a corpus", "weight": 1}]')
+    load_encoder(bert)
+
+
 def test_what_no_head_explains_is_refused(bert: Path) -> None:
     BertModel.from_pretrained(bert).save_pretrained(bert)
     tensors(bert / "model.safetensors", lambda found: found.update(junk=torch.ones(2)))
@@ -589,8 +595,8 @@ def deaf_hub() -> Iterator[tuple[str, list[float]]]:
 
 ASK = """
 import conjure_lib as cj
-from conjure_lib.baselines import sentence_cosine
-from conjure_lib.benchmarks import load_pairs
+from conjure_tools.baselines import sentence_cosine
+from conjure_tools.benchmarks import load_pairs
 for use in (
     lambda: cj.load("somebody/something", device="cpu"),
     lambda: sentence_cosine("sentence-transformers/all-MiniLM-L6-v2", [("a", "b")]),
@@ -679,7 +685,7 @@ def sources() -> list[tuple[str, str]]:
     """Name and code of every module and notebook outside the tests."""
     found = [
         (str(file.relative_to(ROOT)), file.read_text(encoding="utf-8"))
-        for top in ("conjure_lib", "notebooks", "book", "bench", "training")
+        for top in ("conjure_lib", "conjure_tools", "notebooks", "book", "bench", "training")
         for file in sorted((ROOT / top).rglob("*.py"))
     ]
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):

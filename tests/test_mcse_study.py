@@ -17,8 +17,8 @@ from scipy import stats
 from transformers import BertConfig, BertModel, ConvNextImageProcessor, ResNetConfig, ResNetModel
 
 import conjure_lib as cj
-from conjure_lib import benchmarks
-from conjure_lib.grounding import Batches, Corpus, alignment, load_encoder, uniformity
+from conjure_tools import benchmarks
+from conjure_tools.grounding import Batches, Corpus, alignment, load_encoder, uniformity
 from studies.mcse import data as data_of
 from studies.mcse import student as distilled
 from studies.mcse import study as grounding

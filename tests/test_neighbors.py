@@ -17,8 +17,8 @@ from scipy.spatial.distance import cdist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from conjure_lib import neighbors as library
-from conjure_lib.neighbors import (
+from conjure_tools import neighbors as library
+from conjure_tools.neighbors import (
     chance,
     chance_bound,
     cka,

@@ -14,6 +14,7 @@ import pytest
 import conjure_lib as cj
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = ("emoji-diffusion", "published", "results")
 ASK = "import conjure_lib as cj; p = cj.load(device='cpu'); print(cj.__file__, p.name)"
 ASK += "; print(cj.distance(p, 'cat', 'dog', steps=2, draws=1).value)"
 
@@ -26,7 +27,7 @@ def run(*arguments: str | Path, folder: Path) -> str:
 
 def build_wheel(folder: Path) -> Path:
     """The wheel of a copy of the sources, so that the checkout stays as it is."""
-    for name in ("conjure_lib", "data/emoji-diffusion", "data/published", "data/results"):
+    for name in ("conjure_lib", "conjure_tools", *(f"data/{x}" for x in DATA)):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -25,10 +25,10 @@ from scipy import stats
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import __main__ as cli
-from conjure_lib.correlation import pearson, spearman
 from conjure_lib.inputs import as_numbers, as_pairs
-from conjure_lib.neighbors import neighbors, nngs
+from conjure_tools import cli
+from conjure_tools.correlation import pearson, spearman
+from conjure_tools.neighbors import neighbors, nngs
 
 USUAL = {"deadline": None, "derandomize": True, "database": None}
 USUAL["suppress_health_check"] = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

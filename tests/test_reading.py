@@ -20,9 +20,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import conjure_lib as cj
-from conjure_lib import reading, runs
-from conjure_lib.__main__ import main
+from conjure_lib import reading
 from conjure_lib.reading import Reader, UnreadWarning, fault, read
+from conjure_tools import runs
+from conjure_tools.cli import main
 from training.tokenizer import emoji_names, read_emoji
 
 FOLDER = Path(__file__).parents[1] / "data/emoji-diffusion"

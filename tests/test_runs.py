@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 import conjure_lib as cj
-from conjure_lib import runs
-from conjure_lib.__main__ import main
+from conjure_tools import runs
+from conjure_tools.cli import main
 
 WORDS = ["cat", "dog", "pizza", "car", "tree", "house", "sun", "moon", "fish"]
 PAIRS = pd.DataFrame(

@@ -25,7 +25,8 @@ from torch import Tensor
 
 import conjure_lib as cj
 import conjure_lib.scorer
-from conjure_lib import baselines, runs, sde
+from conjure_lib import sde
+from conjure_tools import baselines, runs
 
 pytest.importorskip("jaxtyping", reason="shapes are checked with jaxtyping and beartype")
 pytest.importorskip("beartype", reason="shapes are checked with jaxtyping and beartype")
@@ -45,6 +46,7 @@ PATHS, TIMES = Float32[Tensor, "n S *latent"], Real[Tensor, "S"]
 PAIRS = Float64[Array, "P"]
 FIELDS = "fields of "  # a dataclass, checked when one is made
 
+PACKAGES = ("conjure_lib", "conjure_tools")
 SHAPES: dict[str, dict[str, Any]] = {
     "sde.Schedule.alpha_bar": ANY_TIME,
     "sde.Schedule.beta_step": ANY_TIME,
@@ -150,7 +152,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]
 def owner_of(name: str) -> tuple[Any, str]:
     """The module or class that holds what the table calls ``name``, and its name there."""
     module, *path = name.removeprefix(FIELDS).split(".")
-    place: Any = sys.modules[f"conjure_lib.{module}"]
+    place: Any = next(m for p in PACKAGES if (m := sys.modules.get(f"{p}.{module}")))
     path += ["__init__"] if name.startswith(FIELDS) else []
     for part in path[:-1]:
         place = getattr(place, part)
@@ -243,7 +245,7 @@ def calls(
 
     for name in cj.__all__:
         getattr(cj, name)  # what is imported at its first use is there before it is patched
-    library = [m for n, m in list(sys.modules.items()) if n.split(".")[0] == "conjure_lib"]
+    library = [m for n, m in list(sys.modules.items()) if n.split(".")[0] in PACKAGES]
     with pytest.MonkeyPatch.context() as patch:
         for name in SHAPES:
             place, attribute = owner_of(name)

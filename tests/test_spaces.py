@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy.spatial.distance import squareform
 from scipy.stats import kstest, spearmanr
-from sklearn.metrics import roc_auc_score
 
 import conjure_lib as cj
 from studies import comparison, spaces
@@ -57,7 +56,7 @@ def test_finished_spaces_are_not_made_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished run was made again")
 
-    monkeypatch.setattr("conjure_lib.runs.pair_terms", refuse)
+    monkeypatch.setattr("conjure_tools.runs.pair_terms", refuse)
     table, _, folder = made
     only = ["ddim", "random conditioning"]
     again, _ = spaces.make(random_folder, folder, FEW, only=only)
@@ -213,13 +212,14 @@ def test_a_space_that_does_not_vary_resembles_nothing() -> None:
     assert np.isnan(list(found.values())).all()
 
 
-def test_separation_is_the_area_under_the_curve() -> None:
-    rng = np.random.default_rng(4)
-    matrix, groups = random_matrix(rng), list("aaaabbbbcccc")
-    upper = np.triu_indices(12, 1)
-    together = np.equal.outer(np.array(groups), np.array(groups))[upper]
-    expected = roc_auc_score(together, -matrix[upper])
-    assert comparison.separation(matrix, groups) == pytest.approx(expected)
+def test_separation_counts_which_pairs_are_nearer() -> None:
+    matrix, groups = random_matrix(np.random.default_rng(4)).round(1), list("aaaabbbbcccc")
+    pairs = list(combinations(range(12), 2))
+    inside = [matrix[p] for p in pairs if groups[p[0]] == groups[p[1]]]
+    across = [matrix[p] for p in pairs if groups[p[0]] != groups[p[1]]]
+    nearer = [(a < b) + (a == b) / 2 for a in inside for b in across]
+    assert any(a == b for a in inside for b in across)  # ties count half
+    assert comparison.separation(matrix, groups) == pytest.approx(np.mean(nearer))
 
 
 def test_agreement_finds_pairs_in_either_order_and_compares_with_the_base(made: Made) -> None:

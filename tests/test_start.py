@@ -16,7 +16,8 @@ import torch
 from transformers import AutoTokenizer
 
 import conjure_lib as cj
-from conjure_lib import grounding, machine
+from conjure_lib import machine
+from conjure_tools import grounding, hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "pandas", "sklearn", "matplotlib")
@@ -34,7 +35,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def command_line(*arguments: str) -> str:
     """Code that runs the command line and then says which of ``HEAVY`` it has loaded."""
-    run = f"from conjure_lib.__main__ import main\ntry: main({list(arguments)})\n"
+    run = f"from conjure_tools.cli import main\ntry: main({list(arguments)})\n"
     return run + "except SystemExit: pass\n" + LOADED.removeprefix("; ")
 
 
@@ -65,9 +66,17 @@ def test_every_name_of_the_library_is_that_of_its_module() -> None:
         assert home is not None
         assert getattr(cj, name) is getattr(import_module(home), name)
         assert name in dir(cj)
-    assert cj.loading.EMBEDDED == "emoji-diffusion"
+    assert cj.names.EMBEDDED == "emoji-diffusion"
     with pytest.raises(AttributeError, match="no attribute 'distanse'"):
         cj.distanse  # noqa: B018
+
+
+def test_the_library_does_not_lean_on_the_tools() -> None:
+    for file in sorted((ROOT / "conjure_lib").glob("*.py")):
+        imports = [line for line in file.read_text().splitlines() if "import" in line.split()]
+        leans = [line.strip() for line in imports if "conjure_tools" in line]
+        allowed = ["from conjure_tools.cli import entry as run"] * (file.name == "__main__.py")
+        assert leans == allowed, file.name
 
 
 # -- threads ----------------------------------------------------------------------------------
@@ -185,18 +194,17 @@ def test_threads_are_no_more_than_the_cores(
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the variables are for x86")
 def test_a_cpu_without_bfloat16_trains_in_float32() -> None:
-    code = (
-        "from conjure_lib import machine; print(machine.half_pays(), machine.autocast()._enabled)"
-    )
+    code = "from conjure_tools.hardware import autocast, half_pays\n"
+    code += "print(half_pays(), autocast()._enabled)"
     older = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
     assert python(code, **older).stdout.split() == ["False", "False"]
 
 
 @pytest.mark.parametrize("pays", [False, True])
 def test_the_precision_is_the_one_that_pays(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
-    monkeypatch.setattr(machine, "_measured", lambda: pays)
+    monkeypatch.setattr(hardware, "_measured", lambda: pays)
     a = torch.ones(2, 2)
-    with machine.autocast():
+    with hardware.autocast():
         assert (a @ a).dtype == (torch.bfloat16 if pays else torch.float32)
 
 
@@ -213,15 +221,15 @@ def test_what_is_measured_decides(monkeypatch: pytest.MonkeyPatch, slow: str) ->
     def network(*layers: Any) -> Any:
         return lambda x: (clock(), x.requires_grad_())[1]
 
-    monkeypatch.setattr(machine.time, "process_time", lambda: now)
+    monkeypatch.setattr(hardware.time, "process_time", lambda: now)
     monkeypatch.setattr(torch.nn, "Sequential", network)
-    assert machine._measured.__wrapped__() is (slow == "float32")
+    assert hardware._measured.__wrapped__() is (slow == "float32")
 
 
 def test_the_measurement_leaves_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
     with torch.no_grad():
-        machine._measured.__wrapped__()
+        hardware._measured.__wrapped__()
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.random.get_rng_state(), before)
 

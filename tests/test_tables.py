@@ -25,9 +25,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conjure_lib import cluster
-from conjure_lib.__main__ import main
-from conjure_lib.tables import read_pairs, write_dropped
+from conjure_tools import cluster
+from conjure_tools.cli import main
+from conjure_tools.tables import read_pairs, write_dropped
 
 PAIRS = [("a cat", "a dog", 3.0), ("a boat, red", 'a "ship"', 4.5), ("null", "007", 0.0)]
 

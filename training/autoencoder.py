@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from conjure_lib.machine import autocast
+from conjure_tools.hardware import autocast
 from training.loop import train
 from training.pictures import Emoji, Picture, compose, draw
 

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 import transformers
 
 from conjure_lib import WEIGHTINGS, GenerativeProcess, from_pipeline, load, pair_terms
-from conjure_lib.benchmarks import agreement, load_pairs
 from conjure_lib.loading import open_pipeline
+from conjure_tools.benchmarks import load_pairs
+from conjure_tools.correlation import agreement
 from training import unet as unet_recipe
 from training.autoencoder import reconstruction_psnr
 from training.pictures import load_emoji

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from conjure_lib.folders import write_whole
+from conjure_tools.folders import write_whole
 
 Loss = Callable[[int, torch.Generator], Tensor]
 

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel
 
 from conjure_lib import load
-from conjure_lib.plots import picture_grid, use_style
 from conjure_lib.weights import LOADED, loaded_hash
+from conjure_tools.plots import picture_grid, use_style
 from training.unet import build_scheduler
 
 CONTACT_SHEET = (

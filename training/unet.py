@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
-from conjure_lib.machine import autocast
+from conjure_tools.hardware import autocast
 from training.autoencoder import to_tensor
 from training.loop import save_atomically, train
 from training.pictures import Emoji, Picture, caption, compose, draw

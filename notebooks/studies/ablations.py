@@ -16,8 +16,8 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 import conjure_lib as cj
-from conjure_lib import benchmarks, runs
 from conjure_lib.names import Weighting
+from conjure_tools import benchmarks, correlation, runs
 from studies.records import ROOT, Made
 
 SETS = ("rg65", "simlex999-150", "stsb-100")
@@ -148,10 +148,14 @@ def studies(
 def compared(
     pairs: pd.DataFrame, distance: np.ndarray, reference: np.ndarray, resamples: int
 ) -> dict[str, float]:
-    """Spearman of -distance (P,) with people, and how much more that is than of -reference (P,)."""
+    """Spearman of -distance with people, and how much more that is than of -reference.
+
+    Both are (P,), or (P, draws) of the same draws, whose noise is then in the intervals.
+    """
     human = pairs["score"].to_numpy(float)
-    found = benchmarks.spearman(-distance, human, resamples=resamples)
-    more = benchmarks.paired_bootstrap(-distance, -reference, human, resamples=resamples)
+    how: Any = {"texts": correlation.texts_of(pairs), "resamples": resamples}
+    found = correlation.spearman(-distance.T, human, **how)
+    more = correlation.paired_bootstrap(-distance.T, -reference.T, human, **how)
     return {
         "spearman": found.value, "low": found.low, "high": found.high,
         "difference": more.value, "difference_low": more.low, "difference_high": more.high,
@@ -170,8 +174,8 @@ def configuration(
 ) -> dict[str, Any]:
     """The row of a run, compared with as many draws of the base run."""
     settings = run.record["settings"]
-    reference = base.by_draw(against or weighting)[:, :draws].mean(1)
-    distance = run.by_draw(weighting)[:, :draws].mean(1)
+    reference = base.by_draw(against or weighting)[:, :draws]
+    distance = run.by_draw(weighting)[:, :draws]
     spent = cost(run.pairs, settings["steps"], draws, settings["guidance"], settings["pairing"])
     return {
         "study": study, "value": value, "weighting": weighting, "draws": draws,
@@ -189,7 +193,7 @@ def by_count(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict[
     rows = []
     for i, k in enumerate(counts):
         row = configuration("draws", str(k), base, base, weighting, k, resamples)
-        row |= compared(base.pairs, values[:, :k].mean(1), values.mean(1), resamples)
+        row |= compared(base.pairs, values[:, :k], values.mean(1), resamples)
         row["draw_sd"] = chosen[:, i].std(ddof=1)
         row["falls"] = (chosen[:, i] < chosen[:, i - 1]).mean() if i else np.nan
         rows.append(row)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
+from conjure_tools import baselines, benchmarks, correlation, runs
 from studies import records
 from studies.probes import (
     POOLINGS,
@@ -299,17 +299,17 @@ def compared(
     resamples: int = 10_000,
 ) -> pd.DataFrame:
     """Rows model, method, group, spearman and its difference from the arm "distilled"."""
-    human, rows = pairs["score"].to_numpy(float), []
+    human, texts, rows = pairs["score"].to_numpy(float), correlation.texts_of(pairs), []
     for (model, method), value in values.items():
         reference = values.get(("distilled", method))
         for group, at in groups.items():
-            found = benchmarks.spearman(value[at], human[at], resamples=resamples)
+            how: Any = {"resamples": resamples}
+            how["texts"] = None if texts is None else texts[at]
+            found = correlation.spearman(value[at], human[at], **how)
             row = {"model": model, "method": method, "group": group, "pairs": len(at)}
             row |= {"spearman": found.value, "low": found.low, "high": found.high}
             if reference is not None:
-                less = benchmarks.paired_bootstrap(
-                    value[at], reference[at], human[at], resamples=resamples
-                )
+                less = correlation.paired_bootstrap(value[at], reference[at], human[at], **how)
                 row |= {"difference": less.value}
                 row |= {"difference_low": less.low, "difference_high": less.high}
             rows.append(row)

@@ -16,8 +16,9 @@ import pandas as pd
 import seaborn as sns
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
-from conjure_lib.plots import PALETTE, SEQUENTIAL
+from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies.ablations import compared
 
 BASE = "ddim"  # the space that agreement with people is compared with
@@ -110,10 +111,9 @@ def judged(part: pd.DataFrame, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndar
 
 def separation(matrix: np.ndarray, groups: Sequence[str]) -> float:
     """P(a pair of one group is nearer than a pair of two groups), ties counting half."""
-    together = np.equal.outer(*[np.asarray(groups)] * 2)[np.triu_indices(len(matrix), 1)]
-    ranks = rankdata(matrix[np.triu_indices(len(matrix), 1)])
-    n, m = together.sum(), (~together).sum()
-    return float(1 - (ranks[together].sum() - n * (n + 1) / 2) / (n * m))
+    above = np.triu_indices(len(matrix), 1)
+    together = np.equal.outer(*[np.asarray(groups)] * 2)[above]
+    return float(roc_auc_score(~together, matrix[above]))
 
 
 # -- what the chapter says of them ------------------------------------------------------------

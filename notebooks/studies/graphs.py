@@ -27,8 +27,8 @@ import psutil
 import torch
 
 import conjure_lib as cj
-from conjure_lib import benchmarks, runs
-from conjure_lib.neighbors import cka, neighbors, nngs
+from conjure_tools import correlation, runs
+from conjure_tools.neighbors import cka, neighbors, nngs
 from studies.records import ROOT, Made
 from studies.zero_shot import CLASSES, TEMPLATES, TIMES, VIEWS, class_means, emoji_of, judge_all
 
@@ -321,7 +321,7 @@ def correlations(table: pd.DataFrame, against: str, measures: Sequence[str]) -> 
     """Pearson's and Spearman's correlation of each measure with ``against``, with intervals."""
     rows = []
     for measure in measures:
-        for statistic in (benchmarks.pearson, benchmarks.spearman):
+        for statistic in (correlation.pearson, correlation.spearman):
             found = statistic(table[measure].to_numpy(), table[against].to_numpy())
             row = {"measure": measure, "statistic": statistic.__name__, "value": found.value}
             rows.append(row | {"low": found.low, "high": found.high})

@@ -18,9 +18,9 @@ import pandas as pd
 from tqdm import tqdm
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
-from conjure_lib.distributions import METHODS, sample_distances
 from conjure_lib.engine import chunks
+from conjure_tools import baselines, benchmarks, correlation, runs
+from conjure_tools.distributions import METHODS, sample_distances
 from studies.records import WORK, Made, in_single, texts_of, whole
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
@@ -115,7 +115,7 @@ def _outputs(
     """The final latents of all texts from one x_T, (U, d): from ``file``, or made and put there."""
     if not file.is_file():
         parts = [
-            baselines._final(process, None, part, draw, steps=STEPS, seed=SEED)
+            baselines.final_outputs(process, None, part, draw, steps=STEPS, seed=SEED)
             for part in chunks(texts, batch_size)
         ]
         with whole(file) as part:
@@ -177,10 +177,11 @@ def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.Da
     most = table.loc[table["method"] == "sde", "images"].max()
     columns = {key: -rows.set_index("id").loc[pairs["id"], "value"] for key, rows in of}
     path = columns["sde", "common", most].to_numpy()
+    how: Any = {"texts": correlation.texts_of(pairs), "resamples": resamples}
     rows = []
     for (method, start, images), column in columns.items():
-        found = benchmarks.spearman(column.to_numpy(), human, resamples=resamples)
-        more = benchmarks.paired_bootstrap(column.to_numpy(), path, human, resamples=resamples)
+        found = correlation.spearman(column.to_numpy(), human, **how)
+        more = correlation.paired_bootstrap(column.to_numpy(), path, human, **how)
         rows.append(
             {
                 "method": method, "start": start, "images": images,

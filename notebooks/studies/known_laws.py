@@ -21,9 +21,9 @@ from torch import Tensor
 
 import conjure_lib as cj
 from conjure_lib import Mixture
-from conjure_lib.plots import PALETTE
 from conjure_lib.process import generator
 from conjure_lib.sde import eps_from_score
+from conjure_tools.plots import PALETTE
 from studies.sample_evidence import COLOURS
 
 

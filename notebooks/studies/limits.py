@@ -18,7 +18,7 @@ from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
-from conjure_lib.plots import PALETTE, forest
+from conjure_tools.plots import PALETTE, forest
 from studies import arms, probes
 from studies.records import Overlay, Record, laid_over
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 import conjure_lib as cj
-from conjure_lib import baselines, runs
+from conjure_tools import baselines, runs
 from studies.records import WORK, Made, in_single, texts_of
 
 GROUPS = {

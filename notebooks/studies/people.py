@@ -2,7 +2,7 @@
 
 Everything is resumable: the distances are runs in _build/records, and each baseline is kept there
 as soon as it is finished. Texts and human scores are not written, because of their licences; rows
-carry the ids of conjure_lib.benchmarks. The seven sentence sets take hours on two CPU cores.
+carry the ids of conjure_tools.benchmarks. The seven sentence sets take hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
-from conjure_lib.plots import PALETTE
+from conjure_tools import baselines, benchmarks, correlation, runs
+from conjure_tools.plots import PALETTE
 from studies.probes import POOLINGS
 from studies.records import (
     RESULTS,
@@ -123,7 +123,7 @@ def agreements() -> Made:
                 known = part[method].notna().to_numpy()
                 sign = -1 if method in cj.WEIGHTINGS else 1
                 values = sign * part.loc[known, method].to_numpy()
-                for row in benchmarks.agreement(pairs[known], values) if known.any() else ():
+                for row in correlation.agreement(pairs[known], values) if known.any() else ():
                     rows.append({"table": name, "benchmark": benchmark, "method": method, **row})
     return {"agreement": pd.DataFrame(rows)}, {"computed": "from the records beside it"}
 
@@ -149,7 +149,7 @@ class Opened:
     process: cj.GenerativeProcess
     names: Mapping[str, str]  # of the sets, as a page writes them
     table: pd.DataFrame  # benchmark, id and the methods, of all pairs
-    results: pd.DataFrame  # rows of `benchmarks.agreement` with benchmark and method
+    results: pd.DataFrame  # rows of `correlation.agreement` with benchmark and method
     joined: dict[str, pd.DataFrame]  # texts, people and methods of the sets that are at hand
     notes: dict[str, Any]  # of each set, where its distances are from
     fresh: Overlay  # distances by set, id and weighting
@@ -286,7 +286,7 @@ def agreement_of(
     for name, part in table.groupby("benchmark"):
         pairs = rated[str(name)].set_index("id").loc[part["id"]]
         for method in part.columns.drop(["benchmark", "id"]):
-            for row in benchmarks.agreement(pairs, part[method], resamples=resamples, seed=seed):
+            for row in correlation.agreement(pairs, part[method], resamples=resamples, seed=seed):
                 rows.append({"benchmark": name, "method": method, **row})
     return pd.DataFrame(rows)
 
@@ -355,7 +355,7 @@ def interval(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.rename(columns=names)[["value", "low", "high"]]
 
 
-def in_hundredths(found: Mapping[Any, benchmarks.Correlation]) -> pd.DataFrame:
+def in_hundredths(found: Mapping[Any, correlation.Correlation]) -> pd.DataFrame:
     """Columns value, low, high (× 100) and pairs, by name."""
     return pd.DataFrame({name: asdict(c) for name, c in found.items()}).T * [100, 100, 100, 1]
 

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import norm
 
 import conjure_lib as cj
-from conjure_lib import baselines, runs
+from conjure_tools import baselines, runs
 from studies import records
 from studies.records import ROOT
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conjure_lib import runs
+from conjure_tools import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "_build" / "records"
@@ -181,7 +181,7 @@ def weights_in(record: Record) -> set[str]:
 
 def how(name: str) -> str:
     """The command that makes a record."""
-    return f"make records NAME={name}"
+    return f"make records NAME={name}" if name in MADE_BY else f"make {name}"
 
 
 def opened(name: str, notes_of: str = "") -> Record | None:
@@ -211,9 +211,10 @@ def maker(name: str) -> Callable[[], Made]:
 
 
 def sources() -> str:
-    """SHA-256 over the package, the studies and the embedded model: what a record depends on."""
+    """SHA-256 over the packages, the studies and the embedded model: what a record depends on."""
     digest = hashlib.sha256()
-    for folder in (ROOT / "conjure_lib", Path(__file__).parent, ROOT / "data" / "emoji-diffusion"):
+    packages = (ROOT / "conjure_lib", ROOT / "conjure_tools")
+    for folder in (*packages, Path(__file__).parent, ROOT / "data" / "emoji-diffusion"):
         for file in sorted(folder.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
                 digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())

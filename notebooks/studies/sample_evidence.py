@@ -16,9 +16,9 @@ from matplotlib.ticker import LogLocator
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
-from conjure_lib import benchmarks, runs
-from conjure_lib.distributions import METHODS
-from conjure_lib.plots import PALETTE, SEQUENTIAL
+from conjure_tools import benchmarks, runs
+from conjure_tools.distributions import METHODS
+from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import image_distances as study
 from studies.records import WORK, Overlay, Record, laid_over, opened
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
 from conjure_lib.process import generator
+from conjure_tools import baselines, benchmarks, runs
 from studies.comparison import BASE, agreement
 from studies.records import ROOT, Made
 
@@ -63,7 +63,7 @@ class Space:
 
 def record() -> Made:
     """The table 'spaces', and with its notes how each space agrees with people."""
-    table, notes = make(cj.loading.EMBEDDED, ROOT / "_build" / "spaces")
+    table, notes = make(cj.names.EMBEDDED, ROOT / "_build" / "spaces")
     pairs = benchmarks.load_pairs("rg65")
     notes["agreement"] = agreement(table, pairs).to_dict("records")
     return {"spaces": table}, notes

@@ -12,9 +12,9 @@ import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 import conjure_lib as cj
-from conjure_lib import plots
 from conjure_lib.engine import chunks
-from conjure_lib.plots import PALETTE
+from conjure_tools import plots
+from conjure_tools.plots import PALETTE
 
 LISTS = {
     "things": "house / castle, tree / flower, car / bus, ship / canoe, guitar / trumpet, "
@@ -90,7 +90,10 @@ def from_empty(process: cj.GenerativeProcess, texts: Sequence[str]) -> np.ndarra
 
 
 def above(first: np.ndarray, second: np.ndarray) -> float:
-    """P(a random one of the first lies above a random one of the second), ties counting half."""
+    """P(a random one of the first lies above a random one of the second), ties counting half.
+
+    By hand: scikit-learn's roc_auc_score would check its input again for each of many resamples.
+    """
     more = first[:, None] - second
     return float(((more > 0).mean() + (more >= 0).mean()) / 2)
 
@@ -164,7 +167,7 @@ def matched(
     """
     n = len(found)
     wanted = [(found[i][0], found[(i + s) % n][1]) for s in (0, *SHIFTS) for i in range(n)]
-    estimates = cj.distances(process, wanted, **settings)
+    estimates = cj.distances(process, wanted, quadrature="sum", **settings)
     return np.array([e.value for e in estimates]).reshape(1 + len(SHIFTS), n)
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import conjure_lib as cj
-from conjure_lib import baselines
 from conjure_lib.process import generator
+from conjure_tools import baselines
 from studies.records import ROOT
 
 SOURCES = ROOT / "_training" / "sources"

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import conjure_lib as cj
-from conjure_lib import baselines, benchmarks, runs
-from conjure_lib.grounding import (
+from conjure_tools import baselines, benchmarks, correlation, runs
+from conjure_tools.grounding import (
     Batches,
     Corpus,
     embed,
@@ -198,7 +198,7 @@ def against_teacher(
         cells = [(kind, seed, values[at], target) for kind, seed, values in named]
         cells.append(("another draw", -1, -by_draw[at, 0], -by_draw[at, 1]))
         for kind, seed, values, wanted in cells:
-            found = benchmarks.spearman(values, wanted, resamples=5 * plan.resamples)
+            found = correlation.spearman(values, wanted, resamples=5 * plan.resamples)
             rows.append({
                 "study": "teacher", "kind": kind, "seed": seed, "benchmark": group or "all",
                 "value": found.value, "low": found.low, "high": found.high, "pairs": found.pairs,

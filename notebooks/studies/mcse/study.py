@@ -1,6 +1,6 @@
 """Does grounding in images help a sentence encoder, real or conjured ones? The record 'grounding'.
 
-Many small trainings by conjure_lib.grounding, on what `data` gives; each is kept in
+Many small trainings by conjure_tools.grounding, on what `data` gives; each is kept in
 _build/grounding as soon as it is finished, and resumed from its checkpoint where it was cut off.
 Chapter 13 runs the same functions on less, and explains them. CONJURE_DATA must name the human
 judgements: the development set of STS-B chooses checkpoints, the test sets test.
@@ -24,8 +24,8 @@ import pandas as pd
 from scipy import stats
 
 import conjure_lib as cj
-from conjure_lib import benchmarks, runs
-from conjure_lib.loading import EMBEDDED
+from conjure_lib.names import EMBEDDED
+from conjure_tools import benchmarks, runs
 from studies.ablations import correlations
 from studies.mcse.data import RESNET, SHUFFLED, emoji_data, photo_data
 from studies.mcse.student import distillation

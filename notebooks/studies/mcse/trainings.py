@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib import benchmarks
-from conjure_lib.grounding import (
+from conjure_lib.names import EMBEDDED
+from conjure_tools import benchmarks
+from conjure_tools.grounding import (
     Batches,
     Corpus,
     Mcse,
@@ -29,7 +30,6 @@ from conjure_lib.grounding import (
     train,
     uniformity,
 )
-from conjure_lib.loading import EMBEDDED
 from studies.ablations import correlations
 from studies.mcse.data import EMBEDDINGS, EVERY, PICTURES, RANDOM, REAL, SHUFFLED, Data
 from studies.records import whole
@@ -115,7 +115,7 @@ def one_run(
     """Train and test one encoder, or read what was found; its weights stay in ``folder``.
 
     Returns:
-        kind, weight, seed, what :func:`conjure_lib.grounding.train` gives, and what
+        kind, weight, seed, what :func:`conjure_tools.grounding.train` gives, and what
         :func:`tested` does.
     """
     if found := finished(folder):

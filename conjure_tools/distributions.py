@@ -11,13 +11,15 @@ their noise (the same x_T under two prompts) or not. What is said of an estimate
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist, pdist
+from torch.distributions import MultivariateNormal, kl_divergence
 
-from conjure_lib.baselines import _frechet, _gaussians, _jeffreys, _principal
 from conjure_lib.inputs import as_numbers, whole
 
 METHODS = ("coupled", "wasserstein", "sliced", "energy", "mmd", "frechet", "jeffreys")
@@ -43,7 +45,7 @@ def sample_distances(
         between samples, and through the principal components.
 
     Raises:
-        ImportError: POT is not installed.
+        ImportError: POT or scikit-learn is not installed.
         ValueError: the shapes differ, n < 2, a value is not finite, a count is below 1, or, for
             "jeffreys", the samples of a distribution do not vary.
     """
@@ -57,7 +59,7 @@ def sample_distances(
     if np.abs(both).max() > LARGE:
         raise ValueError(f"x and y must be at most {LARGE:g}: the square of more is not finite")
     lines, width = directions(x.shape[2], projections, seed), median_distance(both)
-    fitted = _gaussians(_principal(both, min(components, *both.shape[1:])))
+    fitted = fit_gaussians(principal_components(both, min(components, *both.shape[1:])))
     sides = np.arange(len(both)).reshape(2, -1)
     per_pair = {
         "coupled": lambda a, b: ((a - b) ** 2).sum(1).mean(),
@@ -70,7 +72,10 @@ def sample_distances(
         name: np.array([distance(a, b) for a, b in zip(x, y, strict=True)])
         for name, distance in per_pair.items()
     }
-    found |= {"frechet": _frechet(*fitted, *sides), "jeffreys": _jeffreys(*fitted, *sides)}
+    found |= {
+        "frechet": gaussian_frechet(*fitted, *sides),
+        "jeffreys": gaussian_jeffreys(*fitted, *sides),
+    }
     return {name: as_numbers(f"{name} of the samples", values) for name, values in found.items()}
 
 
@@ -117,6 +122,59 @@ def median_distance(samples: np.ndarray) -> float:
     return float(np.median(apart[apart > 0]))  # the same sample may stand in several pairs
 
 
+def principal_components(samples: np.ndarray, components: int) -> np.ndarray:
+    """Samples (U, n, width) in the coordinates of the first k components of all, (U, n, k)."""
+    rows = samples.reshape(-1, samples.shape[2])
+    few_enough(components, min(rows.shape))
+    centred = rows - rows.mean(axis=0)
+    basis = np.linalg.svd(centred, full_matrices=False)[2][:components]
+    return (centred @ basis.T).reshape(*samples.shape[:2], components)
+
+
+def fit_gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (U, k) and covariances (U, k, k) of samples (U, n, k), after Ledoit and Wolf (2004)."""
+    try:
+        from sklearn.covariance import ledoit_wolf
+    except ImportError as error:
+        raise ImportError(
+            "covariances are shrunk by scikit-learn, the extra conjure_lib[distributions]: "
+            "pip install scikit-learn"
+        ) from error
+    means = samples.mean(axis=1)
+    with warnings.catch_warnings(action="ignore"):  # of a single sample, whose covariance is 0
+        fitted = [ledoit_wolf(x, assume_centered=True)[0] for x in samples - means[:, None]]
+    return means, np.stack(fitted)
+
+
+def gaussian_frechet(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """‖m_i - m_j‖² + tr(s_i + s_j - 2 (s_i s_j)^½), (P,); means (U, k), covariances (U, k, k).
+
+    By hand, since POT takes a pair at a time, and the root of what rounding leaves below 0.
+    """
+    values, vectors = np.linalg.eigh(s)
+    root = (vectors * np.sqrt(values.clip(0))[:, None]) @ vectors.transpose(0, 2, 1)
+    cross = np.sqrt(np.linalg.eigvalsh(root[i] @ s[j] @ root[i]).clip(0)).sum(1)
+    trace = np.trace(s, axis1=1, axis2=2)
+    return (((m[i] - m[j]) ** 2).sum(1) + trace[i] + trace[j] - 2 * cross).clip(0)
+
+
+def gaussian_jeffreys(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """KL(i‖j) + KL(j‖i) in nats, (P,); means (U, k), covariances (U, k, k)."""
+    spread = np.linalg.eigvalsh(s)
+    if (spread[:, 0] <= 1e-12 * spread[:, -1]).any():  # what rounding leaves of a singular one
+        raise ValueError(
+            "the samples of a distribution do not vary in every direction, and have no density: "
+            "take more of them, fewer components, or 'frechet'"
+        )
+    p, q = (MultivariateNormal(torch.tensor(m[k]), torch.tensor(s[k])) for k in (i, j))
+    return (kl_divergence(p, q) + kl_divergence(q, p)).numpy()
+
+
+def few_enough(components: int, most: int) -> None:
+    if components > most:
+        raise ValueError(f"components must be at most {most} here, not {components}")
+
+
 def _mean(values: np.ndarray) -> float:
     """The mean of (n, n) off the diagonal."""
     n = len(values)
@@ -128,5 +186,8 @@ def _transport() -> Any:
     try:
         import ot
     except ImportError as error:
-        raise ImportError("optimal transport is done by POT: pip install pot") from error
+        raise ImportError(
+            "optimal transport is done by POT, the extra conjure_lib[distributions]: "
+            "pip install pot"
+        ) from error
     return ot

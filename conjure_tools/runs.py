@@ -36,7 +36,16 @@ from tqdm import tqdm
 
 import conjure_lib
 from conjure_lib.engine import tiled
-from conjure_lib.folders import (
+from conjure_lib.inputs import indices, whole
+from conjure_lib.loading import shipped
+from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
+from conjure_lib.process import GenerativeProcess
+from conjure_lib.reading import COLUMNS, UNREAD, UnreadWarning, columns, examples, fault, summary
+from conjure_lib.sampling import DEFAULT, Sampling, Single
+from conjure_lib.sde import FlowSchedule, Schedule, term_weights
+from conjure_lib.similarity import Pairing, check_settings, floor, pair_terms
+from conjure_lib.terms import Terms
+from conjure_tools.folders import (
     MARKS,
     alone,
     check_lock,
@@ -47,17 +56,8 @@ from conjure_lib.folders import (
     refuse_others,
     write_whole,
 )
-from conjure_lib.inputs import indices, whole
-from conjure_lib.loading import shipped
-from conjure_lib.machine import within_memory
-from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
-from conjure_lib.process import GenerativeProcess
-from conjure_lib.reading import COLUMNS, UNREAD, UnreadWarning, columns, examples, fault, summary
-from conjure_lib.sampling import DEFAULT, Sampling, Single
-from conjure_lib.sde import FlowSchedule, Schedule, term_weights
-from conjure_lib.similarity import Pairing, check_settings, floor, pair_terms
-from conjure_lib.tables import write_dropped
-from conjure_lib.terms import Terms
+from conjure_tools.hardware import within_memory
+from conjure_tools.tables import write_dropped
 
 Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
@@ -361,7 +361,7 @@ def results_of_record(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         return pd.read_parquet(file), record
     if "rows" in record:  # a small table of mixed rows stands in the JSON itself
         return pd.DataFrame(record.pop("rows")), record
-    raise FileNotFoundError(f"there is no record {file}: book/ and bench/ hold what makes them")
+    raise FileNotFoundError(f"there is no record {file}: make records NAME={name}, in a clone")
 
 
 def provenance(process: GenerativeProcess) -> dict[str, Any]:

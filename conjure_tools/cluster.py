@@ -23,14 +23,14 @@ import torch
 from tqdm import tqdm
 
 from conjure_lib import reading
-from conjure_lib.folders import check_place, claim, write_whole
 from conjure_lib.inputs import finite, whole
-from conjure_lib.loading import EMBEDDED, load
-from conjure_lib.names import WEIGHTINGS, Quadrature
+from conjure_lib.loading import load
+from conjure_lib.names import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.runs import check_pairs, digest
 from conjure_lib.similarity import check_settings, pair_terms
-from conjure_lib.tables import read_pairs
+from conjure_tools.folders import check_place, claim, write_whole
+from conjure_tools.runs import check_pairs, digest
+from conjure_tools.tables import read_pairs
 
 BLOCK = 250  # pairs: three draws of ten steps are some three minutes of 150 evaluations a second
 RETRIES = 3  # of a block whose worker dies
@@ -127,9 +127,9 @@ def score_files(
     blocks that are written are not scored again. Both places must be seen by all machines.
 
     Args:
-        pairs: a file that :func:`conjure_lib.tables.read_pairs` reads, or a folder of Parquet files
-            with the columns id (unique), text1 and text2; arranged by
-            :func:`conjure_lib.runs.arranged` where prompts repeat.
+        pairs: a file that :func:`conjure_tools.tables.read_pairs` reads, or a folder of Parquet
+            files with the columns id (unique), text1 and text2; arranged by
+            :func:`conjure_tools.runs.arranged` where prompts repeat.
         out: the folder that gets a Parquet file a block, with a row a pair.
         workers: how many workers, each with its own model, ``cpus`` cores and ``gpus`` GPUs.
         block: pairs that a worker scores at once, one to five minutes of work. A worker that dies

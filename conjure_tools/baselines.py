@@ -8,7 +8,6 @@ to a prompt is computed once for it, however many pairs it is in.
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,16 +17,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import MultivariateNormal, kl_divergence
 from tqdm import tqdm
 
 from conjure_lib import weights
 from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.loading import pick_device
-from conjure_lib.process import GenerativeProcess, check_sound, generator, sound, steady
+from conjure_lib.process import GenerativeProcess, check_sound, sound, steady
 from conjure_lib.sampling import DEFAULT
 from conjure_lib.similarity import check_settings
+from conjure_tools.distributions import (
+    few_enough,
+    fit_gaussians,
+    gaussian_frechet,
+    gaussian_jeffreys,
+    principal_components,
+)
 
 Pairs = Any  # of any shape that `inputs.as_pairs` takes
 Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
@@ -90,7 +95,7 @@ def direct_output(
     _check(**sampling, draws=draws, batch_size=batch_size)
     one_of("space", space, ("latents", "pixels"))
     features = None if space == "latents" else np.asarray
-    output: Output = partial(_final, process, features, **sampling)
+    output: Output = partial(final_outputs, process, features, **sampling)
     return _minus_squares(pairs, output, draws, batch_size, "direct output")
 
 
@@ -144,14 +149,14 @@ def image_gaussian(
     if isinstance(features, str):
         one_of("features", features, ("latents",))
     prompts, index = _unique(pairs)
-    _few_enough(components, len(prompts) * images)
+    few_enough(components, len(prompts) * images)
     measure = None if isinstance(features, str) else features
-    output: Output = partial(_final, process, measure, **sampling)
+    output: Output = partial(final_outputs, process, measure, **sampling)
     bar = tqdm(range(images), desc="images", unit="draw", delay=2)
     drawn = [torch.cat([output(c, d).flatten(1) for c in chunks(prompts, batch_size)]) for d in bar]
     samples = torch.stack(drawn, dim=1).double().numpy()  # (U, images, width)
-    means, covariances = _gaussians(_principal(samples, components))
-    compare = _frechet if divergence == "frechet" else _jeffreys
+    means, covariances = fit_gaussians(principal_components(samples, components))
+    compare = gaussian_frechet if divergence == "frechet" else gaussian_jeffreys
     return -compare(means, covariances, *index)
 
 
@@ -173,52 +178,6 @@ def clip_features(
         return getattr(found, "pooler_output", found).cpu().numpy()  # before version 5: a tensor
 
     return features
-
-
-def _principal(samples: np.ndarray, components: int) -> np.ndarray:
-    """Samples (U, n, width) in the coordinates of the first k components of all, (U, n, k)."""
-    rows = samples.reshape(-1, samples.shape[2])
-    _few_enough(components, min(rows.shape))
-    centred = rows - rows.mean(axis=0)
-    basis = np.linalg.svd(centred, full_matrices=False)[2][:components]
-    return (centred @ basis.T).reshape(*samples.shape[:2], components)
-
-
-def _gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means (U, k) and covariances (U, k, k) of samples (U, n, k), after Ledoit and Wolf (2004).
-
-    (1 - λ) S + λ μ I with μ = tr S / k and λ = E‖S - Σ‖² / E‖S - μ I‖², estimated from the samples.
-    """
-    n, k = samples.shape[1:]
-    means = samples.mean(axis=1)
-    x = samples - means[:, None]
-    s = np.einsum("uni,unj->uij", x, x) / n
-    target = np.trace(s, axis1=1, axis2=2)[:, None, None] / k * np.eye(k)
-    away = ((s - target) ** 2).sum((1, 2))
-    error = (((x**2).sum(2) ** 2).mean(1) - (s**2).sum((1, 2))) / n
-    shrinkage = np.divide(error, away, out=np.ones_like(away), where=away > 0).clip(0, 1)
-    return means, s + shrinkage[:, None, None] * (target - s)
-
-
-def _frechet(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """‖m_i - m_j‖² + tr(s_i + s_j - 2 (s_i s_j)^½), (P,); means (U, k), covariances (U, k, k)."""
-    values, vectors = np.linalg.eigh(s)
-    root = (vectors * np.sqrt(values.clip(0))[:, None]) @ vectors.transpose(0, 2, 1)
-    cross = np.sqrt(np.linalg.eigvalsh(root[i] @ s[j] @ root[i]).clip(0)).sum(1)
-    trace = np.trace(s, axis1=1, axis2=2)
-    return (((m[i] - m[j]) ** 2).sum(1) + trace[i] + trace[j] - 2 * cross).clip(0)
-
-
-def _jeffreys(m: np.ndarray, s: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """KL(i‖j) + KL(j‖i) in nats, (P,); means (U, k), covariances (U, k, k)."""
-    spread = np.linalg.eigvalsh(s)
-    if (spread[:, 0] <= 1e-12 * spread[:, -1]).any():  # what rounding leaves of a singular one
-        raise ValueError(
-            "the samples of a distribution do not vary in every direction, and have no density: "
-            "take more of them, fewer components, or 'frechet'"
-        )
-    p, q = (MultivariateNormal(torch.tensor(m[k]), torch.tensor(s[k])) for k in (i, j))
-    return (kl_divergence(p, q) + kl_divergence(q, p)).numpy()
 
 
 def sentence_cosine(
@@ -252,81 +211,10 @@ def sentence_cosine(
     return _cosine(vectors, index, prompts)
 
 
-@steady
-def language_trajectories(
-    model: Any,
-    tokenizer: Any,
-    pairs: Pairs,
-    *,
-    continuations: int = 20,
-    tokens: int = 20,
-    seed: int = 0,
-) -> np.ndarray:
-    """Minus the L1 distance between two texts' likelihoods of how either goes on.
-
-    Liu et al., "Meaning representations from trajectories in autoregressive models" (ICLR 2024):
-    each text is continued ``continuations`` times at temperature 1, by ``tokens`` tokens or to the
-    end of text; all continuations of a pair have a mean token log-likelihood under either text,
-    and the absolute differences are summed. As in the authors' code, a text without final
-    punctuation gets a full stop. Our reading: sampling is from all tokens (their ``generate`` keeps
-    its default, the 50 likeliest), and continuation c of every text takes the random numbers of
-    (seed, c), so that like texts go on alike.
-
-    Args:
-        model: a causal language model of transformers, such as GPT-2, with its ``tokenizer``.
-    """
-    _check(seed=seed, continuations=continuations, tokens=tokens)
-    prompts, index = _unique(pairs)
-    texts = [t if t[-1] in string.punctuation else f"{t}." for t in map(str.rstrip, prompts)]
-    heads = [torch.tensor(tokenizer(t)["input_ids"], device=model.device)[None] for t in texts]
-    room = getattr(model.config, "max_position_embeddings", math.inf)
-    for prompt, head in zip(prompts, heads, strict=True):
-        if head.shape[1] + tokens > room:
-            raise ValueError(f"{prompt!r} and {tokens} more tokens exceed the model's {room}")
-    keys = [generator(seed, c) for c in range(continuations)]
-    chance = torch.stack([torch.rand(tokens, dtype=torch.float64, generator=k) for k in keys])
-    paths, own = [], []
-    for head in tqdm(heads, desc="continuations", unit="text", delay=2):
-        paths.append(_go_on(model, head, chance, tokenizer.eos_token_id))
-        own.append(_mean_log_likelihood(model, head, *paths[-1]))
-    unique = sorted({(min(p), max(p)) for p in index.T.tolist() if p[0] != p[1]})
-    found = {}
-    for i, j in tqdm(unique, desc="likelihoods", unit="pair", delay=2):
-        first = own[i] - _mean_log_likelihood(model, heads[j], *paths[i])
-        second = own[j] - _mean_log_likelihood(model, heads[i], *paths[j])
-        found[i, j] = float(first.abs().sum() + second.abs().sum())
-        if not math.isfinite(found[i, j]):
-            raise ValueError(f"a likelihood of {prompts[i]!r} or {prompts[j]!r} is not finite")
-    return np.array([-found.get((min(p), max(p)), 0.0) for p in index.T.tolist()])
-
-
-def _go_on(model: Any, head: Tensor, chance: Tensor, end: int | None) -> tuple[Tensor, Tensor]:
-    """Continuations of head (1, L) by chance (n, T) in [0, 1): tokens and which count, (n, T)."""
-    rows, past, drawn = head.expand(len(chance), -1), None, []
-    for u in chance.T:
-        answer = model(rows, past_key_values=past, use_cache=True)
-        past = answer.past_key_values
-        cdf = answer.logits[:, -1].cpu().double().softmax(-1).cumsum(-1)  # (n, vocabulary)
-        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)
-        rows = token.clamp(max=cdf.shape[1] - 1).to(head.device)
-        drawn.append(rows)
-    found = torch.cat(drawn, dim=1)
-    ended = torch.zeros_like(found) if end is None else (found == end).long()
-    return found, ended.cumsum(1) - ended == 0  # up to the first end of text, and with it
-
-
-def _mean_log_likelihood(model: Any, head: Tensor, tokens: Tensor, counts: Tensor) -> Tensor:
-    """Mean log-likelihood (n,) of the tokens (n, T) that count, after head (1, L)."""
-    rows = torch.cat([head.expand(len(tokens), -1), tokens], dim=1)
-    logits = model(rows).logits[:, head.shape[1] - 1 : -1].float()  # (n, T, vocabulary)
-    each = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].cpu().double()
-    return (each * counts.cpu()).sum(1) / counts.cpu().sum(1)
-
-
 # -- what several share ----------------------------------------------------------------------
 
 
-def _final(
+def final_outputs(
     process: GenerativeProcess,
     features: Features | None,
     prompts: Sequence[str],
@@ -399,14 +287,9 @@ def _cosine(vectors: Tensor, index: np.ndarray, prompts: Sequence[str]) -> np.nd
     return np.einsum("pw,pw->p", unit[index[0]], unit[index[1]])
 
 
-def _few_enough(components: int, most: int) -> None:
-    if components > most:
-        raise ValueError(f"components must be at most {most} here, not {components}")
-
-
 def _check(sampler: str = "ddim", **settings: Any) -> None:
     """Raise TypeError or ValueError where a setting is not usable; the model knows its samplers."""
     check_settings(**settings)
-    for name in ("draws", "images", "components", "continuations", "tokens"):
+    for name in ("draws", "images", "components"):
         if name in settings:
             whole(name, settings[name])

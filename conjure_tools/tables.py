@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conjure_lib.folders import discard, keep
+from conjure_tools.folders import discard, keep
 
 ROLES = ("text1", "text2", "score", "id")
 STEMS = "text|sentence|sent|word|prompt|caption|phrase|question|term|w|s"

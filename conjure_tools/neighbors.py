@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import torch
+from scipy.spatial.distance import pdist, squareform
 from scipy.stats import hypergeom
-from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from conjure_lib.inputs import as_numbers, finite, one_of, whole
@@ -90,7 +90,7 @@ def nngs(
         X, Y: embeddings (n, any width), or distances (n, n) with metric="precomputed".
         k: neighbours, an integer, or a fraction of n below 1 (rounded down).
         metric: "euclidean", "cosine", "precomputed" or, for "matrix", one of the others of
-            `METRICS`, as scikit-learn has them.
+            `METRICS`, as scipy has them (manhattan: its cityblock).
         search, block: see `neighbors`.
         permutations: random pairings behind ``p``; 0 leaves it NaN.
         resamples: of the interval; 0 leaves it NaN.
@@ -269,11 +269,10 @@ def _sorted(x: np.ndarray, metric: str, ties: int) -> np.ndarray:
     elif metric in VECTORS:
         rows = x.astype(float)
         rows = _unit(rows) if metric == "cosine" else rows
-        distance = pairwise_distances(rows, metric="sqeuclidean")  # exact where it ties
+        distance = squareform(pdist(rows, "sqeuclidean"))  # exact where it ties
     else:
-        distance = as_numbers(
-            f"{metric} distance", pairwise_distances(x.astype(float), metric=metric)
-        )
+        name = "cityblock" if metric == "manhattan" else metric
+        distance = as_numbers(f"{metric} distance", squareform(pdist(x.astype(float), name)))
     np.fill_diagonal(distance, np.inf)
     order, (place, offset) = distance.argsort(axis=1), _lots(len(x), ties)
     level = np.take_along_axis(distance, order, axis=1)
@@ -478,7 +477,7 @@ def _gram(x: np.ndarray, kernel: str, bandwidth: float) -> np.ndarray:
         return x @ x.T
     if kernel != "rbf":
         raise ValueError(f"kernel must be 'linear' or 'rbf', not {kernel!r}")
-    square = pairwise_distances(x, metric="sqeuclidean")
+    square = squareform(pdist(x, "sqeuclidean"))
     sigma = bandwidth**2 * np.median(square[np.triu_indices(len(x), 1)])
     if not sigma > 0:
         raise ValueError("bandwidth and the median distance of the items must be positive")

@@ -1,4 +1,4 @@
-"""Human-judgement data sets, and how far a similarity agrees with them, with intervals.
+"""Human-judgement data sets, by name: from a folder, a cache, an installed package or the network.
 
 Splits and aggregation are those of SentEval and SimCSE: of STS12 to STS16 the test sets with all
 their subsets pooled ("all": one Spearman over the pooled pairs, not a mean over subsets), of
@@ -19,16 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-# Re-exported: whoever loads a benchmark wants to correlate with it.
-from conjure_lib.correlation import Correlation as Correlation
-from conjure_lib.correlation import agreement as agreement
-from conjure_lib.correlation import paired_bootstrap as paired_bootstrap
-from conjure_lib.correlation import partial_spearman as partial_spearman
-from conjure_lib.correlation import pearson as pearson
-from conjure_lib.correlation import spearman as spearman
 from conjure_lib.hub import SECONDS, from_hub
-from conjure_lib.tables import examined, read_table, refuse
-from conjure_lib.tables import read_pairs as read_pairs
+from conjure_tools.tables import examined, read_table, refuse
 
 STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
 WORDS = (

@@ -11,7 +11,7 @@ The heads are thrown away: what is kept is the encoder, and the embedding of a t
 image side may be any frozen vectors: features of photographs, latents of pictures, or what a
 diffusion model conjures for the text (:meth:`conjure_lib.Scorer.encode`), which needs no pairs.
 
-Training is transformers' Trainer, which needs the package accelerate.
+Training is transformers' Trainer, which needs accelerate, the extra ``mcse``.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from conjure_lib.folders import claim
-from conjure_lib.loading import EMBEDDED, pick_device, shipped
-from conjure_lib.machine import half_pays
+from conjure_lib.loading import pick_device, shipped
+from conjure_lib.names import EMBEDDED
 from conjure_lib.process import generator
 from conjure_lib.weights import pretrained, reader
+from conjure_tools.folders import claim
+from conjure_tools.hardware import half_pays
 
 TEMPERATURE = 0.05
 WIDTH = 256  # of the space in which texts meet images
