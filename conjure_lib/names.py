@@ -7,7 +7,7 @@ from typing import Literal, get_args
 EMBEDDED = "emoji-diffusion"
 Weighting = Literal["sde", "score", "noise"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
-Quadrature = Literal["log-snr", "sum", "chain"]
+Quadrature = Literal["log-snr", "linear", "sum", "chain"]
 QUADRATURES: tuple[Quadrature, ...] = get_args(Quadrature)
 Spacing = Literal["leading", "trailing", "linspace", "log-snr"]
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
@@ -109,12 +110,13 @@ class Terms:
 
         "log-snr": log ‖Δv‖², with Δv = Δε/α the difference in velocity, runs through the visited
         log-SNRs as a natural cubic spline, and is integrated over the window; beyond the first and
-        the last of them it stays what it is there. Where the spline swings out between two of them,
-        or a term is 0, ‖Δv‖² is linear in the angle arctan(σ/α) instead. Either rule F is
-        homogeneous of degree one in the terms D, so that with w = ∂F/∂D it is Σ w D exactly
-        (Euler), which gives every step and every draw its part. "sum": the plain sum of the paper,
-        in which each timestep stands for its share of the time. "chain": the divergence, exact, of
-        the S-step chain that the sampler "ancestral" runs, and not of the SDEs.
+        the last of them it stays what it is there. This rule F is homogeneous of degree one in the
+        terms D, so that with w = ∂F/∂D it is Σ w D exactly (Euler), which gives every step and
+        every draw its part. "linear": ‖Δv‖² is linear in the angle arctan(σ/α) in between, so that
+        the weights are the same for all terms; it also takes the place of a spline that swings out
+        between two of them, or that meets a 0. "sum": the plain sum of the paper, in which each
+        timestep stands for its share of the time. "chain": the divergence, exact, of the S-step
+        chain that the sampler "ancestral" runs, and not of the SDEs.
 
         Raises:
             ValueError: there is no such weighting or quadrature.
@@ -123,7 +125,7 @@ class Terms:
         one_of("quadrature", quadrature, QUADRATURES)
         means = self.mixed.mean(axis=1)
         check_chain(weighting, quadrature, self.sampling)
-        if quadrature != "log-snr":
+        if quadrature in ("sum", "chain"):
             each = term_weights(self.schedule, self.timesteps, weighting)
             if quadrature == "chain" and isinstance(self.schedule, Schedule):
                 each = chain_weights(self.schedule, self.timesteps)
@@ -132,7 +134,9 @@ class Terms:
         found = np.zeros(means.shape)
         for first in range(0, len(means), ROWS):
             some = slice(first, first + ROWS)
-            found[some, order] = rule.weights(means[some, order])
+            found[some, order] = (
+                rule.fixed if quadrature == "linear" else rule.weights(means[some, order])
+            )
         return found
 
     def rule(self, weighting: Weighting) -> tuple[Rule, np.ndarray]:
@@ -183,8 +187,9 @@ class Terms:
         if quadrature == "sum":
             return np.abs(values - coarse)
         rule, order = self.rule(weighting)
+        other = self.by_draw(weighting, "log-snr" if quadrature == "linear" else "linear")
         beyond = rule.beyond * means[:, order[-1]]
-        return np.abs(values - coarse) + np.abs(values - means[:, order] @ rule.fixed) + beyond
+        return np.abs(values - coarse) + np.abs(values - other.mean(axis=1)) + beyond
 
 
 def check_chain(weighting: Weighting, quadrature: Quadrature, sampling: Sampling) -> None:
@@ -231,7 +236,8 @@ class Rule:
             sizes = np.diff(schedule.time(edges))
             sizes = sizes / sizes.sum()
         if weighting == "score":
-            sizes = sizes * (1 + np.exp(middle))  # 1/σ²
+            _, sigma = schedule.coefficients(torch.from_numpy(schedule.time(middle)))
+            sizes = sizes / sigma.numpy() ** 2
         cells, each = _alpha(middle) * sizes, np.eye(len(nodes))
         within = np.clip(middle, nodes[0], nodes[-1])  # on from either end as it is there
         curve = np.ones((CELLS, 1))

@@ -187,7 +187,7 @@ def score(
     whole("block", block)
     sampling = Sampling.of(sampling, **single)
     draws = whole("draws", sampling.draws)
-    one_of("quadrature of a run", quadrature, ("log-snr", "sum"))  # for every weighting
+    one_of("quadrature of a run", quadrature, ("log-snr", "linear", "sum"))
     check_settings(pairing=pairing, batch_size=batch_size)
     process.sampler_of(sampling)
     check_folder(folder)
