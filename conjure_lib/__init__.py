@@ -40,11 +40,11 @@ from conjure_lib.machine import settle  # noqa: E402
 if TYPE_CHECKING:
     from conjure_lib.loading import from_pipeline, load
     from conjure_lib.process import GenerativeProcess
+    from conjure_lib.sampling import Sampling
     from conjure_lib.scorer import Scorer
     from conjure_lib.sde import WEIGHTINGS, Mixture, Schedule
     from conjure_lib.similarity import (
         DistanceMatrix,
-        Estimate,
         Trace,
         distance,
         distance_matrix,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         pair_terms,
         trace,
     )
+    from conjure_lib.terms import Estimate, Terms
 
 __version__ = "0.1.0"
 __all__ = [
@@ -61,8 +62,10 @@ __all__ = [
     "Estimate",
     "GenerativeProcess",
     "Mixture",
+    "Sampling",
     "Schedule",
     "Scorer",
+    "Terms",
     "Trace",
     "distance",
     "distance_matrix",
@@ -73,7 +76,8 @@ __all__ = [
     "pair_terms",
     "trace",
 ]
-_HOMES = ("names", "loading", "process", "scorer", "sde", "similarity")  # of those names
+# of those names
+_HOMES = ("names", "loading", "process", "sampling", "scorer", "sde", "similarity", "terms")
 
 settle()  # before torch is loaded
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import uuid
 from collections.abc import Iterable, Mapping
@@ -12,22 +11,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from conjure_lib.inputs import as_numbers, draw_numbers
+from conjure_lib.inputs import as_numbers
 from conjure_lib.scorer import Scorer
-from conjure_lib.similarity import pair_terms
 
-UNTOLD = ("batch_size", "memory", "progress")  # settings that change no number
 RUN = uuid.uuid4().hex
 
 
 def _revision(scorer: Scorer) -> str:
     """Sixteen digits that change with all that changes the scorer's numbers."""
-    known = inspect.signature(pair_terms).parameters.values()
-    settings = {p.name: p.default for p in known if p.default is not p.empty} | scorer.settings
-    told: dict[str, Any] = {k: v for k, v in settings.items() if k not in UNTOLD}
-    told |= {"draws": draw_numbers(told["draws"]), "guidance": float(told["guidance"])}
-    if told["noise"] is not None:
-        noise = as_numbers("noise", told["noise"]).astype(np.float32)
+    settings, sampling = scorer.settings, scorer.sampling
+    told: dict[str, Any] = sampling.told() | {"draws": list(sampling.numbers)}
+    told |= {"pairing": settings.get("pairing", "same"), "quadrature": scorer.quadrature}
+    if (given := settings.get("noise")) is not None:
+        noise = as_numbers("noise", given).astype(np.float32)
         told["noise"] = hashlib.sha256(noise.tobytes()).hexdigest()
     if scorer.process.twin is None:  # functions that nothing is known of: scores of this run alone
         told["functions"] = [RUN, id(scorer.process.predict), id(scorer.process.encode)]

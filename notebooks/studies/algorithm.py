@@ -74,7 +74,7 @@ def beside_library(
         before = process.evaluations
         plain = plain_distance(process, *pair, guidance=guidance, **how)
         between = process.evaluations
-        ours = cj.distance(process, *pair, guidance=guidance, **how).value
+        ours = cj.distance(process, *pair, guidance=guidance, quadrature="sum", **how).value
         assert abs(plain - ours) <= 1e-4 * abs(plain), (plain, ours)
         calls = [between - before, process.evaluations - between]
         rows.append([guidance, plain, ours, abs(ours / plain - 1), *calls])
@@ -175,8 +175,9 @@ class Visited:
     timesteps: Tensor  # (S,)
 
     def estimate(self, terms: np.ndarray, weighting: Weighting = "sde") -> cj.Estimate:
-        """From terms (draws, S, 2), every timestep standing for T/S of them."""
-        return cj.Estimate.from_terms(terms, self.timesteps, self.schedule, weighting)
+        """From terms (draws, S, 2), every timestep standing for T/S of them: the plain sum."""
+        (found,) = cj.Terms(terms[None], self.timesteps, self.schedule).estimates(weighting, "sum")
+        return found
 
     def value(self, terms: np.ndarray, weighting: Weighting = "sde") -> float:
         """The estimate alone; nats for "sde"."""
@@ -437,8 +438,8 @@ def steps_of(
     """The pair under each number of steps; ``how`` are draws, guidance and seed."""
     runs = {}
     for steps in sorted(set(counts)):
-        terms, visited = cj.pair_terms(process, [pair], steps=steps, **how)
-        runs[steps] = Run(terms[0], Visited(process.schedule, visited))
+        found = cj.pair_terms(process, [pair], steps=steps, **how)
+        runs[steps] = Run(found.squares[0], Visited(process.schedule, found.timesteps))
     return Steps(runs)
 
 
@@ -509,8 +510,9 @@ def ranks(
     steps = len(visited.timesteps)
     base, others = by_weighting(terms[:, :1], visited), {}
     for count in (max(1, steps // 2), 2 * steps):
-        found, at = cj.pair_terms(process, pairs, steps=count, draws=1, **how)
-        others[f"{count} steps"] = by_weighting(found, Visited(visited.schedule, at))
+        found = cj.pair_terms(process, pairs, steps=count, draws=1, **how)
+        fewer = Visited(visited.schedule, found.timesteps)
+        others[f"{count} steps"] = by_weighting(found.squares, fewer)
     others["interpolated"] = pd.DataFrame(
         {w: [visited.integrated(t[:1], w).mean() for t in terms] for w in cj.WEIGHTINGS}
     )
@@ -590,11 +592,12 @@ def guided(
     process: cj.GenerativeProcess, pair: tuple[str, str], w: float, draws: int, **how: Any
 ) -> Guided:
     """The pair under guidance w; ``how`` are steps and seed."""
-    found, visited = cj.pair_terms(process, [pair], draws=draws, guidance=w, **how)
+    found = cj.pair_terms(process, [pair], draws=draws, guidance=w, **how)
     start, condition = process.noise([0], how["seed"]), process.encode([pair[0]])
     path = process.trajectories(condition, start, [0], guidance=w, **how)
-    terms = found[0] / w**2
-    return Guided(Visited(process.schedule, visited).estimate(terms), terms, path.states[0])
+    terms = found.squares[0] / w**2
+    estimate = Visited(process.schedule, found.timesteps).estimate(terms)
+    return Guided(estimate, terms, path.states[0])
 
 
 def guidance_facts(swept: Mapping[float, Guided]) -> dict[str, float]:

@@ -68,7 +68,7 @@ class Live:
     @property
     def draws(self) -> int:
         """Of the base run."""
-        return int(self.base.terms.shape[1])
+        return int(self.base.terms.squares.shape[1])
 
     @property
     def human(self) -> np.ndarray:
@@ -282,8 +282,8 @@ class Halves:
 
 def halves(run: runs.Run, weighting: Weighting) -> Halves:
     """Either half of every pair and draw."""
-    values = np.einsum("pkst,s->pkt", run.terms.astype(float), run.weights[weighting])
-    return Halves(values / len(run.timesteps))
+    values = np.einsum("pkst,s->pkt", run.terms.squares.astype(float), run.weights(weighting))
+    return Halves(values / len(run.terms.timesteps))
 
 
 # -- the prior over t -------------------------------------------------------------------------
@@ -343,14 +343,14 @@ def draw_prior(priors: Mapping[str, pd.DataFrame], run: runs.Run, fitted: np.nda
     rho_axis.set(xlabel="the timestep t that has all the weight", ylabel=r"$\rho$ × 100")
     rho_axis.invert_xaxis()
     rho_axis.legend()
-    place = np.arange(len(run.timesteps))
+    place = np.arange(len(run.terms.timesteps))
     low, high = np.quantile(fitted, [0.1, 0.9], axis=0)
     weight_axis.bar(place, fitted.mean(0), color="0.75", label="mean over the halves")
     weight_axis.vlines(place, low, high, color="0.3", label="80 % of the halves")
     for weighting, colour in zip(cj.WEIGHTINGS, PALETTE, strict=False):
-        implied = run.weights[weighting] * run.terms.mean(axis=(0, 1, 3))
+        implied = run.weights(weighting) * run.terms.squares.mean(axis=(0, 1, 3))
         weight_axis.plot(place, implied / implied.sum(), ".--", color=colour, label=weighting)
-    weight_axis.set_xticks(place, [str(t) for t in run.timesteps], fontsize=8)
+    weight_axis.set_xticks(place, [str(t) for t in run.terms.timesteps.tolist()], fontsize=8)
     weight_axis.set(xlabel="timestep t", ylabel="share of the weight", ylim=(0, None))
     weight_axis.legend(fontsize=8)
     plt.show()
@@ -624,7 +624,7 @@ def variance_facts(table: pd.DataFrame, live: Live, weighting: Weighting) -> dic
         "stratified_over_random": each[weighting, "stratified"] / each[weighting, "random"],
         "stratified_noise": fair["noise", "stratified"] / fair["noise", "common"],
         "stratified_sde": fair["sde", "stratified"] / fair["sde", "common"],
-        "n_mirrored": live.scored[MIRRORED].terms.shape[1],
+        "n_mirrored": live.scored[MIRRORED].terms.squares.shape[1],
     }
 
 

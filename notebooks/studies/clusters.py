@@ -110,10 +110,7 @@ def values(
     terms: np.ndarray, timesteps: Tensor, process: cj.GenerativeProcess, weighting: Weighting
 ) -> np.ndarray:
     """Distances (P,) from terms (P, draws, S, 2)."""
-    schedule = process.schedule
-    return np.array(
-        [cj.Estimate.from_terms(t, timesteps, schedule, weighting).value for t in terms]
-    )
+    return cj.Terms(terms, timesteps, process.schedule).by_draw(weighting, "sum").mean(axis=1)
 
 
 def condensed(

@@ -75,7 +75,7 @@ class Explainer:
         """m_i(s, h, v) of one draw, (2, S, H, W); the sum is the distance of the draw."""
         square = (trace.eps[:, 0] - trace.eps[:, 1]).double().square().sum(2).cpu().numpy()
         scale = self.scales(weighting)[None, :, None, None]
-        return np.asarray(trace.guidance**2 * square * scale / 2)
+        return np.asarray(trace.sampling.guidance**2 * square * scale / 2)
 
     def where_is(self, place: tuple[int, int]) -> str:
         """A place of the picture in words."""

@@ -208,13 +208,11 @@ def draw_against(found: Against | None) -> None:
     plt.show()
 
 
-def counted(
-    process: cj.GenerativeProcess, pairs: Pairs, **settings: Any
-) -> tuple[np.ndarray, torch.Tensor, int]:
-    """Terms of some pairs, their timesteps, and how many evaluations they took."""
+def counted(process: cj.GenerativeProcess, pairs: Pairs, **settings: Any) -> tuple[cj.Terms, int]:
+    """Terms of some pairs, and how many evaluations they took."""
     before = process.evaluations
-    terms, times = cj.pair_terms(process, pairs, **settings)
-    return terms, times, process.evaluations - before
+    found = cj.pair_terms(process, pairs, **settings)
+    return found, process.evaluations - before
 
 
 # -- faster evaluations -----------------------------------------------------------------------
@@ -364,8 +362,7 @@ def stub_facts(stub: pd.DataFrame) -> dict[str, str]:
 def fresh_anchors(
     process: cj.GenerativeProcess,
     words: Sequence[str],
-    terms: np.ndarray,
-    times: torch.Tensor,
+    terms: cj.Terms,
     *,
     draws: int,
     seed: int,
@@ -373,12 +370,13 @@ def fresh_anchors(
 ) -> dict[str, float]:
     """By weighting, how embeddings of the words rank their pairs next to the exact distances.
 
-    ``terms`` (P, draws, S, 2) are of all pairs of the words, in their order.
+    ``terms`` are of all pairs of the words, in their order.
     """
     found: dict[str, float] = {}
     for w in cj.WEIGHTINGS:
-        exact = [cj.Estimate.from_terms(t, times, process.schedule, w).value for t in terms]
-        scorer = cj.Scorer(process, weighting=w, steps=ANCHOR_STEPS, draws=draws, seed=seed)
+        exact = terms.by_draw(w, "sum").mean(axis=1)
+        how: Any = {"steps": ANCHOR_STEPS, "draws": draws, "seed": seed, "quadrature": "sum"}
+        scorer = cj.Scorer(process, weighting=w, **how)
         vectors = scorer.encode(list(words), batch_size=batch_size, show_progress_bar=False)
         found[w] = float(spearmanr(pdist(vectors, "sqeuclidean"), exact).statistic)
     return found
