@@ -292,7 +292,7 @@ def _load(options: argparse.Namespace) -> GenerativeProcess:
 def _sampling(options: argparse.Namespace) -> Sampling:
     from conjure_lib import Sampling
 
-    names = ("steps", "draws", "guidance", "sampler", "seed", "spacing")
+    names = ("steps", "draws", "guidance", "sampler", "seed", "spacing", "log_snr")
     return Sampling(**{name: getattr(options, name) for name in names})
 
 
@@ -446,5 +446,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--sampler", choices=SAMPLERS, default="ddim")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--spacing", choices=SPACINGS, default="leading")
+        command.add_argument("--log-snr", type=float, nargs=2, metavar=("LOW", "HIGH"))
         command.add_argument("--quadrature", choices=QUADRATURES, default="log-snr")
     return parser

@@ -83,7 +83,7 @@ def test_the_share_that_is_added_follows_the_weights(
     eps[1, 0, 1, 0, 1, 1] = 2  # ‖Δε‖² = 4 at t = 1 on the second alone
     trace = made_up(torch.zeros(2, 2, 1, 2, 2), eps)
     early, late = process.schedule.weight(trace.timesteps, weighting).tolist()
-    found = seeing.added(trace, weighting, "sum")
+    found = seeing.added(trace, weighting)
     np.testing.assert_allclose(found, [early / (early + 4 * late), 1])
 
 
@@ -91,7 +91,7 @@ def test_the_share_that_is_added_follows_the_weights(
 
 
 def test_where_figure_shows_the_maps(process: cj.GenerativeProcess, traces: list[cj.Trace]) -> None:
-    figure = seeing.where_figure(process, traces, "noise", "sum")
+    figure = seeing.where_figure(process, traces, "noise")
     images = [axis.get_images()[0].get_array() for axis in figure.axes]
     assert len(images) == 2 * 5
     first = plots.difference_maps(traces[0])

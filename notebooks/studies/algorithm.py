@@ -175,9 +175,8 @@ class Visited:
     timesteps: Tensor  # (S,)
 
     def estimate(self, terms: np.ndarray, weighting: Weighting = "sde") -> cj.Estimate:
-        """From terms (draws, S, 2), every timestep standing for T/S of them: the plain sum."""
-        (found,) = cj.Terms(terms[None], self.timesteps, self.schedule).estimates(weighting, "sum")
-        return found
+        """From terms (draws, S, 2), every timestep standing for T/S of them."""
+        return cj.Terms(terms[None], self.timesteps, self.schedule).estimates(weighting, "sum")[0]
 
     def value(self, terms: np.ndarray, weighting: Weighting = "sde") -> float:
         """The estimate alone; nats for "sde"."""
@@ -439,7 +438,7 @@ def steps_of(
     runs = {}
     for steps in sorted(set(counts)):
         found = cj.pair_terms(process, [pair], steps=steps, **how)
-        runs[steps] = Run(found.squares[0], Visited(process.schedule, found.timesteps))
+        runs[steps] = Run(found.squares[0], Visited(found.schedule, found.timesteps))
     return Steps(runs)
 
 
@@ -511,8 +510,8 @@ def ranks(
     base, others = by_weighting(terms[:, :1], visited), {}
     for count in (max(1, steps // 2), 2 * steps):
         found = cj.pair_terms(process, pairs, steps=count, draws=1, **how)
-        fewer = Visited(visited.schedule, found.timesteps)
-        others[f"{count} steps"] = by_weighting(found.squares, fewer)
+        at = Visited(visited.schedule, found.timesteps)
+        others[f"{count} steps"] = by_weighting(found.squares, at)
     others["interpolated"] = pd.DataFrame(
         {w: [visited.integrated(t[:1], w).mean() for t in terms] for w in cj.WEIGHTINGS}
     )
@@ -596,8 +595,8 @@ def guided(
     start, condition = process.noise([0], how["seed"]), process.encode([pair[0]])
     path = process.trajectories(condition, start, [0], guidance=w, **how)
     terms = found.squares[0] / w**2
-    estimate = Visited(process.schedule, found.timesteps).estimate(terms)
-    return Guided(estimate, terms, path.states[0])
+    visited = Visited(process.schedule, found.timesteps)
+    return Guided(visited.estimate(terms), terms, path.states[0])
 
 
 def guidance_facts(swept: Mapping[float, Guided]) -> dict[str, float]:

@@ -17,10 +17,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import adjusted_rand_score
-from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.sde import Weighting
 from conjure_tools import baselines
 from conjure_tools.plots import SEQUENTIAL
 
@@ -106,23 +104,16 @@ def cosine_distance(matrix: np.ndarray) -> np.ndarray:
 # -- many matrices of the same words ----------------------------------------------------------
 
 
-def values(
-    terms: np.ndarray, timesteps: Tensor, process: cj.GenerativeProcess, weighting: Weighting
-) -> np.ndarray:
-    """Distances (P,) from terms (P, draws, S, 2)."""
-    return cj.Terms(terms, timesteps, process.schedule).by_draw(weighting, "sum").mean(axis=1)
-
-
 def condensed(
-    process: cj.GenerativeProcess, words: Words, terms: np.ndarray, timesteps: Tensor, **how: Any
+    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, **how: Any
 ) -> dict[str, np.ndarray]:
     """Distances (P,) under each weighting, and those of the controls; ``how`` as for the terms."""
     pairs = words.pairs
-    found = {f"conjured, {w}": values(terms, timesteps, process, w) for w in cj.WEIGHTINGS}
+    found = {f"conjured, {w}": terms.by_draw(w, "sum").mean(1) for w in cj.WEIGHTINGS}
     for pooling in ("last", "mean"):
         cosine = baselines.text_encoder_cosine(process, pairs, pooling=pooling)
         found[f"text encoder, {pooling}"] = 1 - cosine
-    found["initial timestep"] = terms[:, :, 0].mean(axis=(1, 2))  # both halves stand at x_T
+    found["initial timestep"] = terms.squares[:, :, 0].mean(axis=(1, 2))  # both halves stand at x_T
     found["output"] = -baselines.direct_output(process, pairs, **how)
     return found
 

@@ -211,8 +211,8 @@ def draw_against(found: Against | None) -> None:
 def counted(process: cj.GenerativeProcess, pairs: Pairs, **settings: Any) -> tuple[cj.Terms, int]:
     """Terms of some pairs, and how many evaluations they took."""
     before = process.evaluations
-    found = cj.pair_terms(process, pairs, **settings)
-    return found, process.evaluations - before
+    terms = cj.pair_terms(process, pairs, **settings)
+    return terms, process.evaluations - before
 
 
 # -- faster evaluations -----------------------------------------------------------------------
@@ -375,8 +375,8 @@ def fresh_anchors(
     found: dict[str, float] = {}
     for w in cj.WEIGHTINGS:
         exact = terms.by_draw(w, "sum").mean(axis=1)
-        how: Any = {"steps": ANCHOR_STEPS, "draws": draws, "seed": seed, "quadrature": "sum"}
-        scorer = cj.Scorer(process, weighting=w, **how)
+        how: Any = {"steps": ANCHOR_STEPS, "draws": draws, "seed": seed}
+        scorer = cj.Scorer(process, weighting=w, quadrature="sum", **how)
         vectors = scorer.encode(list(words), batch_size=batch_size, show_progress_bar=False)
         found[w] = float(spearmanr(pdist(vectors, "sqeuclidean"), exact).statistic)
     return found
