@@ -40,7 +40,6 @@ from conjure_lib.machine import settle  # noqa: E402
 if TYPE_CHECKING:
     from conjure_lib.loading import from_pipeline, load
     from conjure_lib.process import GenerativeProcess
-    from conjure_lib.scorer import Scorer
     from conjure_lib.sde import WEIGHTINGS, Mixture, Schedule
     from conjure_lib.similarity import (
         DistanceMatrix,
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
         pair_terms,
         trace,
     )
+    from conjure_tools.scorer import Scorer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -73,7 +73,7 @@ __all__ = [
     "pair_terms",
     "trace",
 ]
-_HOMES = ("names", "loading", "process", "scorer", "sde", "similarity")  # of those names
+_HOMES = ("names", "loading", "process", "sde", "similarity")  # of those names
 
 settle()  # before torch is loaded
 
@@ -83,7 +83,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return import_module(f"{__name__}.{name}")
     if name in __all__:
-        for home in map(import_module, (f"{__name__}.{home}" for home in _HOMES)):
+        homes = (*(f"{__name__}.{home}" for home in _HOMES), "conjure_tools.scorer")
+        for home in map(import_module, homes):
             if hasattr(home, name):
                 return globals().setdefault(name, getattr(home, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
