@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from conjure_lib import GenerativeProcess, Trace
-from conjure_lib.names import WEIGHTINGS, Weighting
+from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 
