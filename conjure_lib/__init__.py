@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from conjure_lib.loading import from_pipeline, load
     from conjure_lib.process import GenerativeProcess
     from conjure_lib.sampling import Sampling
-    from conjure_lib.scorer import Scorer
     from conjure_lib.sde import WEIGHTINGS, Mixture, Schedule
     from conjure_lib.similarity import (
         DistanceMatrix,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
         trace,
     )
     from conjure_lib.terms import Estimate, Terms
+    from conjure_tools.scorer import Scorer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -76,8 +76,7 @@ __all__ = [
     "pair_terms",
     "trace",
 ]
-# of those names
-_HOMES = ("names", "loading", "process", "sampling", "scorer", "sde", "similarity", "terms")
+_HOMES = ("names", "loading", "process", "sampling", "sde", "similarity", "terms")  # of those names
 
 settle()  # before torch is loaded
 
@@ -87,7 +86,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return import_module(f"{__name__}.{name}")
     if name in __all__:
-        for home in map(import_module, (f"{__name__}.{home}" for home in _HOMES)):
+        homes = (*(f"{__name__}.{home}" for home in _HOMES), "conjure_tools.scorer")
+        for home in map(import_module, homes):
             if hasattr(home, name):
                 return globals().setdefault(name, getattr(home, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conjure_lib import settings, weights
+from conjure_lib import weights
 from conjure_lib.adapters import (
     UNUSED,
     Conditioning,
@@ -23,7 +23,6 @@ from conjure_lib.adapters import (
     prediction_of,
     quiet,
 )
-from conjure_lib.hub import REVISIONS, from_hub
 from conjure_lib.machine import limit_threads
 from conjure_lib.names import EMBEDDED as EMBEDDED
 from conjure_lib.process import GenerativeProcess, steady
@@ -49,7 +48,7 @@ def load(
         device: "cpu", "cuda", "mps"; the best one that is there by default.
         dtype: of the U-Net or transformer, one of ``DTYPES``; text encoders, autoencoder and
             everything outside the networks are float32 and sums are float64.
-        revision: a commit of a Hub repository; pinned in ``hub.REVISIONS`` for known ones.
+        revision: a commit of a Hub repository; pinned in ``weights.REVISIONS`` for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
 
     Raises:
@@ -81,7 +80,7 @@ def load(
     process = from_pipeline(pipeline, folder.name if local and name != EMBEDDED else name)
     for network in process.modules.values():
         network.requires_grad_(False)
-    process.revision = None if local else revision or REVISIONS.get(name)
+    process.revision = None if local else revision or weights.REVISIONS.get(name)
     return process
 
 
@@ -106,7 +105,7 @@ def _fetched(folder: Path, name: str, revision: str | None, variant: str | None)
         return str(download(name, use_safetensors=True, variant=variant, **options))
 
     with quiet():
-        return from_hub(name, revision, fetch)
+        return weights.from_hub(name, revision, fetch)
 
 
 def open_pipeline(
@@ -133,7 +132,7 @@ def open_pipeline(
         if isinstance(entry, list):
             unused = part in UNUSED or entry == [None, None]
             parts[part] = None if unused else _part(folder, part, entry, first, variant)
-    settings.check_tokenizers(folder, parts)
+    weights.check_tokenizers(folder, parts)
     if known:
         weights.check_loaded(folder, parts)
         for part in {"unet", "transformer"} & set(parts):
@@ -149,7 +148,7 @@ def _index(folder: Path) -> dict[str, Any]:
     file = folder / "model_index.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no model_index.json: it is no diffusers pipeline")
-    index = weights.settings(file)
+    index = weights.settings_in(file)
     name = index.get("_class_name")
     if not isinstance(name, str):
         raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
@@ -177,7 +176,7 @@ def _part(
     if not (folder / part).is_dir():
         raise FileNotFoundError(f"{folder / part} is missing: fetch the model's folder again")
     if part == "scheduler":
-        return settings.scheduler(kind, folder / part)
+        return weights.scheduler(kind, folder / part)
     if base is not torch.nn.Module:
         return weights.reader(kind, folder / part)
     precision = dtype if part in ("unet", "transformer") else torch.float32

@@ -24,8 +24,6 @@ SHOWN = 3  # texts that a warning names one by one; the others are counted
 FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and signs that draw nothing
 SELECTORS = frozenset(map(chr, range(0xFE00, 0xFE10)))  # which of two looks: no part of the text
 SAME = "are the same tokens to the model"
-COLUMNS = ("read1", "lost1", "read2", "lost2", "same_tokens")  # of a table of pairs
-UNREAD = ("texts_not_read_whole", "pairs_of_same_tokens")  # what a record counts
 
 
 class UnreadWarning(UserWarning):
@@ -107,46 +105,6 @@ def read(readers: Sequence[Reader], texts: Sequence[str]) -> list[Reading]:
 def same(first: Reading, second: Reading) -> bool:
     """Whether two texts differ and the model cannot tell: their distance says nothing of them."""
     return first.text != second.text and first.tokens == second.tokens
-
-
-def columns(
-    readers: Sequence[Reader], text1: Sequence[str], text2: Sequence[str]
-) -> dict[str, list[Any]]:
-    """Columns of a table of pairs: read1, lost1, read2, lost2 and same_tokens.
-
-    ``read`` is tokens read of tokens written, such as "30 of 34"; ``lost`` says what is not read,
-    and is empty where all is. Without ``readers`` nothing is known, and there are no columns.
-    """
-    if not readers:
-        return {}
-    readings = read(readers, [*text1, *text2])
-    halves = readings[: len(text1)], readings[len(text1) :]
-    found: dict[str, list[Any]] = {}
-    for number, half in enumerate(halves, 1):
-        found[f"read{number}"] = [str(one) for one in half]
-        found[f"lost{number}"] = ["; ".join(one.lost) for one in half]
-    return {**found, "same_tokens": [same(*pair) for pair in zip(*halves, strict=True)]}
-
-
-def summary(table: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """Of a table with :func:`columns`: texts not read whole, pairs that are the same tokens."""
-    return {k: len(found) for k, found in zip(UNREAD, _unread(table), strict=False)}
-
-
-def examples(table: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Of the same: the first of these texts and the first of these pairs, in brackets."""
-    texts, pairs = _unread(table)
-    named = [*map(quoted, texts)], [" and ".join(map(quoted, pair)) for pair in pairs]
-    return [f" ({_list(some)})" if some else "" for some in named]
-
-
-def _unread(table: Mapping[str, Sequence[Any]]) -> list[list[Any]]:
-    """Texts that are not read whole, and pairs of the same tokens; none where nothing is known."""
-    if "same_tokens" not in table:
-        return []
-    lost = [t for i in "12" for t, w in zip(table[f"text{i}"], table[f"lost{i}"], strict=True) if w]
-    rows = zip(table["text1"], table["text2"], table["same_tokens"], strict=True)
-    return [list(dict.fromkeys(lost)), [(a, b) for a, b, alike in rows if alike]]
 
 
 def warn_unread(readers: Sequence[Reader], texts: Sequence[str], stacklevel: int = 3) -> None:
@@ -328,12 +286,12 @@ def _phrases(look: _Look, lost: Mapping[int, str], unread: str) -> Iterable[str]
             f"last {written - room} are cut ({quoted(look.text[min(cut) :].rstrip())})"
         )
     if pieces := _pieces(look.text, [i for i, how in lost.items() if not how]):
-        yield f"{unread} {_list(pieces)}"
+        yield f"{unread} {listed(pieces)}"
     if pieces := _pieces(look.text, [i for i, how in lost.items() if how == SIGN]):
-        yield f"the text encoder reads {_list(pieces)} as signs of its own and not as text"
+        yield f"the text encoder reads {listed(pieces)} as signs of its own and not as text"
     marked = {look.text[i]: how for i, how in sorted(lost.items()) if how not in NOT_READ}
     if marked:
-        yield f"the text encoder reads {_list([f'{c!r} as {how!r}' for c, how in marked.items()])}"
+        yield f"the text encoder reads {listed([f'{c!r} as {how!r}' for c, how in marked.items()])}"
 
 
 def _pieces(text: str, places: Iterable[int]) -> list[str]:
@@ -352,6 +310,7 @@ def _pieces(text: str, places: Iterable[int]) -> list[str]:
     return list(dict.fromkeys(shown))
 
 
-def _list(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Some items for a message; of many the first, and how many more there are."""
     more = len(items) - 2 * SHOWN
     return ", ".join(items[: 2 * SHOWN]) + (f" and {more} more" if more > 0 else "")

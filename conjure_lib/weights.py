@@ -1,18 +1,24 @@
-"""Models, tokenizers and their like, from a folder or the Hub: complete, or refused.
+"""Models, tokenizers and schedulers, from a folder or the Hub: complete and of sense, or refused.
 
-Only safetensors are read: nothing is unpickled, and no code that a checkpoint brings is run. This
-is the only file that calls ``from_pretrained``.
+Only safetensors are read: nothing is unpickled, and no code that a checkpoint brings is run. The
+libraries fill in what a file of settings does not say, and another schedule or another length of
+text is another number without a word: so the settings that a number rests on must be there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
+import math
+import os
 import re
+import threading
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +26,31 @@ import torch
 from safetensors import safe_open
 
 from conjure_lib.adapters import quiet
-from conjure_lib.hub import first_line, from_hub
+from conjure_lib.sde import Schedule
 
 LOADED = "LOADED_SHA256"  # a file beside a model: the hash that its weights have once loaded
 FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")
 
 SETTINGS = tuple(f"{of}config.json" for of in ("", "generation_", "scheduler_", "tokenizer_"))
 NAME = re.compile(r"[^.]+?(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")  # with its variant
+
+BETAS = ("beta_start", "beta_end", "beta_schedule")
+SHIFTS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+NEEDED = ("num_train_timesteps", *BETAS, "prediction_type", "shift", *SHIFTS)
+SPACINGS = ("linspace", "leading", "trailing")
+
+REVISIONS = {  # of repositories, each a commit with safetensors
+    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
+    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
+    "openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef",
+    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    "sentence-transformers/all-MiniLM-L6-v2": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+}
+SECONDS = 5.0  # for the one answer
+REST = 60.0  # seconds until a Hub that gave none is asked again
+_rest = {"until": 0.0}
+_alone = threading.Lock()
 
 
 def pretrained(
@@ -42,7 +66,7 @@ def pretrained(
 
     Args:
         source: a folder, or a repository of the Hub with a transformers model.
-        revision: a commit of the repository; pinned in ``hub.REVISIONS`` for known ones.
+        revision: a commit of the repository; pinned in ``REVISIONS`` for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
         unread: parts of the model that the caller does not use, and that a checkpoint of another
             class need not have: ("pooler",).
@@ -91,7 +115,7 @@ def reader(kind: Any, source: str | Path, *, revision: str | None = None) -> Any
     return found
 
 
-def settings(file: Path) -> dict[str, Any]:
+def settings_in(file: Path) -> dict[str, Any]:
     """What a JSON file of settings says.
 
     Raises:
@@ -227,7 +251,7 @@ def reading(folder: Path, kind: Any) -> Iterator[Any]:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of names that releases change
             for file in filter(Path.is_file, (folder / name for name in SETTINGS)):
-                given |= settings(file)  # others, such as data_config.json, hold what they like
+                given |= settings_in(file)  # others, such as data_config.json, hold what they like
             yield kind
     except MemoryError:
         raise
@@ -268,7 +292,7 @@ def _check_shards(folder: Path, variant: str | None) -> None:
     for index in sorted(folder.glob("*.safetensors.index*.json")):
         if set(index.name.split(".")[1:]) - {"safetensors", "index", "json"} != {variant} - {None}:
             continue
-        named = settings(index).get("weight_map")
+        named = settings_in(index).get("weight_map")
         files = named.values() if isinstance(named, dict) else [named]
         if lacking := {str(file) for file in files if not (folder / str(file)).is_file()}:
             raise FileNotFoundError(f"{index} names {_some(lacking)}, which is not there")
@@ -298,3 +322,174 @@ def _some(keys: set[str]) -> str:
     listed = sorted(keys)
     more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
     return ", ".join(listed[:3]) + more
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def scheduler(kind: Any, folder: Path) -> Any:
+    """The scheduler of class ``kind`` in ``folder``, whose file says all that its schedule is.
+
+    Raises:
+        ValueError: a setting is missing, is no number, or they give no schedule.
+    """
+    file = folder / "scheduler_config.json"
+    with reading(folder, kind):
+        given = settings_in(file)
+        _check_given(kind, given, file)
+    found = reader(kind, folder)
+    kinds = (kind, *kind._get_compatibles())  # files tell of their siblings' settings too
+    known = set().union(*(inspect.signature(one.__init__).parameters for one in kinds))
+    odd = sorted(name for name in given.keys() - known if not name.startswith("_"))
+    if odd and (hasattr(found, "alphas_cumprod") or "shift" in known):  # others are refused anyway
+        warnings.warn(f"{file}: no scheduler like {kind.__name__} knows {odd}", stacklevel=2)
+    told = ", ".join(f"{k}={v!r:.60}" for k, v in given.items() if "beta" in k and v is not None)
+    try:
+        steps = Schedule.of(found).T if hasattr(found, "alphas_cumprod") else None
+    except ValueError as error:
+        raise ValueError(f"{file}: {told} give no schedule: {error}") from error
+    if steps not in (None, given["num_train_timesteps"]):
+        raise ValueError(
+            f"{file}: {told} are {steps} steps, and num_train_timesteps is "
+            f"{given['num_train_timesteps']}"
+        )
+    return found
+
+
+def _check_given(kind: Any, given: Mapping[str, Any], file: Path) -> None:
+    """Refuse by name what is missing of a schedule's settings, and what is no number."""
+    optional = set(() if given.get("use_dynamic_shifting") else SHIFTS)
+    optional |= set(() if given.get("trained_betas") is None else BETAS)
+    if re.match(r"0\.[0-8]\.", str(given.get("_diffusers_version"))):
+        optional.add("prediction_type")  # which was always epsilon then, as in v1.4's own file
+    known = inspect.signature(kind.__init__).parameters.keys() - optional
+    if lacking := [name for name in NEEDED if name in known and given.get(name) is None]:
+        raise ValueError(
+            f"{file} does not say {', '.join(lacking)}, and the defaults of diffusers are another "
+            "model's"
+        )
+    for name in known.intersection(NEEDED).difference(("beta_schedule", "prediction_type")):
+        whole = name == "num_train_timesteps"
+        if not _number(given[name], whole) or given[name] <= 0:
+            what = "whole number" if whole else "number"
+            raise ValueError(f"{file}: {name} must be a positive {what}, not {given[name]!r}")
+    spacing = given.get("timestep_spacing", SPACINGS[0])
+    if spacing not in SPACINGS:
+        raise ValueError(f"{file}: timestep_spacing must be of {SPACINGS}, not {spacing!r}")
+
+
+def _number(value: Any, whole: bool) -> bool:
+    kinds = int if whole else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_tokenizers(folder: Path, parts: Mapping[str, Any]) -> None:
+    """Compare how long a text each tokenizer lets through with what its encoder has room for.
+
+    Raises:
+        ValueError: no room for a text or more than there are positions; no token to fill up with.
+    """
+    from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
+    for name, encoder in parts.items():
+        if encoder is None or not name.startswith("text_encoder"):
+            continue
+        part = name.replace("text_encoder", "tokenizer")
+        tokenizer, file = parts.get(part), folder / part / "tokenizer_config.json"
+        if tokenizer is None:
+            raise ValueError(f"{folder} has {name} and no {part}")
+        if tokenizer.pad_token_id is None:
+            raise ValueError(f"{file} names no pad_token, which short texts are filled up with")
+        length, most = tokenizer.model_max_length, _positions(encoder)
+        least = int(tokenizer.num_special_tokens_to_add()) + 1
+        if not _number(length, whole=True) or not least <= length <= most:
+            given = "is not there" if length == VERY_LARGE_INTEGER else f"is {length!r}"
+            raise ValueError(
+                f"{file}: model_max_length {given}, and must be a whole number from {least}, the "
+                f"tokens of a text of one, to {most}, the positions of {name}"
+            )
+
+
+def _positions(encoder: Any) -> float:
+    """How many tokens an encoder can read; T5, whose positions are relative, has no limit."""
+    limit = getattr(encoder.config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else math.inf
+
+
+# -- the Hub: asked once, and not for long; else this machine's cache is looked at ---------------
+
+
+def from_hub(
+    name: str,
+    revision: str | None,
+    fetch: Callable[[str | None, bool], str],
+    kind: str = "model",
+) -> Path:
+    """The folder that ``fetch(commit, only_from_the_cache)`` gives of a repository.
+
+    Args:
+        revision: a commit; by default the one in ``REVISIONS``, or the newest.
+        kind: "model" or "dataset".
+
+    Raises:
+        FileNotFoundError: neither the Hub nor the cache has it; says what to do.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    commit = revision or REVISIONS.get(name)
+    silence = _silence(name, kind)
+    try:
+        with nullcontext() if silence is None else _offline():
+            return Path(fetch(commit, silence is not None))
+    except (OSError, HFValidationError) as error:
+        choice = f"{name} --revision {commit}" if commit else name
+        choice += " --repo-type dataset" if kind == "dataset" else ""
+        raise FileNotFoundError(
+            f"cannot load {name!r}: there is no such folder here, it is not in this machine's "
+            f"cache of the Hugging Face Hub, and {silence or _told(error)}. Where there is a "
+            f"network, 'hf download {choice}' fetches it once"
+            + (". The embedded model, 'emoji-diffusion', needs none." * (kind == "model"))
+        ) from error
+
+
+def _silence(name: str, kind: str) -> str | None:
+    """Why there is no use in asking the Hub for a repository; None where it gives any answer."""
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.errors import HFValidationError
+
+    asked_not_to = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if constants.HF_HUB_OFFLINE or asked_not_to:
+        return "HF_HUB_OFFLINE is set"
+    if time.monotonic() < _rest["until"]:
+        return "the Hub did not answer a moment ago"
+    try:
+        file = hf_hub_url(name, ".gitattributes", repo_type=kind)  # which every repository has
+        get_session().get(file, timeout=SECONDS)
+    except HFValidationError:
+        return "it is no name of a repository"
+    except Exception as error:  # of the client of the day: requests, httpx
+        _rest["until"] = time.monotonic() + REST
+        return f"the Hub does not answer ({type(error).__name__}: {first_line(error)})"
+    return None
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The Hub's client says who it is talking for, even where it is to look at the cache alone."""
+    from huggingface_hub import constants
+
+    with _alone:
+        kept, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = kept
+
+
+def _told(error: Exception) -> str:
+    return f"the Hub says {type(error).__name__}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")

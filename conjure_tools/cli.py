@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from conjure_lib import __version__, heed_interrupts
 from conjure_lib.machine import hasten
 from conjure_lib.names import EMBEDDED, QUADRATURES, SAMPLERS, SPACINGS, WEIGHTINGS
-from conjure_lib.reading import UNREAD
+from conjure_tools.unread import UNREAD
 
 if TYPE_CHECKING:
     from conjure_lib import Estimate, GenerativeProcess, Sampling

@@ -22,12 +22,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from conjure_lib import reading
 from conjure_lib.inputs import finite, whole
 from conjure_lib.loading import load
 from conjure_lib.names import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.similarity import check_settings, pair_terms
+from conjure_tools import unread
 from conjure_tools.folders import check_place, claim, write_whole
 from conjure_tools.runs import check_pairs, digest
 from conjure_tools.tables import read_pairs
@@ -67,7 +67,7 @@ class PairScorer:
     def __call__(self, block: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Columns id, text1, text2 to id, and of each weighting the distance and its error.
 
-        What the model reads of the texts stands beside them: :func:`conjure_lib.reading.columns`.
+        What the model reads of the texts stands beside them: :func:`conjure_tools.unread.columns`.
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -86,7 +86,7 @@ class PairScorer:
             batch_size=self.batch_size,
             progress=False,
         )
-        said = reading.columns(process.readers, *zip(*texts, strict=True))
+        said = unread.columns(process.readers, *zip(*texts, strict=True))
         columns = {"id": np.asarray(block["id"]), **{k: np.array(v) for k, v in said.items()}}
         for weighting in WEIGHTINGS:
             found = terms.estimates(weighting, self.quadrature)

@@ -40,7 +40,7 @@ from conjure_lib.inputs import indices, one_of, whole
 from conjure_lib.loading import shipped
 from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.reading import COLUMNS, UNREAD, UnreadWarning, columns, examples, fault, summary
+from conjure_lib.reading import UnreadWarning, fault
 from conjure_lib.sampling import DEFAULT, Sampling, Single
 from conjure_lib.sde import FlowSchedule, Schedule, term_weights
 from conjure_lib.similarity import Pairing, check_settings, floor, pair_terms
@@ -58,6 +58,7 @@ from conjure_tools.folders import (
 )
 from conjure_tools.hardware import within_memory
 from conjure_tools.tables import write_dropped
+from conjure_tools.unread import COLUMNS, UNREAD, columns, examples, summary
 
 Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
@@ -124,7 +125,7 @@ class Run:
     ) -> pd.DataFrame:
         """Columns id, text1, text2, distance, stderr (NaN of a single draw), and what was read.
 
-        The last are those of :func:`conjure_lib.reading.columns`.
+        The last are those of :func:`conjure_tools.unread.columns`.
 
         Args:
             draws: the first so many; all by default.

@@ -230,7 +230,7 @@ def test_texts_are_embedded_in_portions(monkeypatch: pytest.MonkeyPatch, width: 
     process.encode = lambda some: held.append(len(some)) or encode(some)
     scorer = cj.Scorer(process, steps=3, draws=2, width=width)
     whole = scorer.encode(texts)
-    monkeypatch.setattr("conjure_lib.scorer.PORTION", 4)
+    monkeypatch.setattr("conjure_tools.scorer.PORTION", 4)
     held.clear()
     np.testing.assert_allclose(scorer.encode(texts), whole, rtol=1e-5, atol=1e-5)
     assert held[-3:] == [4, 4, 1]

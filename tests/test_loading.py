@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextModel
 
 import conjure_lib as cj
-from conjure_lib import hub, weights
+from conjure_lib import weights
 from conjure_lib.adapters import quiet
 from conjure_tools.baselines import sentence_cosine
 from conjure_tools.grounding import embed, load_encoder
@@ -634,10 +634,10 @@ def test_the_hub_is_asked_once_or_never(
     address, asked = deaf_hub
     name = "CompVis/stable-diffusion-v1-4"
     cache = tmp_path / "hf/hub/models--CompVis--stable-diffusion-v1-4/snapshots"
-    shutil.copytree(random_folder, cache / hub.REVISIONS[name])
+    shutil.copytree(random_folder, cache / weights.REVISIONS[name])
     *messages, found = ask(tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE=offline)
     weights_hash = cj.load(random_folder, device="cpu").weights_hash()
-    assert found == f"{name} {hub.REVISIONS[name]} {weights_hash}"
+    assert found == f"{name} {weights.REVISIONS[name]} {weights_hash}"
     assert len(asked) == (offline == "0")
     first, *others = messages
     assert len(others) == 5
@@ -646,12 +646,14 @@ def test_the_hub_is_asked_once_or_never(
     assert "emoji-diffusion" in first
     again = "did not answer a moment ago" if offline == "0" else "HF_HUB_OFFLINE is set"
     assert all(again in message for message in others)
-    assert f"--revision {hub.REVISIONS['sentence-transformers/all-MiniLM-L6-v2']}" in others[0]
+    assert f"--revision {weights.REVISIONS['sentence-transformers/all-MiniLM-L6-v2']}" in others[0]
 
 
 def test_pins_are_commits() -> None:
-    assert hub.REVISIONS["openai/clip-vit-base-patch32"].startswith("c237dc49")
-    assert all(len(c) == 40 and set(c) <= set("0123456789abcdef") for c in hub.REVISIONS.values())
+    assert weights.REVISIONS["openai/clip-vit-base-patch32"].startswith("c237dc49")
+    assert all(
+        len(c) == 40 and set(c) <= set("0123456789abcdef") for c in weights.REVISIONS.values()
+    )
 
 
 # -- nothing is unpickled ----------------------------------------------------------------------

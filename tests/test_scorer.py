@@ -13,7 +13,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
-from conjure_tools.evaluators import MtebScorer
+from conjure_tools.scorer import MtebScorer
 
 PAIRS = [("cat", "dog"), ("cat", "pizza"), ("sun", "moon"), ("car", "bus"), ("tree", "tree")]
 HUMAN = [3.5, 0.4, 2.0, 3.0, 5.0]

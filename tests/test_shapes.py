@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import conjure_lib as cj
-import conjure_lib.scorer
+import conjure_tools.scorer  # noqa: F401 - looked up by its name
 from conjure_lib import sde
 from conjure_tools import baselines, runs
 
