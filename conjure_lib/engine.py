@@ -18,7 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conjure_lib.adapters import Conditioning
-from conjure_lib.process import GenerativeProcess, check_sound
+from conjure_lib.integrity import check_sound
+from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import UnreadWarning
 from conjure_lib.sampling import Sampling
 

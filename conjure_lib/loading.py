@@ -23,9 +23,10 @@ from conjure_lib.adapters import (
     prediction_of,
     quiet,
 )
+from conjure_lib.integrity import steady
 from conjure_lib.machine import limit_threads
 from conjure_lib.names import EMBEDDED as EMBEDDED
-from conjure_lib.process import GenerativeProcess, steady
+from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by

@@ -6,12 +6,8 @@ prediction at (x, t), and trajectories.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import wraps
 from typing import Any, Unpack
 
 import numpy as np
@@ -19,15 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.clock import check_config, scheduler_of, set_flow
+from conjure_lib import integrity
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
+from conjure_lib.integrity import check_sound, sound, steady
 from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS, Spacing
-from conjure_lib.reading import Reader, quoted
-from conjure_lib.sampling import DEFAULT, Sampling, Single
+from conjure_lib.reading import Reader
+from conjure_lib.sampling import DEFAULT, Sampling, Single, check_config, scheduler_of, set_flow
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
-HUGE = 1e15  # the squares of larger numbers, summed over a latent, overflow in float32
-AUTOCASTS = ("cpu", "cuda")  # devices whose surroundings may be in another precision
 BEFORE = ("what the text encoder says", "x_T")  # what a trajectory has before its first step
 
 
@@ -118,28 +113,19 @@ class GenerativeProcess:
         weights and state (of the networks: adapters and their scale, FreeU, quantisation, …) and
         tokenizers are hashes; the scheduler is its settings.
         """
-        config = {k: v for k, v in dict(self.scheduler.config).items() if k[0] != "_"}
-        readers = [[r.name, r.length, _reading(r.tokenizer)] for r in self.readers]
-        networks = {k: _state(m) for k, m in self.modules.items() if k != "vae"}
+        networks = {k: m for k, m in self.modules.items() if k != "vae"}
         told = {
             "weights": self.weights_hash(),
-            "state": _hash_of(networks),
-            "tokenizers": _hash_of(readers),
+            **integrity.told_of(networks, self.readers, self.scheduler),
             "prediction": self.kind,
-            "scheduler": config,
-            "latent_shape": self.latent_shape,
+            "latent_shape": list(self.latent_shape),
             "dtype": self.dtype,
         }
-        return json.loads(json.dumps(told, default=lambda v: getattr(v, "tolist", v.__repr__)()))
+        return told
 
     def weights_hash(self) -> str:
         """SHA-256 over every weight of the networks, as loaded: what a record names them by."""
-        digest = hashlib.sha256()
-        for part, module in sorted(self.modules.items()):
-            for key, weight in sorted(module.state_dict().items()):
-                digest.update(f"{part}/{key}/{weight.dtype}/{tuple(weight.shape)}".encode())
-                digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return integrity.weights_hash(self.modules)
 
     @torch.no_grad()
     def eps(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
@@ -371,112 +357,6 @@ class Trajectory:
     eps: Tensor
     guided: Tensor
     final: Tensor
-
-
-def steady(call: Callable[..., Any]) -> Callable[..., Any]:
-    """``call`` without the autocast and the gradients of whoever calls it."""
-    if hasattr(call, "steady"):
-        return call
-
-    @wraps(call)
-    def alone(*given: Any, **named: Any) -> Any:
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            for kind in AUTOCASTS:
-                if torch.is_autocast_enabled(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False))
-            return call(*given, **named)
-
-    alone.steady = True  # type: ignore[attr-defined]
-    return alone
-
-
-def sound(values: Any) -> Tensor:
-    """Which of n rows hold neither NaN nor a number whose squares overflow in float32, (n,).
-
-    Args:
-        values: a tensor (n, …), or a conditioning of n rows.
-    """
-    parts = [p for p in getattr(values, "parts", {"": values}).values() if p.is_floating_point()]
-    rows = torch.ones(len(values), dtype=torch.bool)
-    return torch.stack([(p.abs() < HUGE).reshape(len(p), -1).all(1) for p in parts] or [rows]).all(
-        0
-    )
-
-
-def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = None) -> None:
-    """Raise ValueError, with the prompt and the time, at the first False of ``fine`` (n, S).
-
-    ``when`` (S,) are timesteps or what comes before them, ``texts`` (n,) the prompts of the rows.
-    """
-    bad = ~torch.as_tensor(fine).cpu()
-    if not bool(bad.any()):
-        return
-    at = int(bad.any(0).nonzero()[0])
-    row = int(bad[:, at].nonzero()[0])
-    whose = f"row {row}" if texts is None else quoted(texts[row])
-    what = (
-        when[at] if isinstance(when[at], str) else f"the noise prediction at timestep {when[at]:g}"
-    )
-    raise ValueError(
-        f"{what} for {whose} is not finite, or too large to be squared: a guidance nearer to 1, or "
-        "a network in float32, may help; otherwise weights of the model are damaged"
-    )
-
-
-# -- what a number depends on ------------------------------------------------------------------
-
-
-def _state(network: torch.nn.Module) -> dict[str, Any]:
-    """Of every module its class and its plain attributes: all that is set besides the weights."""
-    told = {}
-    for name, module in network.named_modules():
-        # what is None is switched off, or was never set; what is private is the libraries' own,
-        # save for adapters, which have it under these names
-        kept = {k: v for k, v in vars(module).items() if k[0] != "_" and v is not None}
-        kept |= {k: getattr(module, k, None) for k in ("active_adapters", "disable_adapters")}
-        kept.pop("training")
-        told[name] = [type(module).__name__, {k: _plainly(v) for k, v in kept.items()}]
-    return told
-
-
-def _plainly(value: Any) -> Any:
-    """``value`` as JSON has it; of anything else its class."""
-    if isinstance(value, bool | int | float | str | None):
-        return value
-    if isinstance(value, Mapping):  # a configuration keeps its origin under such names
-        return {str(k): _plainly(v) for k, v in value.items() if str(k)[:1] != "_"}
-    if isinstance(value, list | tuple):
-        return [_plainly(v) for v in value]
-    if isinstance(value, set | frozenset):
-        return sorted(map(str, value))
-    if isinstance(value, torch.dtype):
-        return str(value)
-    return type(value).__name__
-
-
-def _reading(tokenizer: Any) -> list[Any]:
-    """What decides how a tokenizer reads: vocabulary, rules, special tokens, length."""
-    told = [tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.model_max_length]
-    told += [getattr(tokenizer, "bpe_ranks", None), getattr(tokenizer, "do_lower_case", None)]
-    if (rules := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        rules = json.loads(rules.to_str())
-        told.append({k: v for k, v in rules.items() if k not in ("truncation", "padding")})
-    if (pieces := getattr(tokenizer, "sp_model", None)) is not None:
-        told.append(pieces.serialized_model_proto().hex())
-    return told
-
-
-def _hash_of(told: Any) -> str:
-    items = json.dumps(_keyed(told), sort_keys=True, default=str)
-    return hashlib.sha256(items.encode()).hexdigest()
-
-
-def _keyed(told: Any) -> Any:
-    """The same with keys that JSON can sort."""
-    if isinstance(told, Mapping):
-        return {str(k): _keyed(v) for k, v in told.items()}
-    return [_keyed(v) for v in told] if isinstance(told, list | tuple) else told
 
 
 def generator(*key: int) -> torch.Generator:

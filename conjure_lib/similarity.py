@@ -14,42 +14,38 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from conjure_lib.engine import MEMORY, norms, pair_squares
-from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text, one_of, whole
+from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text
+from conjure_lib.integrity import check_sound
 from conjure_lib.machine import check_memory
-from conjure_lib.names import QUADRATURES, WEIGHTINGS, Quadrature, Weighting
-from conjure_lib.process import GenerativeProcess, as_process, check_sound
+from conjure_lib.names import Quadrature, Weighting
+from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import Reading, quoted, read, warn_alike, warn_same
-from conjure_lib.sampling import Sampling, Single, check_known
+from conjure_lib.sampling import (
+    OPTIONS,
+    Pairing,
+    Sampling,
+    Settings,
+    Single,
+    check_known,
+    check_settings,
+    check_work,
+)
 from conjure_lib.sde import FlowSchedule, Schedule
-from conjure_lib.terms import Estimate, Terms, check_chain
+from conjure_lib.terms import Estimate, Terms
 
-Pairing = Literal["same", "crossed"]
-PAIRINGS: tuple[str, ...] = get_args(Pairing)
-OPTIONS = ("sampling", "pairing", "noise", "batch_size", "memory", "progress")
 HELD = 400  # numbers that a network holds at a time for each one of a latent; U-Nets more
 NEAR = 10  # a distance below so many times the floor of rounding is not told from it
 
 
 class RoundingWarning(UserWarning):
     """A distance is as small as what rounding alone makes."""
-
-
-class Settings(Single, total=False):
-    """What a call that makes terms takes by name, besides a ``sampling`` or its fields."""
-
-    sampling: Sampling | None
-    pairing: Pairing
-    noise: Tensor | None
-    batch_size: int
-    memory: int
-    progress: bool | None
 
 
 def pair_terms(
@@ -379,40 +375,6 @@ def floor(
     return Terms(
         np.stack([square, square], axis=2)[None], path.timesteps, process.schedule, sampling
     )
-
-
-def check_settings(
-    *,
-    weighting: Weighting = "sde",
-    quadrature: Quadrature = "log-snr",
-    **settings: Unpack[Settings],
-) -> Sampling:
-    """The sampling of a call with these settings, all of which are checked, without a model.
-
-    Raises:
-        TypeError, ValueError: one is not usable; the message says which and what would be.
-    """
-    check_known(settings, OPTIONS)
-    one_of("weighting", weighting, WEIGHTINGS)
-    one_of("quadrature", quadrature, QUADRATURES)
-    given: dict[str, Any] = dict(settings)
-    work = {name: given.pop(name) for name in OPTIONS if name in given}
-    sampling = Sampling.of(work.pop("sampling", None), **given)
-    work.pop("noise", None)
-    check_work(**work)
-    check_chain(weighting, quadrature, sampling)
-    return sampling
-
-
-def check_work(
-    pairing: Any = "same", batch_size: Any = 1, memory: Any = 1, progress: Any = None
-) -> None:
-    """Check what changes how terms are made and not where: as :func:`check_settings`."""
-    one_of("pairing", pairing, PAIRINGS)
-    whole("batch_size", batch_size)
-    whole("memory", memory)
-    if not isinstance(progress, bool | None):
-        raise TypeError(f"progress must be True, False or None, not {progress!r}")
 
 
 def call_bytes(process: GenerativeProcess, rows: int) -> float:

@@ -16,10 +16,10 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from conjure_lib.inputs import one_of
+from conjure_lib.integrity import check_sound
 from conjure_lib.names import QUADRATURES, WEIGHTINGS, Quadrature, Weighting
-from conjure_lib.process import check_sound
 from conjure_lib.reading import SAME, Reading, same
-from conjure_lib.sampling import Sampling
+from conjure_lib.sampling import Sampling, check_chain
 from conjure_lib.sde import FlowSchedule, Schedule, chain_weights, log_snr, term_weights
 
 CELLS = 240  # of a window of log-SNR: a twentieth of a unit each
@@ -190,15 +190,6 @@ class Terms:
         other = self.by_draw(weighting, "log-snr" if quadrature == "linear" else "linear")
         beyond = rule.beyond * means[:, order[-1]]
         return np.abs(values - coarse) + np.abs(values - other.mean(axis=1)) + beyond
-
-
-def check_chain(weighting: Weighting, quadrature: Quadrature, sampling: Sampling) -> None:
-    """Raise ValueError where the divergence of a chain is asked of what was no such chain."""
-    if quadrature == "chain" and (weighting, sampling.sampler) != ("sde", "ancestral"):
-        raise ValueError(
-            'quadrature="chain" is the divergence of the chain that was run: it goes with '
-            'weighting="sde" and sampler="ancestral"'
-        )
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from conjure_lib import weights
 from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
+from conjure_lib.integrity import check_sound, sound, steady
 from conjure_lib.loading import pick_device
-from conjure_lib.process import GenerativeProcess, check_sound, sound, steady
-from conjure_lib.sampling import DEFAULT
-from conjure_lib.similarity import check_settings
+from conjure_lib.process import GenerativeProcess
+from conjure_lib.sampling import DEFAULT, check_settings
 from conjure_tools.distributions import (
     few_enough,
     fit_gaussians,

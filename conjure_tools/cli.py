@@ -77,7 +77,7 @@ def _line(error: Exception) -> str:
 def _check(options: argparse.Namespace) -> None:
     """Check whatever needs neither a model nor a file."""
     from conjure_lib.inputs import as_text, whole
-    from conjure_lib.similarity import check_settings
+    from conjure_lib.sampling import check_settings
 
     given = vars(options)
     check_settings(sampling=_sampling(options), batch_size=given.get("batch_size", 1))

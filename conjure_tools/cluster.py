@@ -26,7 +26,8 @@ from conjure_lib.inputs import finite, whole
 from conjure_lib.loading import load
 from conjure_lib.names import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.similarity import check_settings, pair_terms
+from conjure_lib.sampling import check_settings
+from conjure_lib.similarity import pair_terms
 from conjure_tools import unread
 from conjure_tools.folders import check_place, claim, write_whole
 from conjure_tools.runs import check_pairs, digest

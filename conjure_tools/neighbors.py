@@ -22,7 +22,7 @@ from scipy.stats import hypergeom
 from torch import Tensor
 
 from conjure_lib.inputs import as_numbers, finite, one_of, whole
-from conjure_lib.process import steady
+from conjure_lib.integrity import steady
 
 MATRIX = 2048  # items up to which "auto" takes the whole matrix of distances
 VECTORS = ("euclidean", "cosine")  # the metrics that are computed here

@@ -41,9 +41,9 @@ from conjure_lib.loading import shipped
 from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import UnreadWarning, fault
-from conjure_lib.sampling import DEFAULT, Sampling, Single
+from conjure_lib.sampling import DEFAULT, Pairing, Sampling, Single, check_settings
 from conjure_lib.sde import FlowSchedule, Schedule, term_weights
-from conjure_lib.similarity import Pairing, check_settings, floor, pair_terms
+from conjure_lib.similarity import floor, pair_terms
 from conjure_lib.terms import Terms
 from conjure_tools.folders import (
     MARKS,

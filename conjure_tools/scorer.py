@@ -17,16 +17,15 @@ from tqdm import tqdm
 
 from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text, whole
+from conjure_lib.integrity import check_sound, sound
 from conjure_lib.machine import check_memory
 from conjure_lib.names import Quadrature, Weighting
-from conjure_lib.process import GenerativeProcess, as_process, check_sound, generator, sound
+from conjure_lib.process import GenerativeProcess, as_process, generator
 from conjure_lib.reading import warn_alike
-from conjure_lib.sampling import Sampling
+from conjure_lib.sampling import Sampling, Settings, check_settings
 from conjure_lib.similarity import (
-    Settings,
     call_bytes,
     check_reach,
-    check_settings,
     distances,
 )
 from conjure_lib.terms import Terms

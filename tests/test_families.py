@@ -299,11 +299,10 @@ def test_pictures_by_the_first_sampler_that_fits(build: Build, clip: Any) -> Non
 def test_latents_are_not_clipped_by_a_samplers_own_default(clip: Any) -> None:
     """PixArt's checkpoints come with a scheduler that has no setting for it."""
     pipeline, _ = make(pixart, clip)
-    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True)
+    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler()
     process = cj.from_pipeline(pipeline)
     for name in ("ddim", "ddpm"):
         assert not process.sampler(name, 4).config.clip_sample
-    assert process.sampler("dpm++2m", 4).timesteps.diff().unique().numel() <= 2  # evenly spaced
     path = process.trajectories(process.encode(["a"]), 30 * process.noise([0], 0), [0], steps=4)
     assert path.final.abs().max() > 2
 
