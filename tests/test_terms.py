@@ -180,6 +180,35 @@ def test_a_window_counts_what_lies_in_it() -> None:
         assert inside.estimates()[0].value == pytest.approx(truth, rel=2e-3)
 
 
+FINE = {  # ∫ ‖Δε‖² dλ by the trapezoid rule over 200 steps of ddim, draws 0 to 5; ten random pairs
+    ("sickness", "poverty"): 30.161,
+    ("burial", "grass"): 21.573,
+    ("elevator", "purse"): 72.347,
+    ("grade", "chest"): 35.206,
+    ("terrible", "friend"): 15.166,
+    ("maker", "baseball"): 35.329,
+    ("appoint", "add"): 40.827,
+    ("company", "elect"): 32.292,
+    ("buddy", "ball"): 28.046,
+    ("yard", "obtain"): 21.419,
+}
+
+
+def test_ten_steps_of_the_embedded_model_are_within_their_error_of_two_hundred() -> None:
+    found = cj.distances(cj.load(device="cpu"), list(FINE), draws=6, progress=False)
+    near = [
+        abs(e.value - fine) < max(0.05 * fine, e.quadrature_error)
+        for e, fine in zip(found, FINE.values(), strict=True)
+    ]
+    assert sum(near) >= 9
+    ratio = [e.value / fine for e, fine in zip(found, FINE.values(), strict=True)]
+    assert np.mean(ratio) == pytest.approx(1, abs=0.05)
+    summed = cj.distances(
+        cj.load(device="cpu"), list(FINE), draws=6, progress=False, quadrature="sum"
+    )
+    assert np.mean([e.value / f for e, f in zip(summed, FINE.values(), strict=True)]) > 2.5
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_the_pages_weights_are_pythons() -> None:
     code = (ROOT / "web" / "src" / "schedule.js").as_uri()
