@@ -123,7 +123,7 @@ def headings_of(notebook: Path, shows: bool) -> nbformat.NotebookNode:
     """A chapter with the headings of ``notebook`` alone, or with something of each kind."""
     cells = [c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "markdown"]
     lines = [line for cell in cells for line in cell.splitlines() if re.match("#+ ", line)]
-    made = nbformat.v4.new_notebook()
+    made = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
     made.cells = [nbformat.v4.new_markdown_cell("\n\n".join(lines[:1] + ["Text."] + lines[1:]))]
     if shows:
         made.cells += shown_cells()
