@@ -42,8 +42,7 @@ INK, PALE, BAR = "#222222", "#666666", "#0072B2"
 def record() -> dict[str, Any]:
     """Conjure the prompts, write the sheet of pictures, and return the numbers."""
     import conjure_lib as cj
-    from conjure_lib.plots import view_maps
-    from conjure_lib.runs import provenance
+    from conjure_tools.runs import provenance
 
     process = cj.load(device="cpu")
     estimate = cj.distance(process, *PROMPTS, draws=DRAWS, **SETTINGS)
@@ -61,7 +60,7 @@ def record() -> dict[str, Any]:
         "side": side,
         "timesteps": first.timesteps.tolist(),
         "by_step": digits(first.by_step),  # of the first draw, whose pictures are shown
-        "telling": int(view_maps(process, trace).mean((0, 2, 3)).argmax()),
+        "telling": telling(pictures),
         "by_draw": digits(estimate.by_draw),
         "intervals": [digits(student(estimate.by_draw[: n + 1])) for n in range(1, DRAWS)],
         "model": fingerprint_of_model(),
@@ -71,7 +70,7 @@ def record() -> dict[str, Any]:
 
 def tiles(process: Any, trace: Any) -> np.ndarray:
     """Pictures (2, 4, steps, side, side, 3) in 0 … 1: for either path what `COLUMNS` names."""
-    from conjure_lib.plots import difference_maps
+    from conjure_tools.plots import difference_maps
     from matplotlib import colormaps
 
     maps = difference_maps(trace)
@@ -91,6 +90,11 @@ def tiles(process: Any, trace: Any) -> np.ndarray:
         heat = colormaps["inferno"](np.stack([np.asarray(one) for one in lit]).clip(0, 1))
         both.append(np.concatenate([decoded, heat[None, ..., :3]]))
     return np.stack(both)
+
+
+def telling(pictures: np.ndarray) -> int:
+    """The step at which the pictures that either text expects differ most."""
+    return int(((pictures[:, 1] - pictures[:, 2]) ** 2).mean((0, 2, 3, 4)).argmax())
 
 
 def student(values: np.ndarray) -> tuple[float, float]:
