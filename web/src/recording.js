@@ -78,7 +78,7 @@
       });
       this.bars = drawing("What each step adds to the distance");
       this.settling = drawing("The distance after each draw of noise, with its interval");
-      this.title = element("p", { class: "recording-title" });
+      this.heading = element("p", { class: "recording-title" });
       this.number = element("p", { class: "recording-number" });
       this.below = element("p", { class: "recording-below" });
       this.button = element("button", { type: "button" }, "Pause");
@@ -95,7 +95,7 @@
           { class: "recording-numbers" },
           element("p", { class: "recording-title" }, "What each step adds"),
           this.bars,
-          this.title,
+          this.heading,
           this.number,
           this.below,
           this.settling,
@@ -156,14 +156,14 @@
       this.steplets.forEach((bar, i) => bar.classList.toggle("recording-done", i <= step));
       const mean = values.slice(0, draws).reduce((a, b) => a + b, 0) / draws;
       const sum = adds.slice(0, step + 1).reduce((a, b) => a + b, 0);
-      this.title.textContent = draws
+      this.heading.textContent = draws
         ? draws === 1
           ? `The first of ${this.draws} draws`
           : `The mean of ${draws} draws`
         : `Step ${step + 1} of ${this.steps}, first draw`;
       this.number.textContent = `${Math.round(draws ? mean : sum)} ${unit}`;
       this.below.textContent = !draws ? "so far" : draws === 1 ? "other noise gives another number" : "95 % interval " + intervals[draws - 2].map(Math.round).join(" to ");
-      this.slider.setAttribute("aria-valuetext", `${this.title.textContent}: ${this.number.textContent}`);
+      this.slider.setAttribute("aria-valuetext", `${this.heading.textContent}: ${this.number.textContent}`);
       this.drawSettling(draws);
       this.dataset.moment = moment;
     }
