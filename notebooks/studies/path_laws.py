@@ -191,7 +191,8 @@ def draw_paths(of: Diffusion, law: Mixture, forward: Tensor, reverse: Tensor) ->
 def draw_ratios(under_1: Tensor, under_2: Tensor, exact_12: Tensor, exact_21: Tensor) -> None:
     """log dP1/dP2 of paths under either law, with the exact means; J lies between these."""
     _, axis = plt.subplots(figsize=(7, 3.2))
-    bins = np.linspace(float(under_2.quantile(0.005)), float(under_1.max()), 61)
+    ends_of = float(under_2.quantile(0.005)), float(under_1.max())
+    bins = np.linspace(*ends_of, 61).tolist()
     for values, exact, color, label in (
         (under_1, exact_12, PALETTE[0], "paths of $P_1$"),
         (under_2, -exact_21, PALETTE[1], "paths of $P_2$"),
