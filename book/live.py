@@ -132,7 +132,7 @@ def draw_examples(folder: Path) -> None:
     plots.use_style()
     blocks = []
     for i, (y1, y2) in enumerate(EXAMPLES, 1):
-        estimate = cj.distance(process, y1, y2, steps=10, draws=DRAWS, quadrature="linear")
+        estimate = cj.distance(process, y1, y2, steps=10, draws=DRAWS, quadrature="sum")
         figure = plots.pair_figure(process, cj.trace(process, y1, y2, steps=10))
         figure.savefig(folder / f"live-{i}.png", dpi=110)
         blocks.append(
