@@ -45,8 +45,8 @@ def record() -> dict[str, Any]:
     from conjure_tools.runs import provenance
 
     process = cj.load(device="cpu")
-    estimate = cj.distance(process, *PROMPTS, draws=DRAWS, **SETTINGS)
-    first = cj.distance(process, *PROMPTS, draws=1, **SETTINGS)
+    estimate = cj.distance(process, *PROMPTS, draws=DRAWS, quadrature="sum", **SETTINGS)
+    first = cj.distance(process, *PROMPTS, draws=1, quadrature="sum", **SETTINGS)
     trace = cj.trace(process, *PROMPTS, **SETTINGS)
     pictures = tiles(process, trace)
     steps, side = pictures.shape[2:4]

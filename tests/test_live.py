@@ -276,7 +276,9 @@ def test_a_pair_is_computed_as_in_python(computed: Page, process: cj.GenerativeP
     settings = {key: PAIR[key] for key in ("steps", "draws", "guidance", "seed")}
     found = computed.distances()
     for weighting in cj.WEIGHTINGS:
-        expected = cj.distance(process, PAIR["a"], PAIR["b"], weighting=weighting, **settings)
+        expected = cj.distance(
+            process, PAIR["a"], PAIR["b"], weighting=weighting, quadrature="sum", **settings
+        )
         assert found[weighting] == pytest.approx((expected.value, expected.stderr), rel=1e-3)
 
 
@@ -509,7 +511,7 @@ def test_webgpu_computes_the_same(
     watched.fill({"a": "a cat", "b": "a dog", "steps": 2, "draws": 2})
     watched.run()
     assert watched.page.locator("#conjure").get_attribute("data-processor") == "webgpu"
-    expected = cj.distance(process, "a cat", "a dog", steps=2, draws=2)
+    expected = cj.distance(process, "a cat", "a dog", steps=2, draws=2, quadrature="sum")
     value, error = watched.distances()["sde"]
     assert value == pytest.approx(expected.value, rel=1e-3)
     assert error == pytest.approx(expected.stderr, abs=1e-3 * value)  # a difference of two draws

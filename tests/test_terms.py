@@ -214,7 +214,8 @@ def test_the_pages_weights_are_pythons() -> None:
     code = (ROOT / "web" / "src" / "schedule.js").as_uri()
     ways = [[901 - 100 * k for k in range(10)], [751, 501, 251, 1], [1]]
     script = (
-        f'import {{ linearWeights, termWeights }} from "{code}"; import {{ readFileSync }} from "node:fs";'
+        f'import {{ linearWeights, termWeights }} from "{code}";'
+        'import { readFileSync } from "node:fs";'
         'const { bars, ways } = JSON.parse(readFileSync(0, "utf8"));'
         "const of = (f) => (w) => ways.map((t) => f({ alphaBar: bars }, t, w));"
         'const all = (f) => ["sde", "score", "noise"].map(of(f));'
