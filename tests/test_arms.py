@@ -162,7 +162,12 @@ def test_margins_are_the_librarys_distances(process: cj.GenerativeProcess, tmp_p
     row = scored.query("method == 'noise'").iloc[1]
     anchor, *others = table.iloc[1][["anchor", "closer", "farther"]]
     near, far = cj.distances(
-        process, [(anchor, o) for o in others], weighting="noise", draws=2, steps=2
+        process,
+        [(anchor, o) for o in others],
+        weighting="noise",
+        draws=2,
+        steps=2,
+        quadrature="sum",
     )
     assert row["closer"] == pytest.approx(near.value, rel=1e-5)
     assert row["margin"] == pytest.approx(far.value - near.value, rel=1e-4)

@@ -296,7 +296,9 @@ def test_students_are_compared_with_algorithm_1(done: Done, process: cj.Generati
     for row, close in zip(pairs.itertuples(), done.students[0]["held_out"], strict=True):
         x, y = student.encode(tokenizer, [row.text1, row.text2])
         assert close == pytest.approx(-float((x - y).square().sum()), rel=1e-3, abs=1e-6)
-    exact = cj.distances(process, distilled.texts_of(pairs), draws=2, weighting="noise")
+    exact = cj.distances(
+        process, distilled.texts_of(pairs), draws=2, weighting="noise", quadrature="sum"
+    )
     human = [-e.value for e in exact]
     rows = done.held[(done.held["study"] == "teacher") & (done.held["benchmark"] == "all")]
     for row in rows[rows["kind"] == "student"].itertuples():

@@ -53,6 +53,10 @@ class Naive:
         self.pipeline, self.guidance = pipeline, guidance
         self.scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config)
         self.scheduler.set_timesteps(STEPS)
+        if sampler == "dpm++2m":  # which by itself visits other times than all others
+            times = [k * (1000 // STEPS) for k in range(STEPS)][::-1]
+            offset = self.scheduler.config.steps_offset
+            self.scheduler.set_timesteps(timesteps=[t + offset for t in times])
         self.text = cache(self._text)
 
     def _text(self, prompt: str) -> Tensor:

@@ -52,6 +52,7 @@ def encode(texts: Sequence[str]) -> Tensor:
 SCHEDULER = DDIMScheduler(clip_sample=False, timestep_spacing="leading", steps_offset=1)
 PROCESS = cj.GenerativeProcess(lambda x, t, y: y.clone(), encode, SCHEDULER, (3,))
 HOW: dict[str, Any] = {"steps": 2, "draws": 2, "weighting": "noise", "progress": False}
+HOW["quadrature"] = "sum"  # whose value is written out below
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 WORDS = st.text("abcdefgh", min_size=1, max_size=6)
 PAIRS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=6)
@@ -292,7 +293,16 @@ def test_any_arguments(
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(cli, "_load", lambda *_, **__: PROCESS)
         try:
-            line = ["compare", "--json", "--weighting=noise", *arguments, "--", first, second]
+            line = [
+                "compare",
+                "--json",
+                "--weighting=noise",
+                "--quadrature=sum",
+                *arguments,
+                "--",
+                first,
+                second,
+            ]
             code = cli.main(line)
         except SystemExit as stop:  # argparse
             code = int(stop.code or 0)
