@@ -32,13 +32,12 @@ def anchors(small: bool) -> list[Row]:
     words = list(dict.fromkeys(both))[: 8 if small else 48]
     draws = 2 if small else 3
     pairs = list(itertools.combinations(words, 2))
-    terms, times = cj.pair_terms(process, pairs, draws=draws)
+    terms = cj.pair_terms(process, pairs, draws=draws)
     judged = _judged(table, words)
     embedded = {steps: _by_draw(process, words, steps, max(DRAWS)) for steps in STEPS}
     rows: list[Row] = []
     for weighting in cj.WEIGHTINGS:
-        exact = [cj.Estimate.from_terms(t, times, process.schedule, weighting) for t in terms]
-        values = np.array([e.by_draw for e in exact])
+        values = terms.by_draw(weighting, "sum")
         mean = values.mean(axis=1)
         # to say how far the exact distance agrees with itself
         odd, even = values[:, ::2].mean(axis=1), values[:, 1::2].mean(axis=1)
@@ -58,7 +57,13 @@ def anchors(small: bool) -> list[Row]:
             rows.append({**shared, **size, **_agreement(near, mean, judged)})
         for width in WIDTHS if weighting == "sde" else ():
             scorer = cj.Scorer(
-                process, weighting=weighting, steps=5, draws=3, width=width, seed=SEED
+                process,
+                weighting=weighting,
+                steps=5,
+                draws=3,
+                width=width,
+                seed=SEED,
+                quadrature="sum",
             )
             near = pdist(scorer.encode(words, show_progress_bar=False), "sqeuclidean")
             size = {"case": "hashed", "steps": 5, "draws": 3, "anchors": 15, "width": width}
@@ -68,7 +73,9 @@ def anchors(small: bool) -> list[Row]:
 
 def _by_draw(process: cj.GenerativeProcess, words: list[str], steps: int, draws: int) -> np.ndarray:
     """Squared distance of all pairs of words at each anchor alone, (pairs, draws, steps)."""
-    scorer = cj.Scorer(process, weighting="noise", steps=steps, draws=draws, seed=SEED)
+    scorer = cj.Scorer(
+        process, weighting="noise", steps=steps, draws=draws, seed=SEED, quadrature="sum"
+    )
     vectors = scorer.encode(words, show_progress_bar=False)
     parts = vectors.reshape(len(words), draws * steps, -1).swapaxes(0, 1)
     found = np.stack([pdist(part, "sqeuclidean") for part in parts], axis=1)

@@ -350,8 +350,7 @@ def _rounding(process: cj.GenerativeProcess) -> tuple[float, np.ndarray]:
 
     Also two real distances, one of them small: what another precision says of them is its error.
     """
-    terms, t = cj.floor(process, WARM[0], steps=2, batch_size=4)
-    floor = cj.Estimate.from_terms(terms[0], t, process.schedule, "sde").value
+    floor = cj.floor(process, WARM[0], steps=2, batch_size=4).estimates("sde")[0].value
     pairs = [WARM, (WARM[0], "a kitten")]
     real = cj.distances(process, pairs, steps=2, draws=1, progress=False)
     return floor / real[0].value, np.array([e.value for e in real])

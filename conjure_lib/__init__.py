@@ -40,10 +40,10 @@ from conjure_lib.machine import settle  # noqa: E402
 if TYPE_CHECKING:
     from conjure_lib.loading import from_pipeline, load
     from conjure_lib.process import GenerativeProcess
+    from conjure_lib.sampling import Sampling
     from conjure_lib.sde import WEIGHTINGS, Mixture, Schedule
     from conjure_lib.similarity import (
         DistanceMatrix,
-        Estimate,
         Trace,
         distance,
         distance_matrix,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         pair_terms,
         trace,
     )
+    from conjure_lib.terms import Estimate, Terms
     from conjure_tools.scorer import Scorer
 
 __version__ = "0.1.0"
@@ -61,8 +62,10 @@ __all__ = [
     "Estimate",
     "GenerativeProcess",
     "Mixture",
+    "Sampling",
     "Schedule",
     "Scorer",
+    "Terms",
     "Trace",
     "distance",
     "distance_matrix",
@@ -73,7 +76,7 @@ __all__ = [
     "pair_terms",
     "trace",
 ]
-_HOMES = ("names", "loading", "process", "sde", "similarity")  # of those names
+_HOMES = ("names", "loading", "process", "sampling", "sde", "similarity", "terms")  # of those names
 
 settle()  # before torch is loaded
 

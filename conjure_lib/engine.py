@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from conjure_lib.adapters import Conditioning
 from conjure_lib.process import GenerativeProcess, check_sound
 from conjure_lib.reading import UnreadWarning
+from conjure_lib.sampling import Sampling
 
 MEMORY = 2 << 30  # bytes: some 1,300 prompts of Stable Diffusion 1.x in ten steps
 Pair = tuple[int, int]
@@ -29,13 +30,9 @@ def pair_squares(
     process: GenerativeProcess,
     prompts: Sequence[str],
     pairs: Sequence[Pair],
-    draws: Sequence[int],
     noise: Tensor,
     *,
-    steps: int,
-    guidance: float,
-    sampler: str,
-    seed: int,
+    sampling: Sampling,
     crossed: bool,
     batch_size: int,
     memory: int,
@@ -45,31 +42,31 @@ def pair_squares(
 
     Each pair stands once in ``pairs``; ``noise`` is x_T, (draws, *latent_shape).
     """
-    way: dict[str, Any] = {"steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
-    timesteps = process.sampler(sampler, steps).timesteps
+    timesteps, draws = process.sampler_of(sampling).timesteps, sampling.numbers
     room = len(prompts)
     if room > batch_size:
-        room = _room(process, prompts[0], steps, guidance, memory)
+        room = _room(process, prompts[0], sampling, memory)
     groups = _groups(pairs, len(prompts), room)
-    rows_a_step = sum((1 + (guidance != 1)) * len(members) for members, _ in groups)
+    rows_a_step = sum((1 + (sampling.guidance != 1)) * len(members) for members, _ in groups)
     rows_a_step += 0 if crossed else 2 * len(pairs)
     options: dict[str, Any] = {"desc": "noise predictions", "unit": "eval"}
-    options |= {"total": steps * len(draws) * rows_a_step, "delay": 0 if progress else 2}
+    options |= {"total": sampling.steps * len(draws) * rows_a_step, "delay": 0 if progress else 2}
     if progress is not None:  # otherwise TQDM_DISABLE decides
         options["disable"] = not progress
-    found = np.zeros((len(pairs), len(draws), steps, 2))
+    found = np.zeros((len(pairs), len(draws), sampling.steps, 2))
     with tqdm(**options) as bar:
         for members, rows in groups:
             condition = process.encode([prompts[i] for i in members])
             ends = np.searchsorted(members, [pairs[row] for row in rows]).reshape(-1, 2)
             for some in chunks(range(len(draws)), max(1, batch_size // len(members))):
-                x_T, keys = noise[list(some)].to(process.device), [draws[d] for d in some]
+                x_T = noise[list(some)].to(process.device)
                 texts = [prompts[i] for i in members]
-                paths = _trajectories(process, condition, texts, keys, x_T, way, batch_size, bar)
+                some_draws = replace(sampling, draws=[draws[d] for d in some])
+                paths = _trajectories(process, condition, texts, x_T, some_draws, batch_size, bar)
                 if crossed:
                     squares = _crossed(paths, ends, batch_size)
                 else:
-                    squares = guidance**2 * _cross_evaluate(
+                    squares = sampling.guidance**2 * _cross_evaluate(
                         process, condition, paths, timesteps, ends, batch_size, bar
                     )
                     _check(squares, timesteps, [texts[i] for i in ends[:, ::-1].ravel()])
@@ -111,13 +108,13 @@ def _groups(pairs: Sequence[Pair], prompts: int, room: int) -> list[tuple[list[i
     return [(sorted(members), rows) for members, rows in groups]
 
 
-def _room(process: GenerativeProcess, prompt: str, steps: int, guidance: float, memory: int) -> int:
+def _room(process: GenerativeProcess, prompt: str, sampling: Sampling, memory: int) -> int:
     """How many prompts ``memory`` bytes hold, two at least."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreadWarning)  # the prompt will be encoded once more
         condition = process.encode([prompt])
     parts = condition.parts.values() if isinstance(condition, Conditioning) else [condition]
-    path = steps * math.prod(process.latent_shape) * 4 * (2 + (guidance != 1))
+    path = sampling.steps * math.prod(process.latent_shape) * 4 * (2 + (sampling.guidance != 1))
     return max(2, memory // (path + sum(part.nbytes for part in parts)))
 
 
@@ -147,16 +144,15 @@ def _trajectories(
     process: GenerativeProcess,
     condition: Any,
     texts: Sequence[str],
-    draws: Sequence[int],
     x_T: Tensor,
-    way: dict[str, Any],
+    sampling: Sampling,
     batch_size: int,
     bar: Any,
 ) -> _Paths:
-    """Trajectories of all prompts in the given draws, x_T (draws, …)."""
-    n, plain = len(condition), way["guidance"] == 1
+    """Trajectories of all prompts in the draws of ``sampling``, x_T (draws, …)."""
+    n, plain, draws = len(condition), sampling.guidance == 1, sampling.numbers
     unconditional = None if plain else process.encode([""])
-    shape = (len(draws) * n, way["steps"], *process.latent_shape)
+    shape = (len(draws) * n, sampling.steps, *process.latent_shape)
     x, eps = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
     guided = eps if plain else torch.empty_like(eps)
     for rows in chunks(range(len(x)), batch_size):
@@ -166,9 +162,9 @@ def _trajectories(
             condition[i],
             x_T[d],
             [draws[k] for k in d],
+            sampling=sampling,
             unconditional=unconditional,
             texts=[texts[k] for k in i],
-            **way,
         )
         part = slice(rows[0], rows[-1] + 1)
         x[part], eps[part] = path.states.cpu(), path.eps.cpu()

@@ -7,6 +7,10 @@ from typing import Literal, get_args
 EMBEDDED = "emoji-diffusion"
 Weighting = Literal["sde", "score", "noise"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+Quadrature = Literal["log-snr", "sum"]
+QUADRATURES: tuple[Quadrature, ...] = get_args(Quadrature)
+Spacing = Literal["leading", "trailing", "linspace", "log-snr"]
+SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
 SAMPLERS = {
     "ddim": "DDIMScheduler",
     "ddpm": "DDPMScheduler",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from conjure_lib.adapters import quiet
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
-from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS
+from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS, Spacing
 from conjure_lib.reading import Reader, quoted
+from conjure_lib.sampling import DEFAULT, Sampling, Single
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
 HUGE = 1e15  # the squares of larger numbers, summed over a latent, overflow in float32
@@ -186,8 +187,16 @@ class GenerativeProcess:
             return output
         return eps_from_output(output, x, *self.schedule.coefficients(t), self.kind)
 
-    def sampler(self, name: str, steps: int) -> Any:
+    def sampler(
+        self,
+        name: str = DEFAULT.sampler,
+        steps: int = DEFAULT.steps,
+        spacing: Spacing = DEFAULT.spacing,
+        log_snr: tuple[float, float] | None = None,
+    ) -> Any:
         """A fresh diffusers scheduler for ``name`` with its timesteps set.
+
+        Every sampler visits the same times, whatever its class would do by itself.
 
         Raises:
             ValueError: a sampler that is unknown or does not fit the model, steps outside 1 … the
@@ -204,7 +213,7 @@ class GenerativeProcess:
         kind = getattr(diffusers, self.samplers[name])
         config = self.scheduler.config
         with quiet():  # settings that were unknown as it was loaded are so still
-            scheduler = kind.from_config(config, **_plain(kind, config))
+            scheduler = kind.from_config(config, **_plain(kind, config, spacing))
         if self.kind == "flow":
             self._set_flow(scheduler, steps)
             return scheduler
@@ -220,6 +229,10 @@ class GenerativeProcess:
                 "x is not yet noise: take a number of steps that divides the schedule"
             )
         return scheduler
+
+    def sampler_of(self, sampling: Sampling) -> Any:
+        """The scheduler that ``sampling`` asks for, see :meth:`sampler`."""
+        return self.sampler(sampling.sampler, sampling.steps, sampling.spacing, sampling.log_snr)
 
     def _set_flow(self, scheduler: Any, steps: int) -> None:
         """Set the times as the family's pipeline does, with its shift for the number of tokens."""
@@ -251,14 +264,13 @@ class GenerativeProcess:
         condition: Any,
         x_T: Tensor,
         draws: Sequence[int],
+        /,
         *,
-        steps: int,
-        guidance: float = 1.0,
-        sampler: str = "ddim",
-        seed: int = 0,
+        sampling: Sampling | None = None,
         unconditional: Any = None,
         texts: Sequence[str] | None = None,
         progress: bool = False,
+        **single: Unpack[Single],
     ) -> Trajectory:
         """Reverse-time trajectories of n (prompt, draw) rows, through diffusers' own scheduler.
 
@@ -267,8 +279,8 @@ class GenerativeProcess:
             x_T: (n, *latent_shape), standard normal.
             draws: the draw that each row belongs to; a stochastic sampler takes the noise of a
                 step from (seed, draw, step), so that all prompts of a draw share it.
-            guidance: w of classifier-free guidance, s(∅) + w (s(y) - s(∅)); at 1 the
-                unconditional prediction is not computed.
+            sampling: how they are drawn, or some of its fields singly. Guidance follows
+                s(∅) + w (s(y) - s(∅)); at w = 1 the unconditional prediction is not computed.
             unconditional: conditioning of the empty prompt, one row; computed where not given.
             texts: the prompt of each row, for messages.
             progress: a progress bar, where the work takes more than two seconds.
@@ -277,7 +289,9 @@ class GenerativeProcess:
             ValueError: a setting is not usable; or a number is NaN, infinite or too large, with
                 the prompt and the timestep where that began.
         """
-        scheduler = self.sampler(sampler, steps)
+        sampling = Sampling.of(sampling, **single)
+        guidance, seed = sampling.guidance, sampling.seed
+        scheduler = self.sampler_of(sampling)
         if guidance != 1 and unconditional is None:
             unconditional = self.encode([""])
         # a flow's scheduler has neither: its state is what the network sees
@@ -312,28 +326,26 @@ class GenerativeProcess:
         self,
         prompts: Sequence[str],
         *,
-        steps: int = 25,
-        guidance: float = 1.0,
-        sampler: str | None = None,
-        seed: int = 0,
+        sampling: Sampling | None = None,
+        **single: Unpack[Single],
     ) -> np.ndarray:
         """One picture a prompt, all from the same x_T: (n, height, width, 3) in [0, 1].
 
-        ``sampler`` is the first that fits the model by default: DDIM, or for a flow Euler.
+        By default in 25 steps of the first sampler that fits: DDIM, or for a flow Euler.
         """
         if self.decode is None:
             raise ValueError(f"{self.name} has no decoder: it makes no pictures")
         prompts = as_prompts(prompts)
+        if sampling is None:
+            single = {"steps": 25, "sampler": next(iter(self.samplers)), **single}
+        sampling = Sampling.of(sampling, **single)
         condition = self.encode(prompts)
-        x_T = self.noise([0], seed).expand(len(prompts), *self.latent_shape)
+        x_T = self.noise([0], sampling.seed).expand(len(prompts), *self.latent_shape)
         path = self.trajectories(
             condition,
             x_T,
             [0] * len(prompts),
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler or next(iter(self.samplers)),
-            seed=seed,
+            sampling=sampling,
             texts=prompts,
             progress=True,
         )
@@ -494,14 +506,15 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
-def _plain(kind: Any, config: Mapping[str, Any]) -> dict[str, bool]:
+def _plain(kind: Any, config: Mapping[str, Any], spacing: Spacing) -> dict[str, Any]:
     """Settings that a sampler must not take from its own defaults or from another's schedule.
 
     Latents have no bounds to clip to, where the checkpoint does not say that its own have; and an
     estimate's timesteps are evenly spaced, as the checkpoint spaces them.
     """
     spacings = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-    changed = {name: False for name in spacings if config.get(name)}
+    changed: dict[str, Any] = {name: False for name in spacings if config.get(name)}
+    changed["timestep_spacing"] = spacing
     known = inspect.signature(kind.__init__).parameters
     if "clip_sample" in known and "clip_sample" not in config:
         changed["clip_sample"] = False

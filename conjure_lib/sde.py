@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,17 @@ class Schedule:
         """α_t and σ_t of x_t = α_t x_0 + σ_t ε, float64, shape of t."""
         alpha_bar = self.alpha_bar(t)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """λ of the last and of the first DDPM step: all that a network was trained on."""
+        low, high = log_snr(self, torch.tensor([self.T - 1, 0])).tolist()
+        return low, high
+
+    def time(self, log_snr: np.ndarray) -> np.ndarray:
+        """The DDPM timestep, between steps a fraction, at which λ is ``log_snr``, float64."""
+        falling = -self.alphas_cumprod.log().numpy()  # ∫β, which between steps is linear in time
+        return np.interp(np.logaddexp(0, -log_snr), falling, np.arange(self.T))
 
     def weight(self, t: Tensor, weighting: Weighting) -> Tensor:
         """What multiplies ‖Δε‖² at DDPM timesteps t (float64, shape of t).
@@ -130,6 +142,16 @@ class FlowSchedule:
         sigma = t.cpu().double() / self.T
         return 1 - sigma, sigma
 
+    @property
+    def window(self) -> tuple[float, float]:
+        """λ of the last but one and of the first T-th of the time; at T it is -∞, at 0 it is ∞."""
+        low, high = log_snr(self, torch.tensor([self.T - 1, 1])).tolist()
+        return low, high
+
+    def time(self, log_snr: np.ndarray) -> np.ndarray:
+        """The time at which λ is ``log_snr``, float64."""
+        return self.T / (1 + np.exp(np.asarray(log_snr) / 2))
+
     def weight(self, t: Tensor, weighting: Weighting) -> Tensor:
         """What multiplies ‖Δε‖² at times t, as :meth:`Schedule.weight`; g² per T-th of the time.
 
@@ -144,6 +166,12 @@ class FlowSchedule:
         if weighting == "noise":
             return torch.ones_like(sigma)
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+
+
+def log_snr(schedule: Schedule | FlowSchedule, t: Tensor) -> Tensor:
+    """λ = log(α²/σ²) at timesteps t, float64, shape of t; it rises as noise is taken away."""
+    alpha, sigma = schedule.coefficients(t)
+    return 2 * (alpha.log() - sigma.log())
 
 
 def term_weights(schedule: Schedule | FlowSchedule, t: Tensor, weighting: Weighting) -> Tensor:

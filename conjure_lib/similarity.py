@@ -10,37 +10,29 @@ difference by w exactly, so the unconditional prediction never enters it.
 
 from __future__ import annotations
 
-import inspect
 import math
-import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from conjure_lib.engine import MEMORY, norms, pair_squares
-from conjure_lib.engine import chunks as chunks  # handed on
-from conjure_lib.inputs import (
-    as_numbers,
-    as_pairs,
-    as_prompts,
-    as_text,
-    draw_numbers,
-    finite,
-    one_of,
-    whole,
-)
+from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text, one_of, whole
 from conjure_lib.machine import check_memory
+from conjure_lib.names import QUADRATURES, WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess, as_process, check_sound
-from conjure_lib.reading import SAME, Reading, quoted, read, same, warn_alike, warn_same
-from conjure_lib.sde import WEIGHTINGS, FlowSchedule, Schedule, Weighting, term_weights
+from conjure_lib.reading import Reading, quoted, read, warn_alike, warn_same
+from conjure_lib.sampling import Sampling, Single, check_known
+from conjure_lib.sde import FlowSchedule, Schedule
+from conjure_lib.terms import Estimate, Terms
 
 Pairing = Literal["same", "crossed"]
 PAIRINGS: tuple[str, ...] = get_args(Pairing)
+OPTIONS = ("sampling", "pairing", "noise", "batch_size", "memory", "progress")
 HELD = 400  # numbers that a network holds at a time for each one of a latent; U-Nets more
 NEAR = 10  # a distance below so many times the floor of rounding is not told from it
 
@@ -49,91 +41,36 @@ class RoundingWarning(UserWarning):
     """A distance is as small as what rounding alone makes."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A Monte Carlo estimate with its standard error.
+class Settings(Single, total=False):
+    """What a call that makes terms takes by name, besides a ``sampling`` or its fields."""
 
-    Attributes:
-        value: the mean over draws. For weighting "sde" the Jeffreys divergence J of the two path
-            measures in nats, J = T · d; for "score" and "noise" the mean over the visited timesteps
-            of the weighted E‖Δε‖², which has no unit.
-        stderr: standard error over draws; NaN for a single draw. It measures the noise of the
-            draws, not the error of taking few steps.
-        by_draw: (draws,), the value of each draw.
-        by_step: (steps,), what each visited timestep adds to ``value`` (they sum to it).
-        timesteps: (steps,), DDPM timesteps, noisiest first.
-        floor: what rounding alone makes of a distance, measured where ``value`` is not far above
-            it: a distance near its floor is not told from 0. None where it is far above.
-        readings: what the model reads of either text, where it was asked.
-    """
-
-    value: float
-    stderr: float
-    by_draw: np.ndarray = field(repr=False)
-    by_step: np.ndarray = field(repr=False)
-    timesteps: np.ndarray = field(repr=False)
-    floor: float | None = None
-    readings: tuple[Reading, ...] = field(default=(), repr=False)
-
-    @classmethod
-    def from_terms(
-        cls,
-        terms: np.ndarray,
-        timesteps: Tensor,
-        schedule: Schedule | FlowSchedule,
-        weighting: Weighting,
-    ) -> Estimate:
-        """From ‖Δε‖² of shape (draws, steps, 2): at x̂_t of y1 and at x̃_t of y2.
-
-        Raises:
-            ValueError: a term is not finite, with its timestep.
-        """
-        weights = term_weights(schedule, timesteps, weighting).numpy()
-        per_step = terms.mean(axis=2) * weights  # (draws, steps): the mixture is the mean of halves
-        check_sound(np.isfinite(per_step), timesteps.tolist())
-        by_draw = per_step.sum(axis=1)
-        draws = len(by_draw)
-        stderr = float(by_draw.std(ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan
-        return cls(
-            float(by_draw.mean()), stderr, by_draw, per_step.mean(axis=0), timesteps.cpu().numpy()
-        )
-
-    @property
-    def same_tokens(self) -> bool:
-        """Whether the two texts differ and the model cannot tell: zero says nothing of them."""
-        return len(self.readings) == 2 and same(*self.readings)
-
-    def __str__(self) -> str:
-        if self.same_tokens:  # a zero that says nothing of the texts
-            return f"not told apart: the texts differ, and {SAME}"
-        return f"{self.value:.4g} ± {self.stderr:.2g}"
+    sampling: Sampling | None
+    pairing: Pairing
+    noise: Tensor | None
+    batch_size: int
+    memory: int
+    progress: bool | None
 
 
 def pair_terms(
     process: GenerativeProcess,
     pairs: Any,
     *,
-    steps: int = 10,
-    draws: int | Sequence[int] = 5,
-    guidance: float = 1.0,
-    sampler: str = "ddim",
+    sampling: Sampling | None = None,
     pairing: Pairing = "same",
-    seed: int = 0,
     noise: Tensor | None = None,
     batch_size: int = 64,
     memory: int = MEMORY,
     progress: bool | None = None,
-) -> tuple[np.ndarray, Tensor]:
+    **single: Unpack[Single],
+) -> Terms:
     """The raw material of every estimate: ‖Δε‖² before any weighting.
 
     Args:
         process: a loaded model.
         pairs: P pairs of prompts, as a list or in a table, see :func:`conjure_lib.inputs.as_pairs`;
             repeated prompts and pairs cost nothing.
-        steps: S sampler steps, each of which visits one timestep.
-        draws: k Monte Carlo draws of x_T (and of the sampler's noise): 0 … k-1, or the numbers
-            of the wanted ones.
-        guidance: w; the terms carry its factor w².
+        sampling: what is drawn, :class:`Sampling`, or some of its fields singly.
         pairing: "same": both predictions at the same x, as Girsanov's theorem asks; "crossed":
             ε(x̂_t|y1) - ε(x̃_t|y2), one printed form of the algorithm, kept for comparison.
         noise: x_T of every draw, (draws, *latent_shape); drawn from ``seed`` where not given.
@@ -143,38 +80,21 @@ def pair_terms(
         progress: a progress bar; by default where the work takes more than two seconds.
 
     Returns:
-        Terms (P, draws, S, 2), float64, at the trajectory of the first and of the second prompt
-        of each pair, and the visited timesteps (S,).
+        The :class:`Terms` of the P pairs; guidance w counts in them as w².
 
     Raises:
         TypeError, ValueError: a setting or a prompt is not usable; the message says which.
         ValueError: a number on the way is NaN, infinite or too large; the message says at which
             prompt and timestep that began.
     """
-    check_settings(
-        steps=steps,
-        draws=draws,
-        pairing=pairing,
-        guidance=guidance,
-        seed=seed,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
+    sampling = Sampling.of(sampling, **single)
+    check_work(pairing=pairing, batch_size=batch_size, memory=memory, progress=progress)
     as_process(process)
-    process.sampler(sampler, steps)  # raises where there is none, before any work
-    numbers, pairs = draw_numbers(draws), as_pairs(pairs)
+    process.sampler_of(sampling)  # raises where there is none, before any work
+    numbers, pairs = sampling.numbers, as_pairs(pairs)
     prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
-    ways = 2 + (guidance != 1)  # numbers that are kept of each number of a latent
-    rows = min(batch_size, len(numbers) * len(prompts))  # of trajectories at a time
-    size = math.prod(process.latent_shape) * 4.0 * (len(numbers) + rows * steps * ways)
-    count = 2 * len(pairs) * len(numbers) * steps
-    size += 16.0 * count + call_bytes(process, min(batch_size, max(rows, count)))
-    what = (
-        f"{len(pairs)} pairs with {len(numbers)} draws in {steps} steps (batch_size={batch_size})"
-    )
-    check_memory(what, size)
-    noise = _start(process, numbers, seed, noise)
+    _check_size(process, len(pairs), len(prompts), sampling, batch_size)
+    noise = _start(process, numbers, sampling.seed, noise)
     index = {prompt: i for i, prompt in enumerate(prompts)}
     wanted = [(index[a], index[b]) for a, b in pairs]
     readings = read(process.readers, prompts)
@@ -185,24 +105,34 @@ def pair_terms(
         process,
         prompts,
         unique,
-        numbers,
         noise,
-        steps=steps,
-        guidance=guidance,
-        sampler=sampler,
-        seed=seed,
+        sampling=sampling,
         crossed=pairing == "crossed",
         batch_size=batch_size,
         memory=memory,
         progress=progress,
     )
     position = {pair: i for i, pair in enumerate(unique)}
-    terms = np.zeros((len(wanted), len(numbers), steps, 2))
+    terms = np.zeros((len(wanted), *found.shape[1:]))
     for row, (i, j) in enumerate(wanted):
         if told[i] != told[j]:  # of equal tokens both predictions are one: exactly zero
             both = found[position[min(i, j), max(i, j)]]
             terms[row] = both if i < j else both[..., ::-1]
-    return terms, timesteps
+    return Terms(terms, timesteps, process.schedule, sampling)
+
+
+def _check_size(
+    process: GenerativeProcess, pairs: int, prompts: int, sampling: Sampling, batch_size: int
+) -> None:
+    """Raise MemoryError where the terms of so many pairs, and what makes them, have no room."""
+    draws, steps = len(sampling.numbers), sampling.steps
+    ways = 2 + (sampling.guidance != 1)  # numbers that are kept of each number of a latent
+    rows = min(batch_size, draws * prompts)  # of trajectories at a time
+    size = math.prod(process.latent_shape) * 4.0 * (draws + rows * steps * ways)
+    count = 2 * pairs * draws * steps
+    size += 16.0 * count + call_bytes(process, min(batch_size, max(rows, count)))
+    what = f"{pairs} pairs with {draws} draws in {steps} steps (batch_size={batch_size})"
+    check_memory(what, size)
 
 
 def _start(
@@ -223,66 +153,62 @@ def distances(
     pairs: Any,
     *,
     weighting: Weighting = "sde",
-    **settings: Any,
+    quadrature: Quadrature = "log-snr",
+    **settings: Unpack[Settings],
 ) -> list[Estimate]:
     """The distance of each pair; ``settings`` are those of :func:`pair_terms`.
 
-    A pair whose distance rounding alone could have made is named in a :class:`RoundingWarning`.
+    ``weighting`` and ``quadrature`` are those of :meth:`Terms.weights`. A pair whose distance
+    rounding alone could have made is named in a :class:`RoundingWarning`.
 
     Raises:
         TypeError, ValueError: as :func:`pair_terms`; so few steps that none of them sees noise.
     """
-    check_known(settings)
-    check_settings(weighting=weighting, **settings)
-    as_process(process)
-    check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
+    sampling = check_settings(weighting=weighting, quadrature=quadrature, **settings)
+    check_reach(as_process(process), sampling)
     pairs = as_pairs(pairs)
-    terms, timesteps = pair_terms(process, pairs, **settings)
+    terms = pair_terms(process, pairs, **settings)
     told = iter(read(process.readers, [text for pair in pairs for text in pair]))
     found = [
-        replace(
-            Estimate.from_terms(t, timesteps, process.schedule, weighting),
-            readings=(next(told), next(told)),
-        )
-        for t in terms
+        replace(estimate, readings=(next(told), next(told)))
+        for estimate in terms.estimates(weighting, quadrature)
     ]
-    return _beside_floor(process, pairs, found, terms, weighting, settings)
+    return _beside_floor(process, pairs, found, terms, weighting, quadrature)
 
 
 def _beside_floor(
     process: GenerativeProcess,
     pairs: Sequence[tuple[str, str]],
     found: list[Estimate],
-    terms: np.ndarray,
+    terms: Terms,
     weighting: Weighting,
-    settings: dict[str, Any],
+    quadrature: Quadrature,
 ) -> list[Estimate]:
     """The estimates; those that are not far above the floor of rounding with that floor, warned of.
 
     Measuring it costs as much as a pair, so it is done only where a term is small beside ‖ε‖²,
     which is about the number of latent dimensions.
     """
-    guidance, precision = settings.get("guidance", 1.0), _precision(process)
-    size = guidance**2 * math.prod(process.latent_shape)
-    least = terms.mean(axis=(1, 3)).min(axis=1) / size  # (P,)
+    precision = _precision(process)
+    size = terms.sampling.guidance**2 * math.prod(process.latent_shape)
+    least = terms.mixed.mean(axis=1).min(axis=1) / size  # (P,)
     small = np.flatnonzero(least < (50 * precision) ** 2)
     rows = [i for i in small.tolist() if len(set(pairs[i])) > 1 and not found[i].same_tokens]
     if not rows:
         return found
-    way = {k: settings[k] for k in ("steps", "guidance", "sampler", "seed") if k in settings}
-    rounding, timesteps = floor(process, pairs[rows[0]][0], **way)
+    rounding = floor(process, pairs[rows[0]][0], sampling=terms.sampling)
     # where both batches happen to be rounded alike, predictions have no more digits for it
-    rounding = np.maximum(rounding, size * precision**2)
-    least_value = Estimate.from_terms(rounding[0], timesteps, process.schedule, weighting).value
-    near = [i for i in rows if found[i].value < NEAR * least_value]
+    least_squares = np.maximum(rounding.squares, size * precision**2)
+    (lowest,) = replace(rounding, squares=least_squares).estimates(weighting, quadrature)
+    near = [i for i in rows if found[i].value < NEAR * lowest.value]
     for i in rows:
-        found[i] = replace(found[i], floor=least_value)
+        found[i] = replace(found[i], floor=lowest.value)
     if near:
         first, second = map(quoted, pairs[near[0]])
         more = f" and of {len(near) - 1} more" if near[1:] else ""
         warnings.warn(
             f"the distance of {first} and {second}{more} is {found[near[0]].value:.2g}, "
-            f"and rounding alone makes {least_value:.2g}: it is not told from 0",
+            f"and rounding alone makes {lowest.value:.2g}: it is not told from 0",
             RoundingWarning,
             stacklevel=4,
         )
@@ -301,19 +227,20 @@ def distance(
     y2: str,
     *,
     weighting: Weighting = "sde",
-    **settings: Any,
+    quadrature: Quadrature = "log-snr",
+    **settings: Unpack[Settings],
 ) -> Estimate:
     """d(y1, y2) by Algorithm 1: an :class:`Estimate`, in nats for the default weighting.
 
     The default weighting "sde" is the one that the theory names: the Jeffreys divergence between
-    the two path measures. "score" and "noise" leave out g² and also the factor from noise to
-    score. ``settings`` (steps, draws, guidance, sampler, pairing, seed, noise, batch_size,
-    progress) are those of :func:`pair_terms`.
+    the two path measures, of the processes stopped at the end of a window of log-SNR. "score" and
+    "noise" leave out g² and also the factor from noise to score. ``settings`` are those of
+    :func:`pair_terms`: ``sampling`` or its fields (steps, draws, guidance, sampler, seed, spacing,
+    log_snr), pairing, noise, batch_size, memory, progress.
     """
-    check_known(settings)
-    return distances(
-        process, [(as_text("y1", y1), as_text("y2", y2))], weighting=weighting, **settings
-    )[0]
+    check_known(settings, OPTIONS)
+    pairs = [(as_text("y1", y1), as_text("y2", y2))]
+    return distances(process, pairs, weighting=weighting, quadrature=quadrature, **settings)[0]
 
 
 @dataclass(frozen=True)
@@ -331,13 +258,20 @@ class DistanceMatrix:
     readings: list[Reading]
 
 
-def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -> DistanceMatrix:
-    """All pairwise distances of ``prompts``; ``settings`` are those of :func:`distances`.
+def distance_matrix(
+    process: GenerativeProcess,
+    prompts: Any,
+    *,
+    weighting: Weighting = "sde",
+    quadrature: Quadrature = "log-snr",
+    **settings: Unpack[Settings],
+) -> DistanceMatrix:
+    """All pairwise distances of ``prompts``; the rest is as of :func:`distances`.
 
     Raises:
         TypeError, ValueError: as :func:`distances`; fewer than two prompts.
     """
-    check_known(settings.keys() - {"weighting"})
+    check_known(settings, OPTIONS)
     prompts = as_prompts(prompts)
     if len(prompts) < 2:
         raise ValueError(
@@ -345,7 +279,7 @@ def distance_matrix(process: GenerativeProcess, prompts: Any, **settings: Any) -
         )
     rows, columns = np.triu_indices(len(prompts), 1)
     pairs = [(prompts[i], prompts[j]) for i, j in zip(rows, columns, strict=True)]
-    estimates = distances(process, pairs, **settings)
+    estimates = distances(process, pairs, weighting=weighting, quadrature=quadrature, **settings)
     both = np.zeros((2, len(prompts), len(prompts)))  # values, standard errors
     both[:, rows, columns] = [[e.value for e in estimates], [e.stderr for e in estimates]]
     both += both.transpose(0, 2, 1)
@@ -363,19 +297,21 @@ class Trace:
         timesteps: (S,).
         states: (2, S, *latent_shape); [i] is the trajectory of prompt i.
         eps: (2, 2, S, *latent_shape); [i, j] is the prediction of prompt j on trajectory i.
-        guidance: what the trajectories were drawn with.
+        schedule: what the timesteps mean.
+        sampling: what was drawn.
     """
 
     prompts: tuple[str, str]
     timesteps: Tensor
     states: Tensor
     eps: Tensor
-    guidance: float
+    schedule: Schedule | FlowSchedule
+    sampling: Sampling
 
-    def terms(self) -> np.ndarray:
-        """‖Δε‖² times w², (1, S, 2): one draw, as :func:`pair_terms` gives it."""
-        square = norms(self.eps[:, 0] - self.eps[:, 1])  # (2, S)
-        return self.guidance**2 * square.T[None]
+    def terms(self) -> Terms:
+        """One draw of one pair, as :func:`pair_terms` gives it."""
+        square = self.sampling.guidance**2 * norms(self.eps[:, 0] - self.eps[:, 1])  # (2, S)
+        return Terms(square.T[None, None], self.timesteps, self.schedule, self.sampling)
 
 
 def trace(
@@ -383,38 +319,27 @@ def trace(
     y1: str,
     y2: str,
     *,
-    steps: int = 10,
-    guidance: float = 1.0,
-    sampler: str = "ddim",
-    seed: int = 0,
+    sampling: Sampling | None = None,
     draw: int = 0,
+    **single: Unpack[Single],
 ) -> Trace:
     """Both trajectories of one draw, with both prompts' predictions along each."""
-    check_settings(steps=steps, draws=[draw], guidance=guidance, seed=seed)
-    as_process(process)
-    process.sampler(sampler, steps)
+    sampling = replace(Sampling.of(sampling, **single), draws=[draw])
+    steps = sampling.steps
+    as_process(process).sampler_of(sampling)
     check_memory(f"steps={steps}", 32.0 * steps * math.prod(process.latent_shape))
     prompts = (as_text("y1", y1), as_text("y2", y2))
     warn_alike(process.readers, prompts)
     condition = process.encode(prompts)
-    x_T = process.noise([draw], seed).expand(2, *process.latent_shape)
-    path = process.trajectories(
-        condition,
-        x_T,
-        [draw] * 2,
-        steps=steps,
-        guidance=guidance,
-        sampler=sampler,
-        seed=seed,
-        texts=prompts,
-    )
+    x_T = process.noise([draw], sampling.seed).expand(2, *process.latent_shape)
+    path = process.trajectories(condition, x_T, [draw] * 2, sampling=sampling, texts=prompts)
     t = path.timesteps.to(process.device)
     other = torch.stack(
         [process.eps(path.states[i], t, condition[[1 - i] * steps]) for i in range(2)]
     )
     check_sound(other.isfinite().flatten(2).all(2), t.tolist(), prompts[::-1])
     eps = torch.stack([torch.stack([path.eps[0], other[0]]), torch.stack([other[1], path.eps[1]])])
-    return Trace(prompts, path.timesteps, path.states, eps, guidance)
+    return Trace(prompts, path.timesteps, path.states, eps, process.schedule, sampling)
 
 
 @torch.no_grad()
@@ -422,72 +347,71 @@ def floor(
     process: GenerativeProcess,
     prompt: str,
     *,
-    steps: int = 10,
-    guidance: float = 1.0,
-    sampler: str = "ddim",
-    seed: int = 0,
+    sampling: Sampling | None = None,
     batch_size: int = 8,
-) -> tuple[np.ndarray, Tensor]:
+    **single: Unpack[Single],
+) -> Terms:
     """The distance of a prompt from itself that rounding alone makes, as :func:`pair_terms`.
 
     Every prediction of one trajectory is made twice, in a batch of ``batch_size`` equal rows and
-    alone: other sums are rounded otherwise; guidance multiplies by w². Terms (1, 1, S, 2) and
-    timesteps (S,). A distance near this floor is rounding. A floor of zero says that this machine
-    rounds both batches alike, and not that it does not round.
+    alone: other sums are rounded otherwise; guidance multiplies by w². One pair and one draw. A
+    distance near this floor is rounding. A floor of zero says that this machine rounds both
+    batches alike, and not that it does not round.
     """
-    check_settings(steps=steps, guidance=guidance, seed=seed, batch_size=batch_size)
-    as_process(process)
-    process.sampler(sampler, steps)
+    sampling = replace(Sampling.of(sampling, **single), draws=1)
+    check_work(batch_size=batch_size)
+    steps = sampling.steps
+    as_process(process).sampler_of(sampling)
     kept = 8.0 * batch_size * steps * math.prod(process.latent_shape)
     check_memory(f"batch_size={batch_size}", kept + call_bytes(process, batch_size))
     condition, before = process.encode([as_text("prompt", prompt)]), process.evaluations
-    x_T = process.noise([0], seed)
     path = process.trajectories(
         condition[[0] * batch_size],
-        x_T.expand(batch_size, *process.latent_shape),
+        process.noise([0], sampling.seed).expand(batch_size, *process.latent_shape),
         [0] * batch_size,
-        steps=steps,
-        sampler=sampler,
-        seed=seed,
+        sampling=replace(sampling, guidance=1),
         texts=[prompt] * batch_size,
     )
     x, t = path.states[:1], path.timesteps.to(process.device)
     alone = [process.eps(x[:, s], t[s : s + 1], condition) for s in range(steps)]
-    square = norms(path.eps[:1] - torch.stack(alone, dim=1))  # (1, S)
+    square = sampling.guidance**2 * norms(path.eps[:1] - torch.stack(alone, dim=1))  # (1, S)
     process.evaluations = before  # a measurement of the machine, not of a pair
-    return guidance**2 * np.stack([square, square], axis=2)[None], path.timesteps
+    return Terms(
+        np.stack([square, square], axis=2)[None], path.timesteps, process.schedule, sampling
+    )
 
 
-def check_known(settings: Iterable[str]) -> None:
-    """Raise TypeError where one of the names is no setting of :func:`pair_terms`."""
-    parameters = inspect.signature(pair_terms).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    if unknown := sorted(set(settings) - set(known)):
-        raise TypeError(f"there is no setting {', '.join(unknown)}: there are {', '.join(known)}")
-
-
-def check_settings(**settings: Any) -> None:
-    """Check those of the settings of :func:`pair_terms`, and a weighting, that ask for no model.
+def check_settings(
+    *,
+    weighting: Weighting = "sde",
+    quadrature: Quadrature = "log-snr",
+    **settings: Unpack[Settings],
+) -> Sampling:
+    """The sampling of a call with these settings, all of which are checked, without a model.
 
     Raises:
         TypeError, ValueError: one is not usable; the message says which and what would be.
     """
-    for name, least in (("steps", 1), ("batch_size", 1), ("memory", 1), ("seed", 0)):
-        if name in settings:
-            whole(name, settings[name], least)
-    for name, known in (("weighting", WEIGHTINGS), ("pairing", PAIRINGS)):
-        if name in settings:
-            one_of(name, settings[name], known)
-    draw_numbers(settings.get("draws", 1))
-    if not isinstance(settings.get("progress"), bool | None):
-        raise TypeError(f"progress must be True, False or None, not {settings['progress']!r}")
-    w = finite("guidance", settings.get("guidance", 1.0))
-    if w == 0:
-        raise ValueError(
-            "guidance=0 follows no prompt and makes every distance 0: for no guidance take 1"
-        )
-    if not sys.float_info.min <= w * w <= sys.float_info.max:
-        raise ValueError(f"guidance must have a square that float64 holds, not {w:g}")
+    check_known(settings, OPTIONS)
+    one_of("weighting", weighting, WEIGHTINGS)
+    one_of("quadrature", quadrature, QUADRATURES)
+    given: dict[str, Any] = dict(settings)
+    work = {name: given.pop(name) for name in OPTIONS if name in given}
+    sampling = Sampling.of(work.pop("sampling", None), **given)
+    work.pop("noise", None)
+    check_work(**work)
+    return sampling
+
+
+def check_work(
+    pairing: Any = "same", batch_size: Any = 1, memory: Any = 1, progress: Any = None
+) -> None:
+    """Check what changes how terms are made and not where: as :func:`check_settings`."""
+    one_of("pairing", pairing, PAIRINGS)
+    whole("batch_size", batch_size)
+    whole("memory", memory)
+    if not isinstance(progress, bool | None):
+        raise TypeError(f"progress must be True, False or None, not {progress!r}")
 
 
 def call_bytes(process: GenerativeProcess, rows: int) -> float:
@@ -495,10 +419,10 @@ def call_bytes(process: GenerativeProcess, rows: int) -> float:
     return 4.0 * HELD * rows * math.prod(process.latent_shape) * (process.network is not None)
 
 
-def check_reach(process: GenerativeProcess, sampler: str = "ddim", steps: int = 10) -> None:
+def check_reach(process: GenerativeProcess, sampling: Sampling) -> None:
     """Raise ValueError where a single step takes x_T, which is noise, for a picture."""
-    first = float(process.sampler(sampler, steps).timesteps.max())
-    if steps == 1 and first < 0.9 * process.schedule.T:
+    first = float(process.sampler_of(sampling).timesteps.max())
+    if sampling.steps == 1 and first < 0.9 * process.schedule.T:
         raise ValueError(
             f"steps=1 visits timestep {first:g} of {process.schedule.T} alone, and starts from "
             "nothing but noise: take 2 steps or more"

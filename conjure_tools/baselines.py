@@ -24,6 +24,7 @@ from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.loading import pick_device
 from conjure_lib.process import GenerativeProcess, check_sound, sound, steady
+from conjure_lib.sampling import DEFAULT
 from conjure_lib.similarity import check_settings
 from conjure_tools.distributions import (
     few_enough,
@@ -43,7 +44,7 @@ def initial_timestep(
     process: GenerativeProcess,
     pairs: Pairs,
     *,
-    steps: int = 10,
+    steps: int = DEFAULT.steps,
     draws: int = 5,
     seed: int = 0,
     guidance: float = 1.0,
@@ -219,7 +220,6 @@ def final_outputs(
     prompts: Sequence[str],
     draw: int,
     *,
-    steps: int = 10,
     seed: int = 0,
     **sampling: Any,
 ) -> Tensor:
@@ -228,9 +228,7 @@ def final_outputs(
         raise ValueError(f"{process.name} has no decoder: it makes no pictures")
     x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)
     draws, condition = [draw] * len(prompts), process.encode(prompts)
-    path = process.trajectories(
-        condition, x_T, draws, steps=steps, seed=seed, texts=prompts, **sampling
-    )
+    path = process.trajectories(condition, x_T, draws, seed=seed, texts=prompts, **sampling)
     if features is None or process.decode is None:
         return path.final.cpu()
     pictures = as_numbers("a picture", process.decode(path.final))

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from conjure_lib import __version__, heed_interrupts
 from conjure_lib.machine import hasten
-from conjure_lib.names import EMBEDDED, SAMPLERS, WEIGHTINGS
+from conjure_lib.names import EMBEDDED, QUADRATURES, SAMPLERS, SPACINGS, WEIGHTINGS
 from conjure_tools.unread import UNREAD
 
 if TYPE_CHECKING:
-    from conjure_lib import Estimate, GenerativeProcess
+    from conjure_lib import Estimate, GenerativeProcess, Sampling
 
 
 def entry() -> NoReturn:
@@ -80,7 +80,7 @@ def _check(options: argparse.Namespace) -> None:
     from conjure_lib.similarity import check_settings
 
     given = vars(options)
-    check_settings(**_settings(options) | {k: given[k] for k in ("batch_size",) if k in given})
+    check_settings(sampling=_sampling(options), batch_size=given.get("batch_size", 1))
     for name in ("limit", "block"):
         if given.get(name) is not None:
             whole(f"--{name}", given[name])
@@ -98,12 +98,14 @@ def compare(options: argparse.Namespace) -> None:
     if options.figure:
         _prepare_figure(options.figure)
     process = _load(options)
-    settings, prompts = _settings(options), (options.first, options.second)
+    sampling, prompts = _sampling(options), (options.first, options.second)
+    ways = {"weighting": options.weighting, "quadrature": options.quadrature}
     began = time.perf_counter()
-    estimate = distance(process, *prompts, weighting=options.weighting, **settings)
+    estimate = distance(process, *prompts, sampling=sampling, **ways)
     record = {
         "distance": estimate.value,
         "stderr": estimate.stderr,
+        "quadrature_error": estimate.quadrature_error,
         "floor": estimate.floor,
         "unit": "nats" if options.weighting == "sde" else None,
         "prompts": prompts,
@@ -113,8 +115,9 @@ def compare(options: argparse.Namespace) -> None:
         "same_tokens": estimate.same_tokens,
         "model": process.name,
         "device": str(process.device),
-        **{k: settings[k] for k in ("steps", "draws", "guidance", "sampler", "seed")},
-        "weighting": options.weighting,
+        **sampling.told(),
+        "draws": options.draws,
+        **ways,
         "unet_evaluations": process.evaluations,
         "seconds": round(time.perf_counter() - began, 3),
     }
@@ -207,9 +210,10 @@ def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse
     from conjure_lib.similarity import check_reach
     from conjure_tools import runs
 
-    check_reach(process, options.sampler, options.steps)
+    check_reach(process, sampling := _sampling(options))
     note = table.attrs.get("thinned")
-    settings = _settings(options) | {"batch_size": options.batch_size, "block": options.block}
+    settings = {k: getattr(options, k) for k in ("quadrature", "batch_size", "block")}
+    settings["sampling"] = sampling
     return runs.score(process, table, folder, note=note, report=_tell, **settings)
 
 
@@ -285,9 +289,11 @@ def _load(options: argparse.Namespace) -> GenerativeProcess:
     return process
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("steps", "draws", "guidance", "sampler", "seed")
-    return {name: getattr(options, name) for name in names}
+def _sampling(options: argparse.Namespace) -> Sampling:
+    from conjure_lib import Sampling
+
+    names = ("steps", "draws", "guidance", "sampler", "seed", "spacing", "log_snr")
+    return Sampling(**{name: getattr(options, name) for name in names})
 
 
 def _tell_floor(run: Any, weighting: str) -> None:
@@ -335,14 +341,14 @@ def _draw(process: GenerativeProcess, options: argparse.Namespace) -> None:
     from conjure_tools.plots import pair_figure, use_style
 
     use_style()
-    settings = _settings(options)
-    settings.pop("draws")
-    laid_open = trace(process, options.first, options.second, **settings)
+    laid_open = trace(process, options.first, options.second, sampling=_sampling(options))
     pair_figure(process, laid_open, options.weighting).savefig(options.figure, dpi=150)
 
 
 def _sentence(estimate: Estimate, record: dict[str, Any]) -> str:
-    error = f" ± {record['stderr']:.2g}" if record["draws"] > 1 else ""
+    error = f" ± {record['stderr']:.2g} (draws)" if record["draws"] > 1 else ""
+    steps = record["quadrature_error"]
+    error += f" ± {steps:.2g} (steps)" if not math.isnan(steps) else ""
     unit = " nats" if record["unit"] else " (no unit)"
     first, second = record["prompts"]
     number = f"{record['distance']:.4g}{error}{unit}"
@@ -351,8 +357,9 @@ def _sentence(estimate: Estimate, record: dict[str, Any]) -> str:
     return (
         f"“{first}” – “{second}”: {estimate if estimate.same_tokens else number}\n"
         f"{'; '.join([read, *folded])}\n"
-        f"weighting {record['weighting']}, {record['draws']} draws of {record['steps']} steps "
-        f"({record['sampler']}, guidance {record['guidance']:g}, seed {record['seed']})\n"
+        f"weighting {record['weighting']} ({record['quadrature']}), {record['draws']} draws of "
+        f"{record['steps']} steps ({record['sampler']}, guidance {record['guidance']:g}, seed "
+        f"{record['seed']})\n"
         f"{record['model']} on {record['device']}: {record['unet_evaluations']} noise predictions "
         f"in {record['seconds']:.1f} s"
     )
@@ -438,4 +445,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--guidance", type=float, default=1.0)
         command.add_argument("--sampler", choices=SAMPLERS, default="ddim")
         command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--spacing", choices=SPACINGS, default="leading")
+        command.add_argument("--log-snr", type=float, nargs=2, metavar=("LOW", "HIGH"))
+        command.add_argument("--quadrature", choices=QUADRATURES, default="log-snr")
     return parser

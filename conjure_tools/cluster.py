@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from conjure_lib.inputs import finite, whole
 from conjure_lib.loading import load
-from conjure_lib.names import EMBEDDED, WEIGHTINGS
+from conjure_lib.names import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.similarity import Estimate, check_settings, pair_terms
+from conjure_lib.similarity import check_settings, pair_terms
 from conjure_tools import unread
 from conjure_tools.folders import check_place, claim, write_whole
 from conjure_tools.runs import check_pairs, digest
@@ -58,6 +58,7 @@ class PairScorer:
     guidance: float = 1.0
     sampler: str = "ddim"
     seed: int = 0
+    quadrature: Quadrature = "log-snr"
     batch_size: int = 64
     threads: int | None = None
     compiled: bool = False
@@ -74,7 +75,7 @@ class PairScorer:
             self.loader, self.model, self.device, self.dtype, self.batch_size, self.compiled
         )
         texts = list(zip(block["text1"], block["text2"], strict=True))
-        terms, timesteps = pair_terms(
+        terms = pair_terms(
             process,
             texts,
             draws=self.draws,
@@ -88,7 +89,7 @@ class PairScorer:
         said = unread.columns(process.readers, *zip(*texts, strict=True))
         columns = {"id": np.asarray(block["id"]), **{k: np.array(v) for k, v in said.items()}}
         for weighting in WEIGHTINGS:
-            found = [Estimate.from_terms(t, timesteps, process.schedule, weighting) for t in terms]
+            found = terms.estimates(weighting, self.quadrature)
             columns[weighting] = np.array([e.value for e in found])
             columns[f"{weighting}_stderr"] = np.array([e.stderr for e in found])
         return columns
@@ -184,7 +185,7 @@ def _check_share(name: str, each: Any) -> None:
 
 def _check_scorer(scorer: PairScorer) -> None:
     """Check whatever needs no model, which only the workers load."""
-    names = ("draws", "steps", "guidance", "seed", "batch_size")
+    names = ("draws", "steps", "guidance", "seed", "batch_size", "quadrature")
     check_settings(**{name: getattr(scorer, name) for name in names})
     whole("draws", scorer.draws)
     if scorer.threads is not None:

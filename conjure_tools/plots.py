@@ -20,7 +20,7 @@ from torch import Tensor
 
 from conjure_lib.names import Weighting
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.similarity import DistanceMatrix, Estimate, Trace
+from conjure_lib.similarity import DistanceMatrix, Trace
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 SEQUENTIAL = "mako_r"  # perceptually uniform, comes with seaborn
@@ -90,8 +90,8 @@ def pair_figure(
         columns: how many steps are shown, evenly spread, where the trace has more.
     """
     shown = np.unique(np.linspace(0, len(trace.timesteps) - 1, columns).round().astype(int))
-    estimate = Estimate.from_terms(trace.terms(), trace.timesteps, process.schedule, weighting)
-    halves = _contributions(process, trace, weighting)  # (2, S)
+    (estimate,) = trace.terms().estimates(weighting)
+    halves = _contributions(trace, weighting)  # (2, S)
     figure = plt.figure(figsize=(1.05 * len(shown) + 1.4, 9.2), layout="none")
     outer = figure.add_gridspec(2, 1, hspace=0.16, left=0.13, right=0.995, top=0.93, bottom=0.055)
     for half, colour in zip((0, 1), PALETTE, strict=False):
@@ -126,17 +126,10 @@ def pair_figure(
     return figure
 
 
-def _contributions(process: GenerativeProcess, trace: Trace, weighting: Weighting) -> np.ndarray:
+def _contributions(trace: Trace, weighting: Weighting) -> np.ndarray:
     """What each step of each half adds to the distance of this draw, (2, S)."""
     terms = trace.terms()
-    return np.stack(
-        [
-            Estimate.from_terms(
-                terms * (np.arange(2) == half), trace.timesteps, process.schedule, weighting
-            ).by_step
-            for half in (0, 1)
-        ]
-    )
+    return terms.weights(weighting) * terms.squares[0, 0].T / 2
 
 
 def denoised_rows(
@@ -161,7 +154,7 @@ def _difference_map(
 def difference_maps(trace: Trace) -> np.ndarray:
     """‖Δε‖² times w² at each place of each state, (2, S, H, W): :meth:`Trace.terms` by place."""
     square = (trace.eps[:, 0] - trace.eps[:, 1]).cpu().double().square().sum(2)
-    return trace.guidance**2 * square.numpy()
+    return trace.sampling.guidance**2 * square.numpy()
 
 
 def forest(

@@ -24,10 +24,10 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import pandas as pd
@@ -38,16 +38,13 @@ import conjure_lib
 from conjure_lib.engine import tiled
 from conjure_lib.inputs import indices, whole
 from conjure_lib.loading import shipped
-from conjure_lib.names import WEIGHTINGS
+from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import UnreadWarning, fault
-from conjure_lib.sde import term_weights
-from conjure_lib.similarity import (
-    Estimate,
-    check_settings,
-    floor,
-    pair_terms,
-)
+from conjure_lib.sampling import DEFAULT, Sampling, Single
+from conjure_lib.sde import FlowSchedule, Schedule, term_weights
+from conjure_lib.similarity import Pairing, check_settings, floor, pair_terms
+from conjure_lib.terms import Terms
 from conjure_tools.folders import (
     MARKS,
     alone,
@@ -65,13 +62,14 @@ from conjure_tools.unread import COLUMNS, UNREAD, columns, examples, summary
 
 Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
+DRAWN = Sampling(draws=3)
 PROBE = "a picture"  # what speed and rounding are measured with
 PROBED = 256  # rows that speed is measured with, at most
 SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
 PARTIAL = re.compile(SHARD.pattern + r"\.\d+\.partial")
 OUTPUTS = ("distances.parquet", "distances.csv", "dropped.csv", "record.json", "evaluation.json")
 OWN = (MARKS, "shards", "set-aside")  # the folders in a run's
-PARTS = {"settings", "fingerprint", "block", "timesteps", "term_weights", "floor", "provenance"}
+PARTS = {"settings", "fingerprint", "block", "timesteps", "schedule", "floor", "provenance"}
 HIDDEN = {  # settings whose value says nothing to a reader
     "weights": "other weights of the networks",
     "state": "other networks, or another state of them (adapters and their scale, FreeU, …)",
@@ -85,19 +83,26 @@ class Run:
 
     Attributes:
         pairs: columns id, text1, text2 and what the input had besides; P rows.
-        terms: ‖Δε‖² (P, draws, S, 2), float32; only draws of which every pair is there.
-        timesteps: (S,), noisiest first.
-        weights: weighting to (S,), what each term counts in a mean over the timesteps.
-        record: settings and provenance.
+        terms: the terms of its pairs, float32; only draws of which every pair is there.
+        record: settings, with the quadrature that distances are read off with, and provenance.
     """
 
     pairs: pd.DataFrame
-    terms: np.ndarray
-    timesteps: np.ndarray
-    weights: dict[str, np.ndarray]
+    terms: Terms
     record: dict[str, Any]
 
-    def by_draw(self, weighting: str = "sde", at: Sequence[int] | None = None) -> np.ndarray:
+    @property
+    def quadrature(self) -> Quadrature:
+        """What the settings say."""
+        found: Quadrature = self.record["settings"]["quadrature"]
+        return found
+
+    def weights(self, weighting: Weighting = "sde") -> np.ndarray:
+        """What each term counts in a mean over the timesteps by the plain sum, (S,)."""
+        each = term_weights(self.terms.schedule, self.terms.timesteps, weighting).numpy()
+        return len(each) * each
+
+    def by_draw(self, weighting: Weighting = "sde", at: Sequence[int] | None = None) -> np.ndarray:
         """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index.
 
         Raises:
@@ -105,16 +110,18 @@ class Run:
             ValueError: it is empty, names a timestep twice or one that is not there, or the
                 timesteps are unevenly spaced; or there is no such weighting.
         """
-        check_settings(weighting=weighting)
-        count = len(self.timesteps)
-        steps = indices("at", range(count) if at is None else at, count)
-        if at is not None and np.ptp(np.diff(self.timesteps)) > 2:
+        times = self.terms.timesteps.numpy()
+        steps = indices("at", range(len(times)) if at is None else at, len(times))
+        if at is not None and self.quadrature == "sum" and np.ptp(np.diff(times)) > 2:
             raise ValueError("the timesteps are unevenly spaced: each counts by its own stretch")
-        means = self.terms[:, :, steps].mean(axis=3, dtype=np.float64)  # of the two trajectories
-        return (means * self.weights[weighting][steps]).mean(axis=2)
+        return self.terms.at(steps).by_draw(weighting, self.quadrature)
 
     def distances(
-        self, weighting: str = "sde", *, draws: int | None = None, at: Sequence[int] | None = None
+        self,
+        weighting: Weighting = "sde",
+        *,
+        draws: int | None = None,
+        at: Sequence[int] | None = None,
     ) -> pd.DataFrame:
         """Columns id, text1, text2, distance, stderr (NaN of a single draw), and what was read.
 
@@ -128,11 +135,11 @@ class Run:
             TypeError: ``draws`` is no whole number.
             ValueError: it is below 1, or the run has fewer.
         """
-        if draws is not None and whole("draws", draws) > self.terms.shape[1]:
-            raise ValueError(
-                f"draws={draws}, and the run has {self.terms.shape[1]}: take fewer, or score more"
-            )
-        values = self.by_draw(weighting, at)[:, :draws]
+        there = self.terms.squares.shape[1]
+        if draws is not None and whole("draws", draws) > there:
+            raise ValueError(f"draws={draws}, and the run has {there}: take fewer, or score more")
+        some = replace(self.terms, squares=self.terms.squares[:, :draws])
+        values = replace(self, terms=some).by_draw(weighting, at)
         error = np.full(len(values), np.nan)
         if values.shape[1] > 1:
             error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
@@ -146,23 +153,23 @@ def score(
     pairs: pd.DataFrame,
     folder: str | Path,
     *,
-    draws: int = 3,
-    steps: int = 10,
-    guidance: float = 1.0,
-    sampler: str = "ddim",
-    pairing: str = "same",
-    seed: int = 0,
+    sampling: Sampling = DRAWN,
+    pairing: Pairing = "same",
+    quadrature: Quadrature = "log-snr",
     batch_size: int = 64,
     block: int = BLOCK,
     note: dict[str, Any] | None = None,
     report: Callable[[str], None] = print,
+    **single: Unpack[Single],
 ) -> Run:
     """Score ``pairs`` into ``folder``, or go on where an earlier start of the same was cut off.
 
     Args:
         pairs: columns id (unique), text1, text2; others are kept, of names that a run does not
             write (:func:`check_kept`).
-        draws: a run with fewer draws is added to, one with more stays as it is.
+        sampling: what is drawn, three draws by default, or some of its fields singly. A run with
+            fewer draws is added to, one with more stays as it is.
+        quadrature: how the run's distances are read off its terms, see :class:`Terms`.
         batch_size: rows a network call; halved as often as memory runs out.
         block: pairs a shard, which is what an interruption can lose at most; a run that exists
             keeps its own.
@@ -179,15 +186,10 @@ def score(
     check_kept(pairs)
     _check_talk(note, report)
     whole("block", block)
-    check_settings(
-        draws=whole("draws", draws),
-        steps=steps,
-        pairing=pairing,
-        guidance=guidance,
-        seed=seed,
-        batch_size=batch_size,
-    )
-    process.sampler(sampler, steps)
+    sampling = Sampling.of(sampling, **single)
+    draws = whole("draws", sampling.draws)
+    check_settings(pairing=pairing, quadrature=quadrature, batch_size=batch_size)
+    process.sampler_of(sampling)
     check_folder(folder)
     folder = Path(folder)
     pairs = pairs.assign(**columns(process.readers, list(pairs["text1"]), list(pairs["text2"])))
@@ -195,11 +197,9 @@ def score(
         "model": process.name,
         "revision": process.revision,
         **process.fingerprint(),
-        "steps": int(steps),
-        "guidance": float(guidance),
-        "sampler": sampler,
+        **sampling.told(),
         "pairing": pairing,
-        "seed": int(seed),
+        "quadrature": quadrature,
         "pairs": digest(pairs),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -247,10 +247,10 @@ def _score(
             _write_shard(folder, record, d, b, blocks[b], terms, spent)
             bar.update(len(blocks[b]))
     run = open_run(folder)
-    if run.terms.shape[1] < draws:
+    if (there := run.terms.squares.shape[1]) < draws:
         raise OSError(
             f"shards in {folder} were taken away or damaged while it was written: "
-            f"{run.terms.shape[1]} of {draws} draws are whole; start the same command again"
+            f"{there} of {draws} draws are whole; start the same command again"
         )
     if missing and any((unread := summary(pairs)).values()):
         texts, alike = examples(pairs)
@@ -296,8 +296,19 @@ def open_run(folder: str | Path) -> Run:
         "seconds": round(sum(s["seconds"] for s in spent), 1),
         "devices": sorted({s["device"] for s in spent}),
     }
-    weights = {name: np.array(values) for name, values in record.pop("term_weights").items()}
-    return Run(pairs, terms, np.array(record["timesteps"]), weights, record)
+    sampling = replace(_sampling(record["settings"]), draws=whole)
+    schedule = _schedule(record.pop("schedule"))
+    return Run(pairs, Terms(terms, torch.tensor(record["timesteps"]), schedule, sampling), record)
+
+
+def _sampling(settings: Mapping[str, Any]) -> Sampling:
+    """The sampling of a run, without its draws."""
+    return Sampling(**{name: settings[name] for name in DEFAULT.told()})
+
+
+def _schedule(told: float | list[float]) -> Schedule | FlowSchedule:
+    """A schedule from what a record says of it: the length of a flow, or ᾱ of every timestep."""
+    return Schedule(torch.tensor(told)) if isinstance(told, list) else FlowSchedule(int(told))
 
 
 def stratified(
@@ -522,31 +533,31 @@ def _start(
 ) -> dict[str, Any]:
     """The record of the run in ``folder``: the one that is there, or a new one."""
     schedule = process.schedule
-    times = process.sampler(settings["sampler"], settings["steps"]).timesteps
-    weights = {w: (len(times) * term_weights(schedule, times, w)).tolist() for w in WEIGHTINGS}
+    sampling = _sampling(settings)
+    times = process.sampler_of(sampling).timesteps
+    told: float | list[float] = schedule.T
+    if isinstance(schedule, Schedule):
+        told = schedule.alphas_cumprod.tolist()
     file = folder / "run.json"
     if file.is_file():
         record = _record(folder)
         _compare(folder, record, settings, pairs)
-        if record["timesteps"] != times.tolist() or record["term_weights"] != weights:
+        if record["timesteps"] != times.tolist() or record["schedule"] != told:
             raise ValueError(
                 f"{folder} holds a run with another noise schedule: choose another folder"
             )
         _keep_pairs(folder, pairs)  # its scores and subsets may have been mended since
         return record
-    options = {k: settings[k] for k in ("steps", "guidance", "sampler", "seed")}
-    (rounding, _), _ = _fitting(
-        lambda size: floor(process, PROBE, **options, batch_size=size), min(8, batch_size)
+    rounding, _ = _fitting(
+        lambda size: floor(process, PROBE, sampling=sampling, batch_size=size), min(8, batch_size)
     )
     record = {
         "settings": settings,
         "fingerprint": (fingerprint := _fingerprint(settings)),
         "block": _kept_block(folder, fingerprint, block),
         "timesteps": times.tolist(),
-        "term_weights": weights,
-        "floor": {
-            w: Estimate.from_terms(rounding[0], times, schedule, w).value for w in WEIGHTINGS
-        },
+        "schedule": told,
+        "floor": {w: rounding.estimates(w, settings["quadrature"])[0].value for w in WEIGHTINGS},
         "note": note or {},
         "provenance": provenance(process),
     }
@@ -782,12 +793,11 @@ def _terms(
     batch_size: int,
 ) -> np.ndarray:
     """Terms (pairs, S, 2) of one block in one draw."""
-    options = {k: settings[k] for k in ("steps", "guidance", "sampler", "pairing", "seed")}
+    sampling = replace(_sampling(settings), draws=[draw])
     texts = list(zip(block["text1"], block["text2"], strict=True))
-    terms, _ = pair_terms(
-        process, texts, draws=[draw], batch_size=batch_size, progress=False, **options
-    )
-    return terms[:, 0].astype(np.float32)
+    options: Any = {"pairing": settings["pairing"], "batch_size": batch_size, "progress": False}
+    terms = pair_terms(process, texts, sampling=sampling, **options)
+    return terms.squares[:, 0].astype(np.float32)
 
 
 def _out_of_memory(error: BaseException) -> bool:

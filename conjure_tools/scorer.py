@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,31 +16,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conjure_lib.engine import chunks
-from conjure_lib.inputs import (
-    as_numbers,
-    as_pairs,
-    as_prompts,
-    as_text,
-    draw_numbers,
-    whole,
-)
+from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text, whole
 from conjure_lib.machine import check_memory
-from conjure_lib.names import Weighting
+from conjure_lib.names import Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess, as_process, check_sound, generator, sound
 from conjure_lib.reading import warn_alike
-from conjure_lib.sde import term_weights
+from conjure_lib.sampling import Sampling
 from conjure_lib.similarity import (
+    Settings,
     call_bytes,
-    check_known,
     check_reach,
     check_settings,
     distances,
-    pair_terms,
 )
+from conjure_lib.terms import Terms
 
 WIDEST = 2**20  # numbers of an embedding that any model may be given
 PORTION = 1024  # texts whose conditions are held at a time
-UNTOLD = ("batch_size", "memory", "progress")  # settings that change no number
 RUN = uuid.uuid4().hex
 
 
@@ -75,26 +67,32 @@ class Scorer:
         process: GenerativeProcess,
         *,
         weighting: Weighting = "sde",
+        quadrature: Quadrature = "log-snr",
         width: int | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> None:
         if width is not None:
             whole("width", width)
         as_process(process)
-        check_known(settings)
-        check_settings(weighting=weighting, **settings)
-        check_reach(process, **{k: settings[k] for k in ("sampler", "steps") if k in settings})
-        most = len(draw_numbers(settings.get("draws", 5))) * settings.get("steps", 10)
-        most *= math.prod(process.latent_shape)
+        sampling = check_settings(weighting=weighting, quadrature=quadrature, **settings)
+        check_reach(process, sampling)
+        most = len(sampling.numbers) * sampling.steps * math.prod(process.latent_shape)
         if width is not None and width > max(most, WIDEST):
             raise ValueError(
                 f"width={width} is more than the {most} numbers that are hashed into it"
             )
         if width is not None:
             check_memory(f"a row of width={width}", 4.0 * width)
-        self.process, self.weighting, self.settings = process, weighting, settings
+        self.process, self.weighting, self.quadrature = process, weighting, quadrature
+        self.settings = settings
         self.width = width
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the settings, which may have been changed since, draw."""
+        ways: Any = {"weighting": self.weighting, "quadrature": self.quadrature}
+        return check_settings(**ways, **self.settings)
 
     def predict(
         self,
@@ -123,10 +121,11 @@ class Scorer:
             and all(isinstance(s, str) for s in sentences)
         )
         pairs = as_pairs([sentences] if single else sentences)
-        settings = self.settings | {"progress": show_progress_bar}
+        settings: Settings = {**self.settings, "progress": show_progress_bar}
         if batch_size is not None:
             settings["batch_size"] = batch_size
-        found = distances(self.process, pairs, weighting=self.weighting, **settings)
+        ways: Any = {"weighting": self.weighting, "quadrature": self.quadrature}
+        found = distances(self.process, pairs, **ways, **settings)
         values = np.array([-e.value for e in found])
         if convert_to_tensor:
             return torch.from_numpy(values)[0] if single else torch.from_numpy(values)
@@ -193,7 +192,7 @@ class Scorer:
         roots = weights.sqrt().float()  # as are the vectors, whose squares are the distance
         if (roots.square()[weights > 0] < torch.finfo(torch.float32).tiny).any():
             raise ValueError(
-                f"guidance={self.settings.get('guidance', 1.0):g} is too small for embeddings, "
+                f"guidance={self.sampling.guidance:g} is too small for embeddings, "
                 "which are float32: take a larger one"
             )
         hashes = [_hashing(*key, x[0].numel(), self.width) for key in keys] if self.width else []
@@ -211,8 +210,7 @@ class Scorer:
 
     def _check_size(self, texts: int, batch_size: int) -> None:
         """Raise MemoryError where the anchors or so many embeddings have no room."""
-        draws = len(draw_numbers(self.settings.get("draws", 5)))
-        steps = self.settings.get("steps", 10)
+        draws, steps = len(self.sampling.numbers), self.sampling.steps
         anchors = draws * steps * math.prod(self.process.latent_shape)
         what = f"{texts} embeddings of {draws} draws in {steps} steps"
         what += f" of width={self.width}" if self.width else ""
@@ -256,23 +254,25 @@ class Scorer:
 
         A = draws · steps; a key is (seed, draw, step).
         """
-        options: dict[str, Any] = {"steps": 10, "guidance": 1.0, "sampler": "ddim", "seed": 0}
-        options |= {k: v for k, v in self.settings.items() if k in options}
-        draws = draw_numbers(self.settings.get("draws", 5))
-        process, count = self.process, len(draws)
-        check_reach(process, options["sampler"], options["steps"])
-        empty, seed = process.encode([""]), int(options["seed"])
-        scale = float(options.pop("guidance")) ** 2  # of the empty prompt it changes no trajectory
+        sampling, process = self.sampling, self.process
+        draws, count = sampling.numbers, len(sampling.numbers)
+        check_reach(process, sampling)
+        empty, seed = process.encode([""]), sampling.seed
+        unguided = replace(sampling, guidance=1)  # of the empty prompt it changes no trajectory
         states, times = [], torch.empty(0)
         for some in chunks(draws, batch_size):
             x_T = process.noise(some, seed)
             texts = [""] * len(some)
-            path = process.trajectories(empty[[0] * len(some)], x_T, some, texts=texts, **options)
+            condition = empty[[0] * len(some)]
+            path = process.trajectories(condition, x_T, some, texts=texts, sampling=unguided)
             states.append(path.states.flatten(0, 1).cpu())
             times = path.timesteps.cpu()
-        each = term_weights(process.schedule, times, self.weighting)
+        nothing = Terms(np.zeros((1, 1, len(times), 2)), times, process.schedule, sampling)
+        # what no term is known of has weights that do not depend on it
+        each = torch.tensor(nothing.weights(self.weighting, self.quadrature)[0])
+        each = sampling.guidance**2 * each / count
         keys = [(seed, int(draw), step) for draw in draws for step in range(len(times))]
-        return torch.cat(states), times.repeat(count), (scale * each / count).repeat(count), keys
+        return torch.cat(states), times.repeat(count), each.repeat(count), keys
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Minus the squared distance of all embeddings of one set to all of another: (n, m)."""
@@ -318,12 +318,11 @@ def _hashing(seed: int, draw: int, step: int, size: int, width: int) -> tuple[Te
 
 def _revision(scorer: Scorer) -> str:
     """Sixteen digits that change with all that changes the scorer's numbers."""
-    known = inspect.signature(pair_terms).parameters.values()
-    settings = {p.name: p.default for p in known if p.default is not p.empty} | scorer.settings
-    told: dict[str, Any] = {k: v for k, v in settings.items() if k not in UNTOLD}
-    told |= {"draws": draw_numbers(told["draws"]), "guidance": float(told["guidance"])}
-    if told["noise"] is not None:
-        noise = as_numbers("noise", told["noise"]).astype(np.float32)
+    settings, sampling = scorer.settings, scorer.sampling
+    told: dict[str, Any] = sampling.told() | {"draws": list(sampling.numbers)}
+    told |= {"pairing": settings.get("pairing", "same"), "quadrature": scorer.quadrature}
+    if (given := settings.get("noise")) is not None:
+        noise = as_numbers("noise", given).astype(np.float32)
         told["noise"] = hashlib.sha256(noise.tobytes()).hexdigest()
     if scorer.process.twin is None:  # functions that nothing is known of: scores of this run alone
         told["functions"] = [RUN, id(scorer.process.predict), id(scorer.process.encode)]
@@ -333,7 +332,7 @@ def _revision(scorer: Scorer) -> str:
 
 
 class MtebScorer:
-    """A :class:`Scorer` as mteb's STS tasks want a model: the exact distance, pair by pair.
+    """A `conjure_lib.Scorer` as mteb's STS tasks want a model: the exact distance, pair by pair.
 
     mteb encodes both columns and then compares rows, where our distance needs both texts at once:
     ``encode`` therefore hands out row numbers, and ``similarity_pairwise`` looks the texts up. Read

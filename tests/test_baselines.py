@@ -120,7 +120,7 @@ def test_direct_output_is_the_last_difference(
 
 def test_initial_timestep_is_the_first_term_of_algorithm_1(process: cj.GenerativeProcess) -> None:
     for steps in (1, 4):
-        terms, _ = cj.pair_terms(process, PAIRS, steps=steps, draws=DRAWS, guidance=2.0)
+        terms = cj.pair_terms(process, PAIRS, steps=steps, draws=DRAWS, guidance=2.0).squares
         found = initial_timestep(process, PAIRS, steps=steps, draws=DRAWS, guidance=2.0)
         np.testing.assert_allclose(found, -terms[:, :, 0, 0].mean(axis=1), rtol=1e-4)
 

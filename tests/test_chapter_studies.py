@@ -94,10 +94,10 @@ def test_a_stale_record_shows_in_a_fresh_sample(
         {"benchmark": "rg65", "id": ["a", "b"], "text1": ["cat", "car"], "text2": ["dog", "bus"]}
     )
     how = {k: record.notes["rg65"]["settings"][k] for k in ("steps", "guidance", "sampler", "seed")}
-    terms, t = cj.pair_terms(process, records.texts_of(pairs), draws=1, **how)
+    terms = cj.pair_terms(process, records.texts_of(pairs), draws=1, **how)
     notes = {"rg65": record.notes["rg65"] | {"draws": 1}}
     for w in cj.WEIGHTINGS:
-        now = [cj.Estimate.from_terms(one, t, process.schedule, w).value for one in terms]
+        now = [one.value for one in terms.estimates(w, "sum")]
         pairs[w] = [-value for value in now]
     holds = people.scored_again(process, "words", {"rg65": pairs}, notes, 2, 0, 64)
     assert holds.worst < 1e-5

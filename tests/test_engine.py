@@ -56,7 +56,7 @@ def toy() -> tuple[cj.GenerativeProcess, Toy]:
 
 def terms(process: cj.GenerativeProcess, pairs: Sequence[tuple[str, str]], **changed: object):
     settings = {"steps": 5, "draws": 2, "batch_size": 16, "progress": False} | changed
-    return cj.pair_terms(process, pairs, **settings)[0]
+    return cj.pair_terms(process, pairs, **settings).squares
 
 
 @pytest.mark.parametrize("changed", [{}, {"guidance": 2.0}, {"pairing": "crossed"}])

@@ -39,10 +39,9 @@ def test_the_record_is_what_the_model_gives_now(process: cj.GenerativeProcess) -
     few = table.sample(3, random_state=0)
     how = {name: record["settings"][name] for name in ("steps", "guidance", "sampler", "seed")}
     pairs = list(zip(few["text1"], few["text2"], strict=True))
-    terms, timesteps = cj.pair_terms(process, pairs, draws=record["draws"], **how)
-    for i, row in enumerate(few.itertuples()):
-        for w in cj.WEIGHTINGS:
-            now = cj.Estimate.from_terms(terms[i], timesteps, process.schedule, w)
+    terms = cj.pair_terms(process, pairs, draws=record["draws"], **how)
+    for w in cj.WEIGHTINGS:
+        for row, now in zip(few.itertuples(), terms.estimates(w, "sum"), strict=True):
             then = (getattr(row, w), getattr(row, f"{w}_stderr"))
             assert (now.value, now.stderr) == pytest.approx(then, rel=1e-3)
 

@@ -200,11 +200,11 @@ def test_distances_are_pythons(
     answers: dict[str, Any], process: cj.GenerativeProcess, i: int
 ) -> None:
     (pair, settings), found = RUNS[i], answers["runs"][i]
-    terms, timesteps = cj.pair_terms(process, [pair], **settings)
-    assert found["times"] == timesteps.tolist()
-    np.testing.assert_allclose(found["terms"], terms[0], rtol=1e-3)
+    terms = cj.pair_terms(process, [pair], **settings)
+    assert found["times"] == terms.timesteps.tolist()
+    np.testing.assert_allclose(found["terms"], terms.squares[0], rtol=1e-3)
     for weighting in cj.WEIGHTINGS:
-        expected = cj.Estimate.from_terms(terms[0], timesteps, process.schedule, weighting)
+        (expected,) = terms.estimates(weighting, "sum")
         values = [draw[weighting] for draw in found["values"]]
         np.testing.assert_allclose(values, expected.by_draw, rtol=1e-3)
 

@@ -42,7 +42,7 @@ def made_up(states: torch.Tensor, eps: torch.Tensor) -> cj.Trace:
 def test_maps_add_up_to_the_terms(traces: list[cj.Trace]) -> None:
     maps = plots.difference_maps(traces[0])
     assert maps.shape == (2, 3, 8, 8)
-    np.testing.assert_allclose(maps.sum((2, 3)).T[None], traces[0].terms(), rtol=1e-6)
+    np.testing.assert_allclose(maps.sum((2, 3)).T[None], traces[0].terms().squares[0], rtol=1e-6)
 
 
 def test_a_prompt_and_itself_differ_nowhere(process: cj.GenerativeProcess) -> None:
@@ -83,7 +83,7 @@ def test_the_share_that_is_added_follows_the_weights(
     eps[1, 0, 1, 0, 1, 1] = 2  # ‖Δε‖² = 4 at t = 1 on the second alone
     trace = made_up(torch.zeros(2, 2, 1, 2, 2), eps)
     early, late = process.schedule.weight(trace.timesteps, weighting).tolist()
-    found = seeing.added(trace, process.schedule, weighting)
+    found = seeing.added(trace, weighting)
     np.testing.assert_allclose(found, [early / (early + 4 * late), 1])
 
 
@@ -108,11 +108,11 @@ def test_when_figure_shows_the_shares(
     process: cj.GenerativeProcess, traces: list[cj.Trace]
 ) -> None:
     named = {"both draws": traces, "one draw": traces[:1]}
-    figure = seeing.when_figure(named, process.schedule, dashed=["one draw"])
+    figure = seeing.when_figure(named, dashed=["one draw"])
     assert len(figure.axes) == 1 + len(cj.WEIGHTINGS)
     for axis, weighting in zip(figure.axes[1:], cj.WEIGHTINGS, strict=True):
         both, one = axis.get_lines()[:2]
-        shares = [seeing.added(trace, process.schedule, weighting) for trace in traces]
+        shares = [seeing.added(trace, weighting) for trace in traces]
         np.testing.assert_allclose(both.get_ydata(), np.mean(shares, axis=0))
         np.testing.assert_allclose(one.get_ydata(), shares[0])
         assert (both.get_linestyle(), one.get_linestyle()) == ("-", "--")

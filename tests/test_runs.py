@@ -87,9 +87,11 @@ def test_a_run_is_the_distances(tmp_path: Path, weighting: str, changed: dict[st
 def test_draws_and_timesteps_that_a_run_has_not(
     chosen: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
-    terms, steps = np.ones((3, 2, 5, 2), np.float32), np.arange(800, -1, -200)
-    run = runs.Run(PAIRS[:3], terms, steps, {"sde": np.arange(5.0)}, {})
-    assert (run.distances(draws=1, at=np.array([4, 1]))["distance"] == 2.5).all()
+    terms = np.ones((3, 2, 5, 2), np.float32) * np.arange(5)[:, None]
+    of_pairs = cj.Terms(terms, torch.arange(800, -1, -200), toy().schedule)
+    run = runs.Run(PAIRS[:3], of_pairs, {"settings": {"quadrature": "sum"}})
+    found = run.distances("noise", draws=1, at=np.array([4, 1]))["distance"]
+    assert (found == 2.5).all()
     with pytest.raises(kind, match=message):
         run.distances(**chosen)
     if "at" in chosen:
@@ -113,9 +115,9 @@ def test_draws_are_added_without_repeating_any(tmp_path: Path) -> None:
     assert few.distances()["stderr"].isna().all()
     more = score(tmp_path / "run", process, draws=3)
     assert process.evaluations == 3 * spent  # the first draw was not made again
-    np.testing.assert_array_equal(more.terms[:, :1], few.terms)
+    np.testing.assert_array_equal(more.terms.squares[:, :1], few.terms.squares)
     assert more.record["draws"] == 3 and more.record["unet_evaluations"] == 3 * spent
-    assert score(tmp_path / "run", process, draws=2).terms.shape[1] == 3
+    assert score(tmp_path / "run", process, draws=2).terms.squares.shape[1] == 3
     assert process.evaluations == 3 * spent
 
 
@@ -144,7 +146,7 @@ def test_other_settings_do_not_mix(tmp_path: Path, changed: dict[str, Any], mess
     run = score(tmp_path / "run")
     with pytest.raises(ValueError, match=message):
         score(tmp_path / "run", **changed)
-    np.testing.assert_array_equal(runs.open_run(tmp_path / "run").terms, run.terms)
+    np.testing.assert_array_equal(runs.open_run(tmp_path / "run").terms.squares, run.terms.squares)
 
 
 def test_another_schedule_does_not_mix(tmp_path: Path) -> None:
@@ -291,7 +293,7 @@ def test_unsound_shards_are_named_and_set_aside(tmp_path: Path, kind: str) -> No
     process = toy()
     with pytest.warns(UserWarning, match=r"draw-0001-block-00002\.parquet is set aside in"):
         mended = score(tmp_path / "run", process)
-    np.testing.assert_array_equal(mended.terms, whole.terms)
+    np.testing.assert_array_equal(mended.terms.squares, whole.terms.squares)
     assert len(list((tmp_path / "run" / "set-aside").iterdir())) == 1
     assert process.evaluations < 300  # one block of one draw at most
 
@@ -311,7 +313,7 @@ def test_no_flipped_bit_changes_a_number_or_blocks_a_run(tmp_path: Path) -> None
             warnings.simplefilter("always")
             mended = small()
         aside += len(said)
-        np.testing.assert_array_equal(mended.terms, whole.terms)
+        np.testing.assert_array_equal(mended.terms.squares, whole.terms.squares)
         assert mended.record["unet_evaluations"] == whole.record["unet_evaluations"]
     assert aside > 20
 
@@ -334,13 +336,17 @@ def test_a_flipped_bit_beside_the_shards_is_named(tmp_path: Path, name: str) -> 
         assert file.read_bytes() == changed
         file.rename(tmp_path / "moved.json")
         process = toy()
-        np.testing.assert_array_equal(score(tmp_path / "run", process).terms, whole.terms)
+        np.testing.assert_array_equal(
+            score(tmp_path / "run", process).terms.squares, whole.terms.squares
+        )
         assert process.evaluations < 50  # what the floor and the cost take
     else:
         with pytest.raises(ValueError, match=r"pairs\.parquet is damaged .*start the same run"):
             runs.open_run(tmp_path / "run")
         with pytest.warns(UserWarning, match=r"pairs\.parquet is set aside"):
-            np.testing.assert_array_equal(score(tmp_path / "run").terms, whole.terms)
+            np.testing.assert_array_equal(
+                score(tmp_path / "run").terms.squares, whole.terms.squares
+            )
 
 
 def foreign(folder: Path) -> dict[str, bytes]:
@@ -362,7 +368,7 @@ def test_without_its_run_json_a_run_keeps_its_shards(tmp_path: Path, block: int)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is set aside
         again = score(tmp_path / "run", process, block=9)
-    np.testing.assert_allclose(again.terms, whole.terms, rtol=1e-4)
+    np.testing.assert_allclose(again.terms.squares, whole.terms.squares, rtol=1e-4)
     assert again.record["block"] == block and process.evaluations < 250  # of 3 * 405
     assert not (tmp_path / "run" / "set-aside").exists()
 
@@ -565,7 +571,7 @@ def test_a_shard_that_goes_while_the_run_is_written(tmp_path: Path) -> None:
     process.predict = thief
     with pytest.raises(OSError, match="2 of 3 draws are whole; start the same command again"):
         score(tmp_path / "run", process)
-    np.testing.assert_array_equal(score(tmp_path / "run").terms, whole.terms)
+    np.testing.assert_array_equal(score(tmp_path / "run").terms.squares, whole.terms.squares)
 
 
 def test_a_huge_batch_size_is_cut_to_the_work(tmp_path: Path) -> None:
@@ -599,7 +605,7 @@ def test_memory_that_is_not_there_is_refused_before_it_is_used(tmp_path: Path) -
         warnings.simplefilter("always")
         run = score(tmp_path / "run", process, batch_size=64)
     assert [str(w.message).split()[-1] for w in said] == ["32", "16", "8"]
-    np.testing.assert_allclose(run.terms, whole.terms, rtol=1e-4)
+    np.testing.assert_allclose(run.terms.squares, whole.terms.squares, rtol=1e-4)
 
 
 def test_a_cut_off_write_leaves_no_trace(tmp_path: Path) -> None:
@@ -608,7 +614,7 @@ def test_a_cut_off_write_leaves_no_trace(tmp_path: Path) -> None:
     partial = tmp_path / "run" / "shards" / "draw-0002-block-00004.parquet.7.partial"
     partial.write_bytes(b"PAR1 half of it")
     assert runs.open_run(tmp_path / "run").record["draws"] == 2  # the third is not whole
-    np.testing.assert_array_equal(score(tmp_path / "run").terms, whole.terms)
+    np.testing.assert_array_equal(score(tmp_path / "run").terms.squares, whole.terms.squares)
     assert not partial.exists()
 
 
@@ -628,7 +634,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         score(tmp_path / "run")
     monkeypatch.undo()
     assert runs.open_run(tmp_path / "run").record["draws"] == 1
-    np.testing.assert_array_equal(score(tmp_path / "run").terms, whole.terms)
+    np.testing.assert_array_equal(score(tmp_path / "run").terms.squares, whole.terms.squares)
 
 
 def test_out_of_memory_halves_the_batch(tmp_path: Path) -> None:
@@ -646,7 +652,7 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path) -> None:
         run = score(tmp_path / "run", process, batch_size=32)
     said = [str(w.message).split()[-1] for w in caught]
     assert said == ["16", "8", "4"] and sizes[-1] <= 4
-    np.testing.assert_allclose(run.terms, whole.terms, rtol=1e-4)
+    np.testing.assert_allclose(run.terms.squares, whole.terms.squares, rtol=1e-4)
 
 
 def test_other_errors_are_not_swallowed(tmp_path: Path) -> None:

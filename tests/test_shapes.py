@@ -4,7 +4,7 @@ One table says what enters and leaves each public function; the library itself d
 package. Every call below goes through it, and every shape that could be wrong is made wrong once.
 """
 
-# ruff: noqa: F722, F821 - what stands in the brackets are shapes
+# ruff: noqa: F722 - what stands in the brackets are shapes
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ PER_ROW = Real[Tensor, "n"] | Real[Tensor, ""]
 PATHS, TIMES = Float32[Tensor, "n S *latent"], Real[Tensor, "S"]
 PAIRS = Float64[Array, "P"]
 FIELDS = "fields of "  # a dataclass, checked when one is made
-PREDICTIONS = tuple[Float64[Array, "1 1 S 2"], TIMES]
 
 PACKAGES = ("conjure_lib", "conjure_tools")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -106,13 +105,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "similarity.pair_terms": {
         "noise": Float[Tensor, "k *latent"] | None,
-        "return": tuple[Float64[Array, "{len(pairs)} k {steps} 2"], Real[Tensor, "{steps}"]],
     },
-    "similarity.Estimate.from_terms": {
-        "terms": Float[Array, "draws S 2"],
-        "timesteps": TIMES,
+    FIELDS + "terms.Terms": {"squares": Float[Array, "P k S 2"], "timesteps": TIMES},
+    "terms.Terms.weights": {
+        "return": Float64[Array, "{len(self)} {len(self.timesteps)}"],
     },
-    FIELDS + "similarity.Estimate": {
+    "terms.Terms.by_draw": {
+        "return": Float64[Array, "{len(self)} {self.squares.shape[1]}"],
+    },
+    FIELDS + "terms.Estimate": {
         "by_draw": Float64[Array, "draws"],
         "by_step": Float64[Array, "S"],
         "timesteps": Real[Array, "S"],
@@ -126,8 +127,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "states": Float32[Tensor, "2 S *latent"],
         "eps": Float32[Tensor, "2 2 S *latent"],
     },
-    "similarity.Trace.terms": {"return": Float64[Array, "1 {len(self.timesteps)} 2"]},
-    "similarity.floor": {"return": PREDICTIONS},
     "scorer.Scorer.predict": {"return": Float64[Array, "{len(sentences)}"]},
     "scorer.Scorer.encode": {"return": Float32[Array, "{len(sentences)} width"]},
     "scorer.Scorer.similarity": {
@@ -140,11 +139,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "embeddings2": Float[Array, "n width"],
         "return": Float[Tensor, "n"],
     },
-    FIELDS + "runs.Run": {
-        "terms": Float32[Array, "{len(pairs)} draws S 2"],
-        "timesteps": Real[Array, "S"],
-    },
-    "runs.Run.by_draw": {"return": Float64[Array, "{len(self.pairs)} {self.terms.shape[1]}"]},
+    "runs.Run.by_draw": {"return": Float64[Array, "{len(self.pairs)} draws"]},
     "baselines.initial_timestep": {"return": Float64[Array, "{len(pairs)}"]},
     "baselines.direct_output": {"return": Float64[Array, "{len(pairs)}"]},
     "baselines.text_encoder_cosine": {"return": Float64[Array, "{len(pairs)}"]},

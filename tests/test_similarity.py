@@ -109,7 +109,7 @@ def gaussian_kl(p: Law, q: Law, alpha_bar: float = 1.0) -> float:
 @pytest.mark.parametrize("name", LAWS)
 def test_distance_is_the_jeffreys_divergence_of_the_laws(name: str) -> None:
     process = law_process(LAWS[name])
-    terms, timesteps = cj.pair_terms(
+    terms = cj.pair_terms(
         process,
         [("y1", "y2")],
         steps=STEPS,
@@ -118,7 +118,7 @@ def test_distance_is_the_jeffreys_divergence_of_the_laws(name: str) -> None:
         batch_size=2 * DRAWS,
         progress=False,
     )
-    assert timesteps.tolist() == list(range(9950, 0, -100))
+    assert terms.timesteps.tolist() == list(range(9950, 0, -100))
     exact = gaussian_kl if name == "gaussians" else kl
     y1, y2 = LAWS[name].values()
     end = float(process.scheduler.alphas_cumprod[-1])
@@ -129,7 +129,7 @@ def test_distance_is_the_jeffreys_divergence_of_the_laws(name: str) -> None:
         "y2": ([0, 1], backward),
     }
     for half, (keep, truth) in halves.items():  # ½∫g² E_p ‖Δs‖² is KL(p‖q), each on its own path
-        estimate = cj.Estimate.from_terms(terms[0] * keep, timesteps, process.schedule, "sde")
+        (estimate,) = replace(terms, squares=terms.squares * keep).estimates("sde", "sum")
         assert 0 < estimate.stderr < 0.01 * truth, half
         assert abs(estimate.value - truth) < 3 * estimate.stderr, half
         assert half != "both" or abs(estimate.value - truth) < 0.02 * truth
@@ -139,7 +139,7 @@ def test_distance_of_equally_wide_gaussians_has_no_noise_at_all() -> None:
     """Δs does not depend on x then: J = ∫β α²‖Δm‖²/(α²c²+σ²)² dt, and every draw is the same."""
     c = 0.8
     process = law_process({"y1": ([[1.0, 0.0]], [c], [1.0]), "y2": ([[-1.0, 0.5]], [c], [1.0])})
-    estimate = cj.distance(process, "y1", "y2", steps=STEPS, draws=3)
+    estimate = cj.distance(process, "y1", "y2", steps=STEPS, draws=3, quadrature="sum")
     alpha_bar = process.scheduler.alphas_cumprod.double()
     kl_twice = [4.25 * a / (a * c**2 + 1 - a) for a in (1.0, float(alpha_bar[-1]))]
     assert estimate.value == pytest.approx(kl_twice[0] - kl_twice[1], rel=2e-3)  # discretisation
@@ -153,15 +153,18 @@ def test_of_the_weightings_only_sde_knows_the_divergence() -> None:
     """The three weightings of one set of terms, written out from diffusers' tables."""
     process = law_process(LAWS["gaussians"])
     settings = {"steps": 5, "draws": 2}
-    terms, t = cj.pair_terms(process, [("y1", "y2")], **settings)
+    terms = cj.pair_terms(process, [("y1", "y2")], **settings)
+    t = terms.timesteps
     betas, alpha_bar = (
         table.double()[t].numpy()
         for table in (process.scheduler.betas, process.scheduler.alphas_cumprod)
     )
     weights = {"sde": LENGTH * betas / (1 - alpha_bar), "score": 1 / (1 - alpha_bar), "noise": 1.0}
     for weighting, weight in weights.items():
-        estimate = cj.distance(process, "y1", "y2", weighting=weighting, **settings)
-        expected = (terms[0].mean(axis=2) * weight).mean()
+        estimate = cj.distance(
+            process, "y1", "y2", weighting=weighting, quadrature="sum", **settings
+        )
+        expected = (terms.squares[0].mean(axis=2) * weight).mean()
         assert estimate.value == pytest.approx(expected, rel=1e-3)
 
 
@@ -190,7 +193,7 @@ def test_distance_is_symmetric_and_positive(
 
 
 def test_swapping_a_pair_swaps_its_halves(process: cj.GenerativeProcess) -> None:
-    terms, _ = cj.pair_terms(process, [("a cat", "pizza"), ("pizza", "a cat")], **SETTINGS)
+    terms = cj.pair_terms(process, [("a cat", "pizza"), ("pizza", "a cat")], **SETTINGS).squares
     np.testing.assert_array_equal(terms[0], terms[1][..., ::-1])
     assert np.abs(terms[0][..., 0] / terms[0][..., 1] - 1).max() > 1e-3  # they are two numbers
 
@@ -231,7 +234,10 @@ def test_seed_is_all_that_chance_depends_on(process: cj.GenerativeProcess) -> No
 
 
 def test_more_draws_begin_with_the_same_draws(process: cj.GenerativeProcess) -> None:
-    two, three = (cj.distance(process, "a cat", "pizza", steps=2, draws=k).by_draw for k in (2, 3))
+    two, three = (
+        cj.distance(process, "a cat", "pizza", steps=2, draws=k, quadrature="sum").by_draw
+        for k in (2, 3)
+    )
     np.testing.assert_allclose(three[:2], two, rtol=1e-5)
     assert abs(two[0] / two[1] - 1) > 1e-3 and abs(three[1] / three[2] - 1) > 1e-3
 
@@ -251,16 +257,20 @@ def test_guidance_scales_the_term_by_its_square(
 ) -> None:
     """At the same x, that is: with one step both see x_T. With more, x itself moves."""
     pair = [("a cat", "pizza")]
-    plain, guided = (cj.pair_terms(process, pair, steps=1, guidance=w)[0] for w in (1.0, guidance))
+    plain, guided = (
+        cj.pair_terms(process, pair, steps=1, guidance=w).squares for w in (1.0, guidance)
+    )
     np.testing.assert_allclose(guided, guidance**2 * plain, rtol=1e-12)
-    plain, guided = (cj.pair_terms(process, pair, steps=2, guidance=w)[0] for w in (1.0, guidance))
+    plain, guided = (
+        cj.pair_terms(process, pair, steps=2, guidance=w).squares for w in (1.0, guidance)
+    )
     np.testing.assert_allclose(guided[:, :, 0], guidance**2 * plain[:, :, 0], rtol=1e-12)
     assert np.abs(guided[:, :, 1] / (guidance**2 * plain[:, :, 1]) - 1).max() > 1e-3
 
 
 def test_one_step_leaves_both_halves_equal(process: cj.GenerativeProcess) -> None:
     """x_T is shared by the prompts of a draw, so there ‖Δε‖² is the same from either side."""
-    terms, _ = cj.pair_terms(process, [("a cat", "pizza")], steps=1, draws=3)
+    terms = cj.pair_terms(process, [("a cat", "pizza")], steps=1, draws=3).squares
     np.testing.assert_allclose(terms[..., 0], terms[..., 1], rtol=1e-4)
 
 
@@ -321,7 +331,8 @@ def test_estimate_is_a_mean_with_its_standard_error(process: cj.GenerativeProces
     assert estimate.stderr == pytest.approx(spread / math.sqrt(3), rel=1e-12)
     assert estimate.by_step.sum() == pytest.approx(estimate.value, rel=1e-12)
     assert list(estimate.timesteps) == [751, 501, 251, 1]
-    assert str(estimate) == f"{estimate.value:.4g} ± {estimate.stderr:.2g}"
+    errors = f"± {estimate.stderr:.2g} (draws) ± {estimate.quadrature_error:.2g} (steps)"
+    assert str(estimate) == f"{estimate.value:.4g} {errors}"
 
 
 def test_one_draw_has_no_standard_error(process: cj.GenerativeProcess) -> None:
@@ -333,10 +344,11 @@ def test_one_draw_has_no_standard_error(process: cj.GenerativeProcess) -> None:
 def test_trace_lays_open_the_same_draw(
     process: cj.GenerativeProcess, settings: dict[str, object]
 ) -> None:
-    terms, timesteps = cj.pair_terms(process, [("a cat", "pizza")], **SETTINGS, seed=3, **settings)
+    found = cj.pair_terms(process, [("a cat", "pizza")], **SETTINGS, seed=3, **settings)
+    terms, timesteps = found.squares, found.timesteps
     for draw in (0, 1):
         laid_open = cj.trace(process, "a cat", "pizza", steps=3, seed=3, draw=draw, **settings)
-        np.testing.assert_allclose(laid_open.terms(), terms[:, draw], rtol=1e-4)
+        np.testing.assert_allclose(laid_open.terms().squares[0], terms[:, draw], rtol=1e-4)
         assert torch.equal(laid_open.timesteps, timesteps)
         assert laid_open.states.shape == (2, 3, 4, 8, 8)
     condition = process.encode(["a cat", "pizza"])
@@ -376,7 +388,8 @@ def test_embeddings_are_distances_at_common_anchors(
 ) -> None:
     """‖φ(y1) - φ(y2)‖² = mean over anchors of weight · w² ‖Δε‖², one anchor at a time."""
     prompts = ["a cat", "pizza", "a dog"]
-    scorer = cj.Scorer(process, weighting=weighting, guidance=guidance, seed=1, **SETTINGS)
+    how = {"weighting": weighting, "guidance": guidance, "quadrature": "sum"}
+    scorer = cj.Scorer(process, seed=1, **how, **SETTINGS)
     vectors = scorer.encode(prompts)
     assert vectors.shape == (3, 2 * 3 * 4 * 8 * 8)
     np.testing.assert_allclose(scorer.encode(prompts, batch_size=5), vectors, rtol=0, atol=1e-3)
@@ -429,8 +442,8 @@ def test_bad_prompts_are_named(
 
 def test_pairs_may_come_from_an_iterator(process: cj.GenerativeProcess) -> None:
     columns = (["a cat", "pizza"], ["a dog", "a cat"])
-    terms, _ = cj.pair_terms(process, zip(*columns, strict=True), steps=1, draws=1)
-    listed, _ = cj.pair_terms(process, list(zip(*columns, strict=True)), steps=1, draws=1)
+    given = zip(*columns, strict=True), list(zip(*columns, strict=True))
+    terms, listed = (cj.pair_terms(process, p, steps=1, draws=1).squares for p in given)
     assert len(terms) == 2
     np.testing.assert_array_equal(terms, listed)
 
@@ -576,13 +589,13 @@ def test_the_floor_of_each_precision() -> None:
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         process = cj.load(device="cpu", dtype=dtype)
-        terms, timesteps = cj.floor(process, "snow leopard", steps=2)
-        assert terms.shape == (1, 1, 2, 2)
-        found[dtype] = cj.Estimate.from_terms(terms[0], timesteps, process.schedule, "noise").value
+        terms = cj.floor(process, "snow leopard", steps=2)
+        assert terms.squares.shape == (1, 1, 2, 2)
+        found[dtype] = terms.estimates("noise")[0].value
         distance = cj.distance(process, *FOUR[0], weighting="noise", steps=2, draws=1).value
         assert found[dtype] < 0.2 * distance
-        guided, _ = cj.floor(process, "snow leopard", steps=2, guidance=3.0)
-        np.testing.assert_allclose(guided, 9 * terms)
+        guided = cj.floor(process, "snow leopard", steps=2, guidance=3.0)
+        np.testing.assert_allclose(guided.squares, 9 * terms.squares)
     assert found[torch.float32] < 1e-6 * distance
 
 
@@ -816,10 +829,10 @@ def test_a_guidance_that_overflows_stops(process: cj.GenerativeProcess, guidance
 
 
 def test_the_estimate_of_terms_that_are_no_numbers(process: cj.GenerativeProcess) -> None:
-    terms, t = cj.pair_terms(process, [("a cat", "pizza")], **SETTINGS)
-    terms[0, 1, 2, 0] = math.inf
-    with pytest.raises(ValueError, match=f"at timestep {int(t[2])} for row 1"):
-        cj.Estimate.from_terms(terms[0], t, process.schedule, "noise")
+    terms = cj.pair_terms(process, [("a cat", "pizza"), ("a cat", "a dog")], **SETTINGS)
+    terms.squares[1, 1, 2, 0] = math.inf
+    with pytest.raises(ValueError, match=f"at timestep {int(terms.timesteps[2])} for row 1"):
+        terms.estimates("noise")
 
 
 def test_torchs_default_number_changes_nothing(process: cj.GenerativeProcess) -> None:
@@ -902,7 +915,7 @@ def test_the_floor_is_the_measured_one(process: cj.GenerativeProcess) -> None:
     with pytest.warns(UserWarning) as caught:
         found = cj.distance(blind, "cat", "Cat", **SETTINGS, guidance=3.0)
     assert any(w.category is RoundingWarning for w in caught)
-    terms, t = cj.floor(process, "cat", steps=3, guidance=3.0)
-    measured = cj.Estimate.from_terms(terms[0], t, process.schedule, "sde").value
+    (rounding,) = cj.floor(process, "cat", steps=3, guidance=3.0).estimates("sde")
+    measured = rounding.value
     assert found.floor is not None and found.floor >= measured
     assert found.floor < 1e-6 * cj.distance(process, "cat", "dog", **SETTINGS, guidance=3.0).value

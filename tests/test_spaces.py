@@ -31,7 +31,7 @@ def made(random_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
 def terms(process: cj.GenerativeProcess, pairs: object = PAIRS, **settings: object) -> np.ndarray:
     """‖Δε‖² (P, draws, S, 2) of three steps and two draws."""
     options = {"steps": 3, "draws": 2, "progress": False} | settings
-    return cj.pair_terms(process, pairs, **options)[0]
+    return cj.pair_terms(process, pairs, **options).squares
 
 
 # -- the record -------------------------------------------------------------------------------
@@ -133,7 +133,9 @@ def test_a_sampler_that_ignores_the_text_is_refused_and_guidance_starts_from_it(
 ) -> None:
     with pytest.raises(ValueError, match="guidance=0 .* makes every distance 0"):
         terms(process, guidance=0.0)
-    shared = spaces.elsewhere(process, FEW, draws=2, steps=3)["states of the empty prompt"].terms
+    shared = spaces.elsewhere(process, FEW, draws=2, steps=3)[
+        "states of the empty prompt"
+    ].terms.squares
     errors = []
     for w in (0.1, 0.01):
         weak = terms(process, guidance=w) / w**2
@@ -154,9 +156,9 @@ def test_states_of_the_empty_prompt_give_conjured_embeddings(process: cj.Generat
 def test_states_of_noise_lie_on_no_path(process: cj.GenerativeProcess) -> None:
     run = spaces.elsewhere(process, FEW, draws=2, steps=3)["states of noise"]
     x = torch.randn((3, *process.latent_shape), generator=cj.process.generator(0, 1))[2:]
-    at = torch.tensor([int(run.timesteps[2])])
+    at = torch.tensor([int(run.terms.timesteps[2])])
     a, b = (process.eps(x, at, process.encode([w])) for w in FEW[:2])
-    assert run.terms[0, 1, 2, 0] == pytest.approx(float((a - b).square().sum()), rel=1e-4)
+    assert run.terms.squares[0, 1, 2, 0] == pytest.approx(float((a - b).square().sum()), rel=1e-4)
 
 
 def index_pairs() -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from conjure_lib import WEIGHTINGS, Estimate, GenerativeProcess, from_pipeline, load, pair_terms
+from conjure_lib import WEIGHTINGS, GenerativeProcess, from_pipeline, load, pair_terms
 from conjure_lib.loading import open_pipeline
 from conjure_tools.benchmarks import load_pairs
 from conjure_tools.correlation import agreement
@@ -40,10 +40,9 @@ def conjured(process: GenerativeProcess, label: str, guidance: float) -> list[di
     for name in BENCHMARKS:
         table = load_pairs(name)
         pairs = list(zip(table["text1"], table["text2"], strict=True))
-        terms, timesteps = pair_terms(process, pairs, guidance=guidance, **SETTINGS)
+        terms = pair_terms(process, pairs, guidance=guidance, **SETTINGS)
         for weighting in WEIGHTINGS:
-            schedule = process.schedule
-            values = [-Estimate.from_terms(t, timesteps, schedule, weighting).value for t in terms]
+            values = [-e.value for e in terms.estimates(weighting, "sum")]
             method = f"{label}, guidance {guidance:g}, weighting {weighting}"
             rows += [{"benchmark": name, "method": method, **r} for r in agreement(table, values)]
     return rows

@@ -16,6 +16,7 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 import conjure_lib as cj
+from conjure_lib.names import Weighting
 from conjure_tools import benchmarks, correlation, runs
 from studies.records import ROOT, Made
 
@@ -93,6 +94,7 @@ def score_all(
         **{("sampler", name): {"sampler": name} for name in samplers},
         ("pairing", "crossed"): {"pairing": "crossed"},
     }
+    options = {"quadrature": "sum", **options}  # as the records have it
     found = {BASE: runs.score(process, pairs, folder / "base", draws=draws, **options)}
     for key, setting in changed.items():
         found[key] = runs.score(
@@ -128,10 +130,14 @@ def studies(
     for (study, value), run in scored.items():
         if study in ("base", "variance"):
             continue
-        counts = sorted({1, run.terms.shape[1]}) if study == "steps" else [run.terms.shape[1]]
+        counts = (
+            sorted({1, run.terms.squares.shape[1]})
+            if study == "steps"
+            else [run.terms.squares.shape[1]]
+        )
         rows += [configuration(study, value, run, base, w, k, resamples)
                  for w in cj.WEIGHTINGS for k in counts]  # fmt: skip
-    most = base.terms.shape[1]
+    most = base.terms.squares.shape[1]
     for w in cj.WEIGHTINGS:
         rows.append(configuration("weighting", w, base, base, w, most, resamples, against="sde"))
         rows += by_count(base, w, resamples)
@@ -161,10 +167,10 @@ def configuration(
     value: str,
     run: runs.Run,
     base: runs.Run,
-    weighting: str,
+    weighting: Weighting,
     draws: int,
     resamples: int,
-    against: str | None = None,
+    against: Weighting | None = None,
 ) -> dict[str, Any]:
     """The row of a run, compared with as many draws of the base run."""
     settings = run.record["settings"]
@@ -178,7 +184,7 @@ def configuration(
     }  # fmt: skip
 
 
-def by_count(base: runs.Run, weighting: str, resamples: int) -> list[dict[str, Any]]:
+def by_count(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict[str, Any]]:
     """Rows of the study "draws": the first k draws, and what another choice of draws would give."""
     values, human = base.by_draw(weighting), base.pairs["score"].to_numpy(float)
     most = values.shape[1]
@@ -214,12 +220,12 @@ def correlations(predicted: np.ndarray, human: np.ndarray) -> np.ndarray:
     return x @ y / np.linalg.norm(x, axis=1) / np.linalg.norm(y)
 
 
-def one_sided(base: runs.Run, weighting: str, resamples: int) -> list[dict[str, Any]]:
+def one_sided(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict[str, Any]]:
     """Rows of the study "one_sided": either half alone, against their mean."""
-    draws, steps = base.terms.shape[1:3]
+    draws, steps = base.terms.squares.shape[1:3]
     rows = []
     for value, half, text in (("first", 0, "text1"), ("second", 1, "text2")):
-        distance = base.terms[..., half].mean(1, dtype=float) @ base.weights[weighting]
+        distance = base.terms.squares[..., half].mean(1, dtype=float) @ base.weights(weighting)
         prompts = base.pairs[text].nunique() / len(base.pairs)
         row = configuration("one_sided", value, base, base, weighting, draws, 1)
         row |= compared(base.pairs, distance, base.by_draw(weighting).mean(1), resamples)
@@ -232,7 +238,7 @@ def one_sided(base: runs.Run, weighting: str, resamples: int) -> list[dict[str, 
 
 def curves(run: runs.Run) -> np.ndarray:
     """‖Δε‖² of each pair at each timestep, (P, S), in units of its mean over the pairs."""
-    mean = run.terms.mean(axis=(1, 3), dtype=float)
+    mean = run.terms.mixed.mean(axis=1)
     return mean / mean.mean(axis=0)
 
 
@@ -275,7 +281,7 @@ def priors(base: runs.Run, resamples: int, halvings: int) -> list[dict[str, Any]
     curve, human = curves(base), base.pairs["score"].to_numpy(float)
     steps = curve.shape[1]
     found = {"uniform": base.by_draw("noise").mean(1)}
-    found |= {f"t = {t}": curve[:, i] for i, t in enumerate(base.timesteps)}
+    found |= {f"t = {t}": curve[:, i] for i, t in enumerate(base.terms.timesteps.tolist())}
     found |= {
         "learned on the other half": held_out(curve, human, learned, halvings)[0],
         "single t chosen on the other half": held_out(curve, human, best_single, halvings)[0],
@@ -283,7 +289,7 @@ def priors(base: runs.Run, resamples: int, halvings: int) -> list[dict[str, Any]
     }
     rows = []
     for value, distance in found.items():
-        row = configuration("prior", value, base, base, "noise", base.terms.shape[1], 1)
+        row = configuration("prior", value, base, base, "noise", base.terms.squares.shape[1], 1)
         row |= compared(base.pairs, distance, found["uniform"], resamples)
         rows.append(row)
     for i in range(steps):
@@ -297,7 +303,7 @@ def until(base: runs.Run, index: int) -> float:
     The first is at x_T: no trajectory leads there, and both prompts' own predictions suffice.
     """
     prompts = len(set(base.pairs["text1"]) | set(base.pairs["text2"])) / len(base.pairs)
-    return base.terms.shape[1] * ((index + 1) * prompts + 2 * (index > 0))
+    return base.terms.squares.shape[1] * ((index + 1) * prompts + 2 * (index > 0))
 
 
 def learned_elsewhere(scored: dict[str, dict[tuple[str, str], runs.Run]], name: str) -> Any:
@@ -307,7 +313,7 @@ def learned_elsewhere(scored: dict[str, dict[tuple[str, str], runs.Run]], name: 
     for other in (n for n in scored if n != name):
         there = scored[other][BASE]
         weights = learned(curves(there), there.pairs["score"].to_numpy(float))
-        draws = base.terms.shape[1]
+        draws = base.terms.squares.shape[1]
         row = configuration("prior", f"learned on {other}", base, base, "noise", draws, 1)
         uniform = base.by_draw("noise").mean(1)
         rows.append(row | compared(base.pairs, curves(base) @ weights, uniform, 10_000))
@@ -324,7 +330,7 @@ def variances(scored: dict[tuple[str, str], runs.Run]) -> pd.DataFrame:
     is what can change a rank; relative_to_independent has a jackknife standard error over draws.
     """
     base, opposite = scored[BASE], scored[MIRRORED]
-    steps = base.terms.shape[2]
+    steps = base.terms.squares.shape[2]
     whole = cost(base.pairs, steps, 1, 1.0, "same")
     less = whole - 2 * (steps - max(1, steps // 2))
     spent = {"independent": 4 * steps, "common": whole, "antithetic": whole,
@@ -345,9 +351,9 @@ def variances(scored: dict[tuple[str, str], runs.Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def contributions(run: runs.Run, weighting: str) -> np.ndarray:
+def contributions(run: runs.Run, weighting: Weighting) -> np.ndarray:
     """(P, draws, S): the value of a draw is the mean over its timesteps."""
-    return run.terms.mean(axis=3, dtype=float) * run.weights[weighting]
+    return run.terms.mixed * run.weights(weighting)
 
 
 def interaction(values: np.ndarray) -> float:

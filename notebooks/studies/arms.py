@@ -267,7 +267,7 @@ def similarities(
     process: cj.GenerativeProcess, pairs: pd.DataFrame, folder: Path, draws: int, **options: Any
 ) -> tuple[dict[str, np.ndarray], runs.Run]:
     """Minus the three distances and the two cosines of the text encoder, each (P,)."""
-    run = runs.score(process, pairs, folder, draws=draws, **options)
+    run = runs.score(process, pairs, folder, draws=draws, quadrature="sum", **options)
     found: dict[str, np.ndarray] = {}
     for weighting in cj.WEIGHTINGS:
         found[weighting] = -run.by_draw(weighting)[:, :draws].mean(axis=1)

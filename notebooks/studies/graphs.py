@@ -288,11 +288,11 @@ def conjured(
     Columns space, weighting, text1, text2, distance; the settings are those of studies.spaces.
     """
     pairs = list(combinations(words, 2))
-    terms, t = cj.pair_terms(process, pairs, steps=steps, draws=draws, seed=seed)
+    terms = cj.pair_terms(process, pairs, steps=steps, draws=draws, seed=seed)
     rows = [
-        (name, w, *pair, cj.Estimate.from_terms(term, t, process.schedule, w).value)
+        (name, w, *pair, found.value)
         for w in cj.WEIGHTINGS
-        for pair, term in zip(pairs, terms, strict=True)
+        for pair, found in zip(pairs, terms.estimates(w, "sum"), strict=True)
     ]
     return pd.DataFrame(rows, columns=["space", "weighting", "text1", "text2", "distance"])
 

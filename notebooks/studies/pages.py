@@ -1,14 +1,12 @@
-"""What a chapter puts into its page: numbers of its run, code it has used, results of record."""
+"""What a chapter puts into its page: numbers of its run, code it has used."""
 
 from __future__ import annotations
 
 import inspect
+import textwrap
 from typing import Any
 
-import pandas as pd
 from IPython.display import Markdown
-
-from conjure_tools import runs
 
 try:
     from myst_nb import glue  # keeps a value under a name, for {glue:text}`name` in the text
@@ -28,13 +26,5 @@ def say(**values: Any) -> None:
 
 def show_source(*functions: Any) -> Markdown:
     """The code of functions that a page has used."""
-    return Markdown("\n".join(f"```python\n{inspect.getsource(f)}```\n" for f in functions))
-
-
-def recorded(name: str) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """A record and its provenance; None, which is printed, where it has not been made."""
-    try:
-        return runs.results_of_record(name)
-    except FileNotFoundError:
-        print(f"There is no record “{name}”: what would be drawn from it is left out.")
-        return None
+    sources = [textwrap.dedent(inspect.getsource(f)) for f in functions]
+    return Markdown("\n".join(f"```python\n{source}```\n" for source in sources))

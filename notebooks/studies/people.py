@@ -60,7 +60,7 @@ def scores(name: str) -> Made:
     for benchmark in SETS[name]:
         draws = DRAWS.get(benchmark, 3)
         pairs = benchmarks.load_pairs(benchmark)
-        run = runs.score(process, pairs, WORK / benchmark, draws=draws)
+        run = runs.score(process, pairs, WORK / benchmark, draws=draws, quadrature="sum")
         notes[benchmark] = run.record
         columns = {"benchmark": benchmark, "id": pairs["id"]}
         for weighting in cj.WEIGHTINGS:
@@ -266,7 +266,8 @@ def scored(
     how: dict[str, Any] = {"steps": anew.steps, "guidance": anew.guidance, "seed": seed}
     how["batch_size"] = batch_size
     folder = f"{name}-{process.name.replace('/', '--')}-{anew.limit or 'all'}"
-    run = runs.score(process, pairs, Path(anew.folder) / folder, draws=anew.draws, **how)
+    how |= {"draws": anew.draws, "quadrature": "sum"}  # as the records have it
+    run = runs.score(process, pairs, Path(anew.folder) / folder, **how)
     texts, draws = texts_of(pairs), anew.draws
     found: dict[str, Any] = {}
     found |= {w: run.distances(w, draws=draws)["distance"].to_numpy() for w in cj.WEIGHTINGS}
@@ -316,12 +317,12 @@ def scored_again(
     pool = pd.concat(joined.values(), ignore_index=True) if joined else pd.DataFrame()
     few = runs.stratified(pool, sample, seed=seed).reset_index(drop=True) if joined else pool
     for name, part in few.groupby("benchmark", sort=False) if joined else ():
-        terms, visited = cj.pair_terms(
+        terms = cj.pair_terms(
             process, texts_of(part), draws=notes[str(name)]["draws"], batch_size=batch_size,
             progress=False, **how,
         )  # fmt: skip
         for w in cj.WEIGHTINGS:
-            now = [cj.Estimate.from_terms(t, visited, process.schedule, w).value for t in terms]
+            now = terms.by_draw(w, "sum").mean(axis=1)
             recorded = zip(part["id"], -part[w], now, strict=True)
             rows += [(name, i, w, then, value) for i, then, value in recorded]
     others = made["weights"] != process.weights_hash()

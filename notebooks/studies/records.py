@@ -181,7 +181,7 @@ def weights_in(record: Record) -> set[str]:
 
 def how(name: str) -> str:
     """The command that makes a record."""
-    return f"make records NAME={name}"
+    return f"make records NAME={name}" if name in MADE_BY else f"make {name}"
 
 
 def opened(name: str, notes_of: str = "") -> Record | None:

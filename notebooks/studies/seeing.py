@@ -10,9 +10,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from conjure_lib import Estimate, GenerativeProcess, Trace
-from conjure_lib.names import WEIGHTINGS, Weighting
-from conjure_lib.sde import FlowSchedule, Schedule, term_weights
+from conjure_lib import GenerativeProcess, Trace
+from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 
@@ -29,7 +28,10 @@ def view_maps(process: GenerativeProcess, trace: Trace) -> np.ndarray:
 
 
 def where_figure(
-    process: GenerativeProcess, traces: Sequence[Trace], weighting: Weighting = "noise"
+    process: GenerativeProcess,
+    traces: Sequence[Trace],
+    weighting: Weighting = "noise",
+    quadrature: Quadrature = "log-snr",
 ) -> Figure:
     """Where two prompts part: a row for each trace, the maps of each row scaled to its own maximum.
 
@@ -39,7 +41,7 @@ def where_figure(
     """
     figure, axes = plt.subplots(len(traces), 5, figsize=(6.9, 1.24 * len(traces)), squeeze=False)
     for row, trace in zip(axes, traces, strict=True):
-        weights = term_weights(process.schedule, trace.timesteps, weighting).numpy()
+        (weights,) = trace.terms().weights(weighting, "sum")
         latents = np.tensordot(plots.difference_maps(trace), weights, axes=(1, 0))  # (2, H, W)
         last = np.array([len(trace.timesteps) - 1])
         for half in (0, 1):
@@ -60,8 +62,8 @@ def where_figure(
 
 def when_figure(
     traces: Mapping[str, Sequence[Trace]],
-    schedule: Schedule | FlowSchedule,
     dashed: Collection[str] = (),
+    quadrature: Quadrature = "log-snr",
 ) -> Figure:
     """When two prompts part: a line for each name, with a band of one standard error over traces.
 
@@ -75,7 +77,7 @@ def when_figure(
         t = draws[0].timesteps.cpu().numpy()
         _band(axes[0], t, np.stack([apartness(trace) for trace in draws]), style)
         for axis, weighting in zip(axes[1:], WEIGHTINGS, strict=True):
-            _band(axis, t, np.stack([added(x, schedule, weighting) for x in draws]), style)
+            _band(axis, t, np.stack([added(x, weighting) for x in draws]), style)
     axes[0].set(title="the trajectories apart", ylabel="share", ylim=(0, 1.02))
     for axis, weighting in zip(axes[1:], WEIGHTINGS, strict=True):
         axis.set_title(f"of the distance, “{weighting}”")
@@ -94,9 +96,9 @@ def apartness(trace: Trace) -> np.ndarray:
     return (apart / whole).numpy()
 
 
-def added(trace: Trace, schedule: Schedule | FlowSchedule, weighting: Weighting) -> np.ndarray:
+def added(trace: Trace, weighting: Weighting) -> np.ndarray:
     """The share of the distance that the steps up to each one make, (S,), noisiest first."""
-    by_step = Estimate.from_terms(trace.terms(), trace.timesteps, schedule, weighting).by_step
+    by_step = trace.terms().estimates(weighting, "sum")[0].by_step
     return by_step.cumsum() / by_step.sum()
 
 

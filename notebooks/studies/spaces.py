@@ -25,7 +25,6 @@ from torch import Tensor
 
 import conjure_lib as cj
 from conjure_lib.process import generator
-from conjure_lib.sde import term_weights
 from conjure_tools import baselines, benchmarks, runs
 from studies.comparison import BASE, agreement
 from studies.records import ROOT, Made
@@ -100,7 +99,7 @@ def make(
         if only is None or name in only:
             settings = {"steps": STEPS, "block": len(pairs)} | space.settings | options
             where = folder / name.replace(" ", "-").replace(",", "")
-            run = runs.score(space.process, pairs, where, draws=draws, **settings)
+            run = runs.score(space.process, pairs, where, draws=draws, quadrature="sum", **settings)
             parts.append(in_rows(name, space.kind, run))
             records[name] = run.record
             if name == BASE:
@@ -249,11 +248,8 @@ def read(
         eps = process.eps(x, timesteps[s].to(x.device).expand(len(words)), condition)
         square = torch.pdist(eps.flatten(1).cpu().double()).square()  # (P,)
         terms[:, d, s] = square[:, None]
-    schedule, count = process.schedule, len(timesteps)
-    weights: dict[str, np.ndarray] = {
-        w: count * term_weights(schedule, timesteps, w).numpy() for w in cj.WEIGHTINGS
-    }
-    return runs.Run(pairs, terms, timesteps.cpu().numpy(), weights, {})
+    found = cj.Terms(terms, timesteps.cpu(), process.schedule)
+    return runs.Run(pairs, found, {"settings": {"quadrature": "sum"}})
 
 
 def derangement(words: Sequence[str]) -> list[str]:

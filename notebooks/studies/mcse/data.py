@@ -110,7 +110,7 @@ def conjured_embeddings(
     process: cj.GenerativeProcess, texts: Sequence[str], steps: int, batch_size: int = 128
 ) -> Tensor:
     """Noise predictions for each text at the same x, one for each of ``steps``, (n, steps · d)."""
-    scorer = cj.Scorer(process, weighting=WEIGHTING, steps=steps, draws=1)
+    scorer = cj.Scorer(process, weighting=WEIGHTING, steps=steps, draws=1, quadrature="sum")
     return scorer.encode(texts, batch_size=batch_size, convert_to_tensor=True)
 
 

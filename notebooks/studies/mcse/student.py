@@ -82,7 +82,9 @@ def distillation(
         for seed, (start, where) in enumerate(zip(starts, places, strict=True))
     ]
     pairs = held_out_pairs(plan, data)
-    exact = runs.score(process, pairs, folder / "teacher", draws=2, report=lambda _: None)
+    exact = runs.score(
+        process, pairs, folder / "teacher", draws=2, quadrature="sum", report=lambda _: None
+    )
     others = {
         "conjured embeddings": by_embeddings(process, pairs, plan.anchors),
         "text encoder of the model": baselines.text_encoder_cosine(process, texts_of(pairs)),
@@ -162,7 +164,7 @@ def texts_of(pairs: pd.DataFrame) -> list[tuple[str, str]]:
 
 def by_embeddings(process: cj.GenerativeProcess, pairs: pd.DataFrame, anchors: int) -> np.ndarray:
     """Minus the squared distances between conjured embeddings: what the student learns from."""
-    scorer = cj.Scorer(process, weighting=WEIGHTING, steps=anchors, draws=1)
+    scorer = cj.Scorer(process, weighting=WEIGHTING, steps=anchors, draws=1, quadrature="sum")
     vectors = embed_pairs(lambda t: scorer.encode(t, convert_to_tensor=True), pairs)
     return scorer.similarity_pairwise(*vectors).numpy()
 

@@ -1,0 +1,247 @@
+"""From squared differences of noise predictions to estimates, whichever way they are weighted.
+
+With λ = log(α²/σ²) the divergence of two processes is J = ∫ E‖Δε‖² dλ, whatever the family
+(Kingma et al. 2021; Guo, Shamai and Verdú 2005). Visited timesteps are the nodes of a quadrature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from conjure_lib.inputs import one_of
+from conjure_lib.names import QUADRATURES, WEIGHTINGS, Quadrature, Weighting
+from conjure_lib.process import check_sound
+from conjure_lib.reading import SAME, Reading, same
+from conjure_lib.sampling import Sampling
+from conjure_lib.sde import FlowSchedule, Schedule, log_snr, term_weights
+
+CELLS = 240  # of a window of log-SNR: a twentieth of a unit each
+UNEVEN = 1.0  # logarithms by which a curve may leave the range of its two neighbouring nodes
+ROWS = 4096  # pairs that are integrated at a time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A Monte Carlo estimate with its two errors: of the draws, and of the quadrature.
+
+    Attributes:
+        value: the mean over draws. For weighting "sde" the Jeffreys divergence J in nats of the two
+            path measures, the processes stopped at the end of the window of log-SNR (a trained
+            network's ‖Δε‖² does not vanish there, so that beyond any window J is infinite); for
+            "score" and "noise" the mean over the window's time of the weighted E‖Δε‖², which has no
+            unit.
+        stderr: standard error over draws; NaN for a single draw.
+        by_draw: (draws,), the value of each draw, under the weights that all draws give together.
+        by_step: (steps,), what each visited timestep adds to ``value`` (they sum to it).
+        timesteps: (steps,), DDPM timesteps, noisiest first.
+        quadrature_error: an estimate, on the safe side, of what few steps cost: how far the rule
+            on every second timestep is from ``value``, how far straight lines between all of them
+            are, and all that lies beyond the last of them; NaN of a single step.
+        floor: what rounding alone makes of a distance, measured where ``value`` is not far above
+            it: a distance near its floor is not told from 0. None where it is far above.
+        readings: what the model reads of either text, where it was asked.
+    """
+
+    value: float
+    stderr: float
+    by_draw: np.ndarray = field(repr=False)
+    by_step: np.ndarray = field(repr=False)
+    timesteps: np.ndarray = field(repr=False)
+    quadrature_error: float = math.nan
+    floor: float | None = None
+    readings: tuple[Reading, ...] = field(default=(), repr=False)
+
+    @property
+    def same_tokens(self) -> bool:
+        """Whether the two texts differ and the model cannot tell: zero says nothing of them."""
+        return len(self.readings) == 2 and same(*self.readings)
+
+    def __str__(self) -> str:
+        if self.same_tokens:  # a zero that says nothing of the texts
+            return f"not told apart: the texts differ, and {SAME}"
+        error = f" ± {self.stderr:.2g}"
+        return f"{self.value:.4g}{error} (draws) ± {self.quadrature_error:.2g} (steps)"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """‖Δε‖² of P pairs before any weighting: the raw material of every estimate.
+
+    Attributes:
+        squares: (P, draws, S, 2), w² ‖Δε‖² at the trajectory of the first and of the second prompt
+            of each pair.
+        timesteps: (S,), the visited timesteps.
+        schedule: what they mean.
+        sampling: what was drawn.
+    """
+
+    squares: np.ndarray = field(repr=False)
+    timesteps: Tensor
+    schedule: Schedule | FlowSchedule = field(repr=False)
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __len__(self) -> int:
+        return len(self.squares)
+
+    def __getitem__(self, pairs: slice | Sequence[int] | np.ndarray) -> Terms:
+        """The terms of some of the pairs."""
+        return replace(self, squares=self.squares[pairs])
+
+    def at(self, steps: slice | Sequence[int]) -> Terms:
+        """The terms of some of the steps, which are then all that an estimate knows."""
+        return replace(self, squares=self.squares[:, :, steps], timesteps=self.timesteps[steps])
+
+    @property
+    def mixed(self) -> np.ndarray:
+        """E‖Δε‖² over the mixture of the two laws, the mean of the halves: (P, draws, S)."""
+        return self.squares.mean(axis=3, dtype=np.float64)
+
+    def weights(
+        self, weighting: Weighting = "sde", quadrature: Quadrature = "log-snr"
+    ) -> np.ndarray:
+        """What the mean over draws of each term counts in the estimate of its pair, (P, S).
+
+        "log-snr": log ‖Δv‖², with Δv = Δε/α the difference in velocity, runs through the visited
+        log-SNRs as a natural cubic spline, and is integrated over the window; beyond the first and
+        the last of them it stays what it is there. Where the spline swings out between two of them,
+        or a term is 0, ‖Δv‖² is linear in the angle arctan(σ/α) instead. Either rule F is
+        homogeneous of degree one in the terms D, so that with w = ∂F/∂D it is Σ w D exactly
+        (Euler), which gives every step and every draw its part. "sum": the plain sum of the paper,
+        in which each timestep stands for its share of the time.
+
+        Raises:
+            ValueError: there is no such weighting or quadrature.
+        """
+        one_of("weighting", weighting, WEIGHTINGS)
+        one_of("quadrature", quadrature, QUADRATURES)
+        means = self.mixed.mean(axis=1)
+        if quadrature == "sum":
+            each = term_weights(self.schedule, self.timesteps, weighting).numpy()
+            return np.broadcast_to(each, means.shape)
+        rule, order = self.rule(weighting)
+        found = np.zeros(means.shape)
+        for first in range(0, len(means), ROWS):
+            some = slice(first, first + ROWS)
+            found[some, order] = rule.weights(means[some, order])
+        return found
+
+    def rule(self, weighting: Weighting) -> tuple[Rule, np.ndarray]:
+        """The quadrature in log-SNR, and the positions of its nodes among the timesteps."""
+        nodes = log_snr(self.schedule, self.timesteps).numpy()
+        order = np.argsort(nodes)
+        order = order[np.isfinite(nodes[order])]  # at the noisy end of a flow Δε is 0 for all
+        return Rule.of(nodes[order], self.schedule, self.sampling.log_snr, weighting), order
+
+    def by_draw(
+        self, weighting: Weighting = "sde", quadrature: Quadrature = "log-snr"
+    ) -> np.ndarray:
+        """The value of each pair in each draw, (P, draws), under the weights of all draws."""
+        return np.einsum("pks,ps->pk", self.mixed, self.weights(weighting, quadrature))
+
+    def estimates(
+        self, weighting: Weighting = "sde", quadrature: Quadrature = "log-snr"
+    ) -> list[Estimate]:
+        """One estimate a pair.
+
+        Raises:
+            ValueError: as :meth:`weights`; a term is not finite, with its timestep.
+        """
+        mixed = self.mixed
+        check_sound(np.isfinite(mixed).all(axis=1), self.timesteps.tolist())
+        by_step = self.weights(weighting, quadrature) * mixed.mean(axis=1)
+        by_draw = self.by_draw(weighting, quadrature)
+        values, times = by_draw.mean(axis=1), self.timesteps.cpu().numpy()
+        draws = by_draw.shape[1]
+        errors = np.full(len(self), math.nan)
+        if draws > 1:
+            errors = by_draw.std(axis=1, ddof=1) / math.sqrt(draws)
+        cost = self._steps_cost(weighting, quadrature)
+        rows = zip(values, errors, by_draw, by_step, cost, strict=True)
+        return [Estimate(float(v), float(e), d, s, times, float(q)) for v, e, d, s, q in rows]
+
+    def _steps_cost(self, weighting: Weighting, quadrature: Quadrature) -> np.ndarray:
+        """The quadrature error of each estimate, (P,): NaN of a single step."""
+        count, means = len(self.timesteps), self.mixed.mean(axis=1)
+        if count == 1:
+            return np.full(len(self), math.nan)
+        every_second = self.at(slice(1 - count % 2, None, 2))  # the cleanest is kept
+        values, coarse = (
+            t.by_draw(weighting, quadrature).mean(axis=1) for t in (self, every_second)
+        )
+        if quadrature == "sum":
+            return np.abs(values - coarse)
+        rule, order = self.rule(weighting)
+        beyond = rule.beyond * means[:, order[-1]]
+        return np.abs(values - coarse) + np.abs(values - means[:, order] @ rule.fixed) + beyond
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Product integration over S visited log-SNRs, rising, on G cells of the window.
+
+    Attributes:
+        alpha: (S,), α² at the nodes.
+        cells: (G,), what ‖Δv‖² counts in each cell: α² times its size under the weighting.
+        curve: (G, S), the natural cubic spline, from values at the nodes to those in the cells.
+        fixed: (S,), the weights of terms D where ‖Δv‖² is linear in the angle arctan(σ/α).
+        left: (G,), the node to the left of each cell, the last but one at the most.
+        beyond: what a term at the cleanest node counts for all that lies beyond it.
+    """
+
+    alpha: np.ndarray
+    cells: np.ndarray
+    curve: np.ndarray
+    fixed: np.ndarray
+    left: np.ndarray
+    beyond: float
+
+    @classmethod
+    def of(
+        cls,
+        nodes: np.ndarray,
+        schedule: Schedule | FlowSchedule,
+        window: tuple[float, float] | None,
+        weighting: Weighting,
+    ) -> Rule:
+        edges = np.linspace(*(window or schedule.window), CELLS + 1)
+        middle = (edges[1:] + edges[:-1]) / 2
+        sizes = np.diff(edges)
+        if weighting != "sde":  # a mean over time
+            sizes = np.diff(schedule.time(edges))
+            sizes = sizes / sizes.sum()
+        if weighting == "score":
+            sizes = sizes * (1 + np.exp(middle))  # 1/σ²
+        cells, each = _alpha(middle) * sizes, np.eye(len(nodes))
+        within = np.clip(middle, nodes[0], nodes[-1])  # on from either end as it is there
+        curve = np.ones((CELLS, 1))
+        if len(nodes) > 1:
+            curve = CubicSpline(nodes, each, bc_type="natural")(within)
+        angles = np.arctan(np.exp(-within / 2)), np.arctan(np.exp(-nodes / 2))
+        fixed = [cells @ np.interp(-angles[0], -angles[1], one) for one in each]
+        left = np.clip(np.searchsorted(nodes, within) - 1, 0, max(0, len(nodes) - 2))
+        alpha = _alpha(nodes)
+        beyond = float(cells[middle > nodes[-1]].sum() / alpha[-1])
+        return cls(alpha, cells, curve, np.array(fixed) / alpha, left, beyond)
+
+    def weights(self, terms: np.ndarray) -> np.ndarray:
+        """∂F/∂D at terms D (P, S), where F is homogeneous of degree one: (P, S)."""
+        size = terms / self.alpha  # ‖Δv‖²
+        log = np.log(np.where(size > 0, size, 1))
+        found = log @ self.curve.T  # (P, G)
+        ends = np.stack([log[:, self.left], log[:, self.left + (log.shape[1] > 1)]])
+        wild = (found > ends.max(0) + UNEVEN) | (found < ends.min(0) - UNEVEN)
+        wild = wild.any(axis=1) | (size <= 0).any(axis=1)
+        found[wild] = 0
+        curved = (np.exp(found) * self.cells) @ self.curve / np.where(terms > 0, terms, 1)
+        return np.where(wild[:, None], self.fixed, curved)
+
+
+def _alpha(log_snr: np.ndarray) -> np.ndarray:
+    """α² of a process with α² + σ² = 1 at a log-SNR."""
+    return 1 / (1 + np.exp(-log_snr))
