@@ -24,7 +24,7 @@ from conjure_lib.adapters import (
     quiet,
 )
 from conjure_lib.machine import limit_threads
-from conjure_lib.names import EMBEDDED as EMBEDDED
+from conjure_lib.names import EMBEDDED
 from conjure_lib.process import GenerativeProcess, steady
 from conjure_lib.reading import TEXTS, warn_unread
 
