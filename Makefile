@@ -12,6 +12,8 @@
 #   make browse  open every page of the built book in a browser, and check it
 #   make bench   measure speed and scale, for chapter 14 (twenty minutes on two quiet cores)
 #   make records make the results of record, all that are missing or NAME="words sts" (days in all)
+#   make start   record the run of the start page anew (a minute)
+#   make pdf     the built book as one file to print: _build/conjuring.pdf
 #   make train   make, or go on making, the embedded model (hours)
 #   make clean   remove what was built, keep the environment
 #
@@ -23,7 +25,7 @@ PROFILE ?= book
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup book test lint execute html browse bench records train clean
+.PHONY: help setup book test lint execute html browse bench records start pdf train clean
 .DEFAULT_GOAL := help
 
 help:
@@ -63,6 +65,12 @@ bench: $(READY)
 
 records: $(READY)
 	cd notebooks && ../$(BIN)/python -m studies.records $(NAME)
+
+start: $(READY)
+	$(BIN)/python book/recording.py
+
+pdf: $(READY)
+	$(BIN)/python book/print_book.py
 
 train: $(READY)
 	$(BIN)/python -m training

@@ -22,6 +22,7 @@ from typing import Any
 
 import explorer
 import live
+import recording
 import yaml
 from execute import (
     ROOT,
@@ -35,7 +36,7 @@ from execute import (
     read_record,
     watched_paths,
 )
-from strict import read_yaml
+from strict import read_notebook, read_yaml
 
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
 COLAB = "https://colab.research.google.com"
@@ -156,22 +157,48 @@ def _listed(level: Any) -> Iterator[str]:
                 yield from _listed(value)
 
 
+def write_config(root: Path, source: Path, repository: str | None) -> None:
+    """The configuration of the book that ``source`` becomes."""
+    config, _ = read_yaml(root / "_config.yml")
+    effective = yaml.safe_dump(effective_config(config, repository), allow_unicode=True)
+    (source / "_config.yml").write_text(effective, encoding="utf-8")
+
+
+def write_contents(root: Path, source: Path) -> None:
+    """The table of contents, in which chapters have the numbers that the text calls them by."""
+    toc, _ = read_yaml(root / "_toc.yml")
+    for part in toc.get("parts", []):
+        for entry in part["chapters"]:
+            file = source / f"{entry['file']}.ipynb"
+            if file.is_file():
+                entry["title"] = f"{int(file.stem.split('_')[0])}. {first_heading(file)}"
+    text = yaml.safe_dump(toc, allow_unicode=True, sort_keys=False)
+    (source / "_toc.yml").write_text(text, encoding="utf-8")
+
+
+def first_heading(notebook: Path) -> str:
+    """The title of a chapter."""
+    cells = (cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "markdown")
+    found = re.search(r"^# (.+)$", "\n".join(cells), re.MULTILINE)
+    if found is None:
+        raise ChapterError(f"{notebook.name} has no heading of the first level: # TITLE")
+    return found[1].strip()
+
+
 def put_together(root: Path, executed: Path, source: Path, repository: str | None) -> None:
     """Fill the folder ``source`` with everything that the book is built from."""
     check_contents(root)
-    config, _ = read_yaml(root / "_config.yml")
     shutil.rmtree(source, ignore_errors=True)
     copy_pages(root, source)
     (source / "_static").mkdir()
     shutil.copy(root / "book" / "book.css", source / "_static")
-    live.put_beside(source / "book")
-    explorer.put_beside(source / "book")
+    for part in (recording, live, explorer):
+        part.put_beside(source / "book")
     with alone(executed):  # no runner puts other copies in their places meanwhile
         records = copy_chapters(root, executed, source)
     (source / "book" / "cost_table.txt").write_text(cost_table(records, executed.name))
-    effective = yaml.safe_dump(effective_config(config, repository), allow_unicode=True)
-    (source / "_config.yml").write_text(effective, encoding="utf-8")
-    shutil.copy(root / "_toc.yml", source)
+    write_config(root, source, repository)
+    write_contents(root, source)
 
 
 def build(source: Path, output: Path) -> Path:
@@ -251,8 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _, executed = folders(profile)
         put_together(ROOT, executed, source, repository_url())
         html = build(source, ROOT)
-        live.publish(html)
-        explorer.publish(html)
+        for part in (recording, live, explorer):
+            part.publish(html)
         if outside := [f"{page} loads {address}" for page, address in outside_resources(html)]:
             raise ChapterError("the book needs a network:\n" + "\n".join(outside))
     except (ChapterError, OSError) as error:

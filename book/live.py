@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterable
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 from execute import ROOT, ChapterError, fingerprint
 from filelock import FileLock
@@ -130,7 +132,7 @@ def draw_examples(folder: Path) -> None:
     plots.use_style()
     blocks = []
     for i, (y1, y2) in enumerate(EXAMPLES, 1):
-        estimate = cj.distance(process, y1, y2, steps=10, draws=DRAWS)
+        estimate = cj.distance(process, y1, y2, steps=10, draws=DRAWS, quadrature="linear")
         figure = plots.pair_figure(process, cj.trace(process, y1, y2, steps=10))
         figure.savefig(folder / f"live-{i}.png", dpi=110)
         blocks.append(
@@ -155,8 +157,27 @@ def megabytes(*files: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
+def ruler() -> dict[str, Any]:
+    """Recorded distances of pairs of words, by which the page says how far a number is."""
+    from conjure_tools import runs
+
+    table, record = runs.results_of_record("matrix")
+    table = table.sort_values("sde")
+    rows = [table.iloc[i] for i in (0, len(table) // 2, -1)]
+    return {
+        "steps": record["settings"]["steps"],
+        "guidance": record["settings"]["guidance"],
+        "pairs": len(table),
+        "quantiles": [float(f"{q:.4g}") for q in table["sde"].quantile([i / 100 for i in range(101)])],
+        "named": [[row["text1"], row["text2"], float(f"{row['sde']:.3g}")] for row in rows],
+    }
+
+
 def put_beside(page: Path) -> None:
-    """What book/live.md includes: the examples, and how much its readers load."""
+    """What book/live.md includes: the examples, the ruler, and how much its readers load."""
+    packed = json.dumps(ruler(), ensure_ascii=False).replace("<", "\\u003c")
+    script = f'<script type="application/json" data-part="recorded">{packed}</script>'
+    (page / "live_ruler.txt").write_text(f"```{{raw}} html\n{script}\n```\n", encoding="utf-8")
     for file in examples().iterdir():
         place = page / "images" if file.suffix == ".png" else page
         shutil.copy(file, place)

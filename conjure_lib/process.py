@@ -7,7 +7,6 @@ prediction at (x, t), and trajectories.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.adapters import quiet
+from conjure_lib.clock import check_config, scheduler_of, set_flow
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS, Spacing
 from conjure_lib.reading import Reader, quoted
@@ -203,41 +202,29 @@ class GenerativeProcess:
                 length of the schedule, or so many that the checkpoint's spacing leaves out its
                 noisiest end.
         """
-        one_of(f"{self.name}'s sampler", name, self.samplers)
-        if not 1 <= whole("steps", steps) <= self.schedule.T:
-            raise ValueError(f"steps must lie between 1 and {self.schedule.T}, not {steps}")
-        if self.kind == "flow" and steps < 2:
-            raise ValueError("a flow needs 2 steps or more: at its first all prompts predict alike")
-        import diffusers
-
-        kind = getattr(diffusers, self.samplers[name])
-        config = self.scheduler.config
-        with quiet():  # settings that were unknown as it was loaded are so still
-            scheduler = kind.from_config(config, **_plain(kind, config, spacing))
-        if self.kind == "flow":
-            self._set_flow(scheduler, steps)
-            return scheduler
-        scheduler.set_timesteps(steps)
-        if int(scheduler.timesteps.max()) >= self.schedule.T:  # the offset leads past the end
-            scheduler.register_to_config(steps_offset=0)
-            scheduler.set_timesteps(steps)
-        times = scheduler.timesteps
-        reach = int(times.max()) + int((times.max() - times.min()) / max(1, steps - 1))
-        if steps > 1 and reach < 0.95 * self.schedule.T:  # "leading" spacing rounds its stride down
-            raise ValueError(
-                f"{steps} steps reach only timestep {int(times.max())} of {self.schedule.T}, where "
-                "x is not yet noise: take a number of steps that divides the schedule"
-            )
-        return scheduler
+        given: Single = {"sampler": name, "steps": steps, "spacing": spacing, "log_snr": log_snr}
+        return self.sampler_of(Sampling(**given))
 
     def sampler_of(self, sampling: Sampling) -> Any:
         """The scheduler that ``sampling`` asks for, see :meth:`sampler`."""
-        return self.sampler(sampling.sampler, sampling.steps, sampling.spacing, sampling.log_snr)
+        check_config(self.scheduler.config)
+        steps, schedule = sampling.steps, self.schedule
+        one_of(f"{self.name}'s sampler", sampling.sampler, self.samplers)
+        if steps > schedule.T:
+            raise ValueError(f"steps must lie between 1 and {schedule.T}, not {steps}")
+        name, config = self.samplers[sampling.sampler], self.scheduler.config
+        found = scheduler_of(name, config, schedule, sampling)
+        if isinstance(schedule, FlowSchedule):
+            if steps < 2:
+                raise ValueError(
+                    "a flow needs 2 steps or more: at its first all prompts predict alike"
+                )
+            set_flow(found, schedule, sampling, **self._flow_options(steps))
+        return found
 
-    def _set_flow(self, scheduler: Any, steps: int) -> None:
-        """Set the times as the family's pipeline does, with its shift for the number of tokens."""
-        config = scheduler.config
-        options: dict[str, Any] = {"num_inference_steps": steps}
+    def _flow_options(self, steps: int) -> dict[str, Any]:
+        """What the family's pipeline sets the times with: its σ, its shift for so many tokens."""
+        config, options = self.scheduler.config, dict[str, Any]()
         if self.sigmas is not None:
             options["sigmas"] = self.sigmas(steps)
         if config.get("use_dynamic_shifting"):
@@ -246,7 +233,7 @@ class GenerativeProcess:
                 config.max_image_seq_len - config.base_image_seq_len
             )
             options["mu"] = config.base_shift + slope * (tokens - config.base_image_seq_len)
-        scheduler.set_timesteps(**options)
+        return options
 
     def noise(self, draws: Sequence[int], seed: int) -> Tensor:
         """x_T of the given draws, (len(draws), *latent_shape), keyed by (seed, draw) alone."""
@@ -504,18 +491,3 @@ def generator(*key: int) -> torch.Generator:
     # a spawn key, since a longer entropy that ends in zeros would seed like a shorter one
     words = np.random.SeedSequence(first, spawn_key=rest).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
-
-
-def _plain(kind: Any, config: Mapping[str, Any], spacing: Spacing) -> dict[str, Any]:
-    """Settings that a sampler must not take from its own defaults or from another's schedule.
-
-    Latents have no bounds to clip to, where the checkpoint does not say that its own have; and an
-    estimate's timesteps are evenly spaced, as the checkpoint spaces them.
-    """
-    spacings = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-    changed: dict[str, Any] = {name: False for name in spacings if config.get(name)}
-    changed["timestep_spacing"] = spacing
-    known = inspect.signature(kind.__init__).parameters
-    if "clip_sample" in known and "clip_sample" not in config:
-        changed["clip_sample"] = False
-    return {name: value for name, value in changed.items() if name in known}

@@ -186,6 +186,18 @@ def term_weights(schedule: Schedule | FlowSchedule, t: Tensor, weighting: Weight
     return schedule.weight(t, weighting) * share / (1 if weighting == "sde" else schedule.T)
 
 
+def chain_weights(schedule: Schedule, t: Tensor) -> Tensor:
+    """What ‖Δε‖² at each of S visited timesteps counts in J of the ancestral chain, (S,), float64.
+
+    A step from ᾱ to ᾱ' is normal with variance β = 1 - ᾱ/ᾱ' under either prompt, and its means
+    lie β/√((1 - β)(1 - ᾱ)) ‖Δε‖ apart (Ho et al. 2020), so that KL of the step is a finite number,
+    and that of the chain their sum. The last step leads to ᾱ' = 1.
+    """
+    bars = schedule.alpha_bar(t)
+    after = torch.cat([bars[1:], torch.ones(1, dtype=torch.float64)])
+    return (after / bars - 1) / (1 - bars)
+
+
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 """What a network's output is: ε; v = α ε - σ x_0 (Salimans and Ho 2022); or v = ε - x_0."""
 

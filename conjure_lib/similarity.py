@@ -28,7 +28,7 @@ from conjure_lib.process import GenerativeProcess, as_process, check_sound
 from conjure_lib.reading import Reading, quoted, read, warn_alike, warn_same
 from conjure_lib.sampling import Sampling, Single, check_known
 from conjure_lib.sde import FlowSchedule, Schedule
-from conjure_lib.terms import Estimate, Terms
+from conjure_lib.terms import Estimate, Terms, check_chain
 
 Pairing = Literal["same", "crossed"]
 PAIRINGS: tuple[str, ...] = get_args(Pairing)
@@ -400,6 +400,7 @@ def check_settings(
     sampling = Sampling.of(work.pop("sampling", None), **given)
     work.pop("noise", None)
     check_work(**work)
+    check_chain(weighting, quadrature, sampling)
     return sampling
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from conjure_lib.names import QUADRATURES, WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.process import check_sound
 from conjure_lib.reading import SAME, Reading, same
 from conjure_lib.sampling import Sampling
-from conjure_lib.sde import FlowSchedule, Schedule, log_snr, term_weights
+from conjure_lib.sde import FlowSchedule, Schedule, chain_weights, log_snr, term_weights
 
 CELLS = 240  # of a window of log-SNR: a twentieth of a unit each
 UNEVEN = 1.0  # logarithms by which a curve may leave the range of its two neighbouring nodes
@@ -109,11 +110,13 @@ class Terms:
 
         "log-snr": log ‖Δv‖², with Δv = Δε/α the difference in velocity, runs through the visited
         log-SNRs as a natural cubic spline, and is integrated over the window; beyond the first and
-        the last of them it stays what it is there. Where the spline swings out between two of them,
-        or a term is 0, ‖Δv‖² is linear in the angle arctan(σ/α) instead. Either rule F is
-        homogeneous of degree one in the terms D, so that with w = ∂F/∂D it is Σ w D exactly
-        (Euler), which gives every step and every draw its part. "sum": the plain sum of the paper,
-        in which each timestep stands for its share of the time.
+        the last of them it stays what it is there. This rule F is homogeneous of degree one in the
+        terms D, so that with w = ∂F/∂D it is Σ w D exactly (Euler), which gives every step and
+        every draw its part. "linear": ‖Δv‖² is linear in the angle arctan(σ/α) in between, so that
+        the weights are the same for all terms; it also takes the place of a spline that swings out
+        between two of them, or that meets a 0. "sum": the plain sum of the paper, in which each
+        timestep stands for its share of the time. "chain": the divergence, exact, of the S-step
+        chain that the sampler "ancestral" runs, and not of the SDEs.
 
         Raises:
             ValueError: there is no such weighting or quadrature.
@@ -121,14 +124,19 @@ class Terms:
         one_of("weighting", weighting, WEIGHTINGS)
         one_of("quadrature", quadrature, QUADRATURES)
         means = self.mixed.mean(axis=1)
-        if quadrature == "sum":
-            each = term_weights(self.schedule, self.timesteps, weighting).numpy()
-            return np.broadcast_to(each, means.shape)
+        check_chain(weighting, quadrature, self.sampling)
+        if quadrature in ("sum", "chain"):
+            each = term_weights(self.schedule, self.timesteps, weighting)
+            if quadrature == "chain" and isinstance(self.schedule, Schedule):
+                each = chain_weights(self.schedule, self.timesteps)
+            return np.broadcast_to(each.numpy(), means.shape)
         rule, order = self.rule(weighting)
         found = np.zeros(means.shape)
         for first in range(0, len(means), ROWS):
             some = slice(first, first + ROWS)
-            found[some, order] = rule.weights(means[some, order])
+            found[some, order] = (
+                rule.fixed if quadrature == "linear" else rule.weights(means[some, order])
+            )
         return found
 
     def rule(self, weighting: Weighting) -> tuple[Rule, np.ndarray]:
@@ -168,6 +176,8 @@ class Terms:
     def _steps_cost(self, weighting: Weighting, quadrature: Quadrature) -> np.ndarray:
         """The quadrature error of each estimate, (P,): NaN of a single step."""
         count, means = len(self.timesteps), self.mixed.mean(axis=1)
+        if quadrature == "chain":
+            return np.zeros(len(self))
         if count == 1:
             return np.full(len(self), math.nan)
         every_second = self.at(slice(1 - count % 2, None, 2))  # the cleanest is kept
@@ -177,8 +187,18 @@ class Terms:
         if quadrature == "sum":
             return np.abs(values - coarse)
         rule, order = self.rule(weighting)
+        other = self.by_draw(weighting, "log-snr" if quadrature == "linear" else "linear")
         beyond = rule.beyond * means[:, order[-1]]
-        return np.abs(values - coarse) + np.abs(values - means[:, order] @ rule.fixed) + beyond
+        return np.abs(values - coarse) + np.abs(values - other.mean(axis=1)) + beyond
+
+
+def check_chain(weighting: Weighting, quadrature: Quadrature, sampling: Sampling) -> None:
+    """Raise ValueError where the divergence of a chain is asked of what was no such chain."""
+    if quadrature == "chain" and (weighting, sampling.sampler) != ("sde", "ancestral"):
+        raise ValueError(
+            'quadrature="chain" is the divergence of the chain that was run: it goes with '
+            'weighting="sde" and sampler="ancestral"'
+        )
 
 
 @dataclass(frozen=True)
@@ -216,7 +236,8 @@ class Rule:
             sizes = np.diff(schedule.time(edges))
             sizes = sizes / sizes.sum()
         if weighting == "score":
-            sizes = sizes * (1 + np.exp(middle))  # 1/σ²
+            _, sigma = schedule.coefficients(torch.from_numpy(schedule.time(middle)))
+            sizes = sizes / sigma.numpy() ** 2
         cells, each = _alpha(middle) * sizes, np.eye(len(nodes))
         within = np.clip(middle, nodes[0], nodes[-1])  # on from either end as it is there
         curve = np.ones((CELLS, 1))

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 import conjure_lib
 from conjure_lib.engine import tiled
-from conjure_lib.inputs import indices, whole
+from conjure_lib.inputs import indices, one_of, whole
 from conjure_lib.loading import shipped
 from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess
@@ -188,7 +188,8 @@ def score(
     whole("block", block)
     sampling = Sampling.of(sampling, **single)
     draws = whole("draws", sampling.draws)
-    check_settings(pairing=pairing, quadrature=quadrature, batch_size=batch_size)
+    one_of("quadrature of a run", quadrature, ("log-snr", "linear", "sum"))
+    check_settings(pairing=pairing, batch_size=batch_size)
     process.sampler_of(sampling)
     check_folder(folder)
     folder = Path(folder)

@@ -267,9 +267,9 @@ class Scorer:
             path = process.trajectories(condition, x_T, some, texts=texts, sampling=unguided)
             states.append(path.states.flatten(0, 1).cpu())
             times = path.timesteps.cpu()
-        nothing = Terms(np.zeros((1, 1, len(times), 2)), times, process.schedule, sampling)
-        # what no term is known of has weights that do not depend on it
-        each = torch.tensor(nothing.weights(self.weighting, self.quadrature)[0])
+        unknown = Terms(np.zeros((1, 1, len(times), 2)), times, process.schedule, sampling)
+        rule: Quadrature = "linear" if self.quadrature == "log-snr" else self.quadrature
+        each = torch.tensor(unknown.weights(self.weighting, rule)[0])  # the same for all terms
         each = sampling.guidance**2 * each / count
         keys = [(seed, int(draw), step) for draw in draws for step in range(len(times))]
         return torch.cat(states), times.repeat(count), each.repeat(count), keys

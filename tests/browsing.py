@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,13 +18,15 @@ from urllib.parse import urlsplit
 import build_book
 import explorer
 import live
-import yaml
-from execute import ROOT
+import nbformat
+import pandas as pd
+import recording
+from execute import ROOT, chapters
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 360, "height": 740}}
+SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
 @dataclass
@@ -91,25 +95,53 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def small_site(folder: Path) -> Path:
-    """A book of the live page and the explorer alone, built in ``folder``; where its pages are."""
+    """The pages of the book without its chapters, built in ``folder``; where they are.
+
+    In the place of each chapter stands one with the same headings; the first one's cells show what
+    chapters have: a table, a wide figure, a wide equation and computed values.
+    """
     source = folder / "source"
-    shutil.copytree(ROOT / "book" / "images", source / "book" / "images")
-    shutil.copy(ROOT / "book" / "references.bib", source / "book")
-    linked = ["notebooks/03_algorithm_1", "notebooks/05_sts", "notebooks/08_distance_matrices"]
+    build_book.copy_pages(ROOT, source)
+    (source / "_static").mkdir()
+    shutil.copy(ROOT / "book" / "book.css", source / "_static")
     (source / "notebooks").mkdir()
-    for name in ("book/introduction", "book/model_card", *linked):
-        (source / name).with_suffix(".md").write_text("# A page\n")
-    for name in ("live", "explorer"):
-        shutil.copy(ROOT / "book" / f"{name}.md", source / "book")
-    with (source / "book" / "model_card.md").open("a") as page:
-        page.write("\n```{bibliography}\n```\n")
-    files = [{"file": name} for name in (*linked, "book/live", "book/explorer", "book/model_card")]
-    toc = {"format": "jb-book", "root": "book/introduction", "chapters": files}
-    (source / "_toc.yml").write_text(yaml.safe_dump(toc))
-    shutil.copy(ROOT / "_config.yml", source)
-    for part in (live, explorer):
+    for number, notebook in enumerate(chapters(ROOT / "notebooks"), 1):
+        nbformat.write(headings_of(notebook, number == 1), source / "notebooks" / notebook.name)
+    (source / "book" / "cost_table.txt").write_text("| chapter | seconds |\n|---|---|\n| 1 | 2.5 |\n")
+    build_book.write_contents(ROOT, source)
+    build_book.write_config(ROOT, source, None)
+    parts = (recording, live, explorer)
+    for part in parts:
         part.put_beside(source / "book")
     html = build_book.build(source, folder)
-    for part in (live, explorer):
+    for part in parts:
         part.publish(html)
     return html
+
+
+def headings_of(notebook: Path, shows: bool) -> nbformat.NotebookNode:
+    """A chapter with the headings of ``notebook`` alone, or with something of each kind."""
+    cells = [c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "markdown"]
+    lines = [line for cell in cells for line in cell.splitlines() if re.match("#+ ", line)]
+    made = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
+    made.cells = [nbformat.v4.new_markdown_cell("\n\n".join(lines[:1] + ["Text."] + lines[1:]))]
+    if shows:
+        made.cells += shown_cells()
+    return made
+
+
+def shown_cells() -> list[nbformat.NotebookNode]:
+    """Cells with a table, a figure, an equation wider than the page, and a computed value."""
+    frame = pd.DataFrame({"distance": [-36.99, 0.7], "error": [0.01, 0.121]}, index=["a", "b"])
+    picture = base64.b64encode((ROOT / "book" / "images" / "pair.png").read_bytes()).decode()
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": frame.to_html()}),
+        nbformat.v4.new_output("display_data", {"image/png": picture}),
+    ]
+    glued = {"scrapbook": {"mime_prefix": "application/papermill.record/", "name": "value"}}
+    data = {"application/papermill.record/text/plain": "'12.5 nats'"}
+    outputs.append(nbformat.v4.new_output("display_data", data, metadata=glued))
+    code = nbformat.v4.new_code_cell("1", outputs=outputs, execution_count=1)
+    wide = " + ".join(f"\\lVert \\varepsilon(x_{{{i}}}, t) \\rVert^2" for i in range(40))
+    text = f"The value is {{glue:text}}`value`.\n\n$$\n{wide}\n$$\n\n| text | nats |\n|---|---|\n| a | 1,036.99 |"
+    return [code, nbformat.v4.new_markdown_cell(text)]

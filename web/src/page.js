@@ -3,15 +3,20 @@
  * Whatever a reader types reaches the page as text only, never as HTML.
  */
 
-import { format, settlingChart } from "./charts.js";
+import { contributionBars, farther, format, ruler, settlingChart, triangle } from "./charts.js";
 import { estimate } from "./distance.js";
 import { element } from "./element.js";
+import { keepNumbers, keepPicture } from "./keep.js";
 import { paint } from "./pictures.js";
 import { fault } from "./reading.js";
+import { interval } from "./student.js";
 
-const COLOURS = ["#0072B2", "#D55E00"]; // of the first and the second prompt, as in the figures
+const COLOURS = ["#0072B2", "#D55E00", "#009E73"]; // of the prompts, as in the figures
 const WEIGHTINGS = { sde: "nats", score: "", noise: "" };
-const FIELDS = ["a", "b", "steps", "draws", "guidance", "seed"]; // what the address holds
+const TEXTS = ["a", "b", "c"];
+const NUMBERS = ["steps", "draws", "guidance", "seed"];
+const FIELDS = [...TEXTS, ...NUMBERS]; // what the address holds
+const FRAME = 500; // milliseconds of a step that plays
 const SAME = "are the same tokens to the model: it cannot tell them apart";
 const PATIENCE = 5000; // milliseconds, for a worker that is asked to stop
 const base = new URL(".", document.currentScript.src);
@@ -19,34 +24,68 @@ const root = document.getElementById("conjure");
 const find = (name) => root.querySelector(`[data-part="${name}"]`);
 const form = find("form");
 
+const recorded = JSON.parse(find("recorded")?.textContent ?? "null"); // pairs to measure by
+
 let worker = null;
-let loaded = false; // whether the run that goes on has its model
-let shown = null; // what the page shows: {prompts, settings, values, steps, follow}
+let ready = false; // whether the worker has its model
+let busy = false;
+let runs = 0; // so many were begun: a message of another than the last is late
+let ending = null; // the timer of a worker that is asked to stop
+let playing = null; // the timer of the steps that play
+let loading = { bytes: 0, since: 0 };
+let shown = null; // what the page shows: {prompts, settings, values, adds, times, steps, others}
 
 // -- the form and the address --------------------------------------------------------------
 
+/** Fill the form from the address; what is no number there is left as it is. */
 function readAddress() {
   const address = new URLSearchParams(location.hash.slice(1));
-  for (const name of FIELDS) {
-    if (address.has(name)) form.elements[name].value = address.get(name); // ranges clamp it
+  for (const name of TEXTS.filter((one) => address.has(one))) {
+    const { maxLength } = form.elements[name];
+    form.elements[name].value = address.get(name).slice(0, maxLength);
+  }
+  for (const name of NUMBERS) {
+    const text = address.get(name)?.trim();
+    if (text && Number.isFinite(Number(text))) form.elements[name].value = text; // ranges clamp it
   }
   showSettings();
+  return address.has("a") && address.has("b");
 }
 
-function writeAddress() {
-  const address = new URLSearchParams(FIELDS.map((name) => [name, form.elements[name].value]));
-  history.replaceState(null, "", `#${address}`);
+/** Put the form into the address; a run gets a place of its own among those to go back to. */
+function writeAddress(lasting = false) {
+  const filled = FIELDS.filter((name) => name !== "c" || form.elements.c.value);
+  const address = `#${new URLSearchParams(filled.map((name) => [name, form.elements[name].value]))}`;
+  if (address === location.hash) return;
+  history[lasting && location.hash ? "pushState" : "replaceState"](null, "", address);
 }
 
 function showSettings() {
   for (const place of form.querySelectorAll("[data-of]")) {
     place.textContent = form.elements[place.dataset.of].value;
   }
+  markStale();
 }
 
 function readSettings() {
-  const number = (name) => Number(form.elements[name].value);
-  return Object.fromEntries(FIELDS.slice(2).map((name) => [name, number(name)]));
+  return Object.fromEntries(NUMBERS.map((name) => [name, Number(form.elements[name].value)]));
+}
+
+function readPrompts() {
+  return TEXTS.map((name) => form.elements[name].value).filter((text, i) => text || i < 2);
+}
+
+/** Say so where the form asks for something else than what the page shows. */
+function markStale() {
+  const asked = JSON.stringify([readPrompts(), readSettings()]);
+  const same = !shown || asked === JSON.stringify([shown.prompts, shown.settings]);
+  find("stale").hidden = same;
+  find("results").classList.toggle("conjure-old", !same);
+}
+
+/** A shared link runs at once, except where the reader saves data and would load much. */
+function openAddress() {
+  if (readAddress() && (ready || !navigator.connection?.saveData)) start();
 }
 
 async function copyAddress() {
@@ -71,39 +110,43 @@ function warn(text) {
   find("warnings").append(element("p", {}, text));
 }
 
-function setBusy(busy) {
+function setBusy(now) {
+  busy = now;
   const [on, off] = busy ? [find("cancel"), find("run")] : [find("run"), find("cancel")];
   on.disabled = false;
   if (document.activeElement === off) on.focus(); // a button that is switched off loses the focus
   off.disabled = true;
   find("progress").hidden = !busy;
   find("results").setAttribute("aria-busy", busy);
+  find("waiting").hidden = !busy || ready;
 }
 
 // -- a run ---------------------------------------------------------------------------------
 
 function start(event) {
-  event.preventDefault();
-  const prompts = [form.elements.a.value, form.elements.b.value];
+  event?.preventDefault();
+  const prompts = readPrompts();
   find("warnings").replaceChildren();
-  const faults = prompts.map((prompt, i) => [["first", "second"][i], fault(prompt)]);
+  const faults = prompts.map((prompt, i) => [["first", "second", "third"][i], fault(prompt)]);
   for (const [which, why] of faults) {
     if (why) warn(`The ${which} prompt ${why}.`);
   }
   if (faults.some(([, why]) => why)) return;
-  writeAddress();
+  writeAddress(true);
+  clearTimeout(ending); // of a run that this one takes the place of
+  stopPlaying();
   const settings = readSettings();
-  shown = { prompts, settings, steps: [], follow: true };
+  shown = { prompts, settings, steps: [], adds: [], times: [], others: {}, follow: true };
   shown.values = Object.fromEntries(Object.keys(WEIGHTINGS).map((name) => [name, []]));
   layOut();
+  markStale();
   find("progress").value = 0;
   setBusy(true);
-  loaded = false;
-  say("Loading the model; only the first time takes long.");
+  say(ready ? "Conjuring." : "Loading the model; only the first time takes long.");
   try {
     worker ??= openWorker();
     const processor = form.elements.processor.value;
-    worker.postMessage({ type: "run", prompts, settings, processor });
+    worker.postMessage({ type: "run", id: (runs += 1), prompts, settings, processor });
   } catch (error) {
     answers.failed(error);
   }
@@ -111,42 +154,61 @@ function start(event) {
 
 /** Ask the worker to stop after its step; one that is loading, or that does not answer, is ended. */
 function cancel() {
-  const asked = worker;
+  const asked = runs;
   const end = () => {
-    if (worker !== asked || find("cancel").disabled) return;
+    if (runs !== asked || !busy) return;
     closeWorker();
     answers.cancelled();
   };
   worker?.postMessage({ type: "cancel" });
-  if (loaded) setTimeout(end, PATIENCE);
+  clearTimeout(ending);
+  if (ready) ending = setTimeout(end, PATIENCE);
   else end();
 }
 
 function openWorker() {
   const opened = new Worker(new URL(`worker.js?${VERSION}`, base), { type: "module" });
-  opened.onmessage = ({ data }) => answers[data.type](data);
-  opened.onerror = () =>
-    answers.failed({ message: "the worker that computes did not start, or has stopped" });
+  loading = { bytes: 0, since: performance.now() };
+  opened.onmessage = ({ data }) => {
+    if (data.id === undefined || data.id === runs) answers[data.type](data);
+  };
+  opened.onerror = () => {
+    const why = navigator.onLine ? "" : "; this machine is offline";
+    answers.failed({ message: `the worker that computes did not start, or has stopped${why}` });
+  };
   return opened;
 }
 
 function closeWorker() {
   worker?.terminate();
   worker = null;
+  ready = false;
 }
 
 const answers = {
-  loading({ share }) {
-    find("progress").value += share;
+  loading({ bytes, total }) {
+    loading.bytes += bytes;
+    find("progress").value = Math.min(1, loading.bytes / total);
+    const megabytes = (count) => (count / 1e6).toFixed(count < 1e7 ? 1 : 0);
+    const seconds = (performance.now() - loading.since) / 1000;
+    const left = Math.ceil(((total - loading.bytes) * seconds) / loading.bytes);
+    const time = seconds > 1 && left > 0 ? `, about ${left} s left` : "";
+    const text = `Loading the model: ${megabytes(loading.bytes)} of ${megabytes(total)} MB${time}.`;
+    if (busy && !ready) say(text, false);
   },
   ready({ processor }) {
-    loaded = true;
+    ready = true;
+    clearTimeout(ending);
+    find("waiting").hidden = true;
     root.dataset.processor = processor;
-    const where = processor === "webgpu" ? "graphics card" : "processor";
-    say(`The model is loaded. Conjuring on the ${where}.`);
+    shown.began = performance.now();
+    shown.where = processor === "webgpu" ? "graphics card" : "processor";
+    nameResults();
+    say(`The model is loaded. Conjuring on the ${shown.where}.`);
   },
-  read({ readings, same }) {
+  read({ readings, same, times }) {
     shown.same = same;
+    shown.times = times;
     const read = readings.map(({ read, written }) => `${read} of ${written}`).join(" and ");
     const folded = new Set(readings.flatMap((one) => one.folded));
     find("read").textContent = [`Tokens read: ${read}`, ...folded].join("; ") + ".";
@@ -157,7 +219,10 @@ const answers = {
   },
   step(step) {
     const { steps, draws } = shown.settings;
-    find("progress").value = (step.draw * steps + step.index + 1) / (steps * draws);
+    const parts = shown.prompts.length === 3 ? 3 : 1;
+    const done = (step.part * draws + step.draw) * steps + step.index + 1;
+    find("progress").value = done / (parts * steps * draws);
+    if (step.part || step.draw) sayLeft(done, parts * steps * draws);
     if (!step.halves) return;
     shown.steps.push(step);
     addToStrips(step);
@@ -166,18 +231,28 @@ const answers = {
     if (shown.follow) slider.value = slider.max;
     showStep();
   },
-  draw({ draw, values }) {
-    for (const name of Object.keys(WEIGHTINGS)) shown.values[name].push(values[name]);
+  draw({ part, draw, values, adds }) {
+    if (part) {
+      shown.others[part] = values.sde;
+      showMap();
+      return;
+    }
+    shown.values = values;
+    shown.adds = adds;
+    showBars();
     showDistances();
     // at the end both texts see the same picture; on the way there they do not
-    if (draw === 0 && shown.follow) choose(Math.ceil(shown.steps.length / 3));
+    if (draw === 0 && shown.follow) choose(telling());
+    else showStep();
     say(`Draw ${draw + 1} of ${shown.settings.draws}: ${inWords()}.`, draw === 0);
   },
   done({ seconds }) {
     setBusy(false);
+    shown.done = true;
     say(`Done in ${format(seconds, 2)} seconds: ${inWords()}.`);
   },
   cancelled() {
+    clearTimeout(ending);
     setBusy(false);
     say("Cancelled.");
   },
@@ -189,11 +264,20 @@ const answers = {
   },
 };
 
+/** How long the rest of a long run takes. */
+function sayLeft(done, all) {
+  const left = ((performance.now() - shown.began) / 1000 / done) * (all - done);
+  if (left > 5) find("left").textContent = `About ${Math.ceil(left)} s left.`;
+  else find("left").textContent = "";
+}
+
 function inWords() {
   if (shown.same) return `the prompts differ, and ${SAME}`;
   const { value, stderr } = estimate(shown.values.sde);
-  const error = Number.isFinite(stderr) ? ` ± ${format(stderr, 2)}` : "";
-  return `a distance of ${format(value, 4)}${error} nats`;
+  const ends = interval(shown.values.sde);
+  const error = ends ? ` ± ${format(stderr, 2)}` : "";
+  const range = ends ? `, 95 % interval ${ends.map((end) => format(end, 3)).join(" to ")}` : "";
+  return `a distance of ${format(value, 4)}${error} nats${range}`;
 }
 
 // -- what was found ------------------------------------------------------------------------
@@ -205,7 +289,99 @@ function layOut() {
   find("charts").replaceChildren();
   find("step").max = find("step").value = 1;
   find("step-text").textContent = find("read").textContent = "";
-  find("paths").replaceChildren(...shown.prompts.map((_, i) => layOutPath(i)));
+  find("left").textContent = find("place").textContent = "";
+  for (const name of ["bars", "ruler", "map"]) find(name).replaceChildren();
+  find("paths").replaceChildren(...[0, 1].map((i) => layOutPath(i)));
+  nameResults();
+}
+
+/** Say what the results are results of. */
+function nameResults() {
+  const { prompts, settings, where } = shown;
+  const { steps, draws, guidance, seed } = settings;
+  find("of").textContent = prompts.map((prompt) => `“${prompt}”`).join(" and ");
+  const counted = `${steps} steps, ${draws} ${draws === 1 ? "draw" : "draws"}`;
+  const computed = where ? `, computed on the ${where}` : "";
+  find("with").textContent = `${counted}, guidance ${guidance}, seed ${seed}${computed}`;
+}
+
+/** The position of the step at which the pictures that either text expects differ most. */
+function telling() {
+  const apart = ({ halves }) =>
+    halves.reduce((sum, { pictures: [, first, second] }) => {
+      return sum + first.pixels.reduce((all, value, i) => all + (value - second.pixels[i]) ** 2, 0);
+    }, 0);
+  const all = shown.steps.map(apart);
+  return 1 + all.indexOf(Math.max(...all));
+}
+
+function showBars() {
+  const { adds, times } = shown;
+  find("bars").replaceChildren(...contributionBars(adds, times, (i) => pick(positionOf(i))));
+}
+
+/** The position of the shown step that is nearest to step `index`: of many, some have pictures. */
+function positionOf(index) {
+  const gaps = shown.steps.map((step) => Math.abs(step.index - index));
+  return 1 + gaps.indexOf(Math.min(...gaps));
+}
+
+/** Play the steps from the shown one on, or from the first where that is the last. */
+function play() {
+  if (playing) {
+    stopPlaying();
+    return;
+  }
+  const slider = find("step");
+  if (slider.value === slider.max) choose(1);
+  find("play").textContent = "Pause";
+  playing = setInterval(() => {
+    if (slider.value === slider.max) stopPlaying();
+    else choose(Number(slider.value) + 1);
+  }, FRAME);
+}
+
+function stopPlaying() {
+  clearInterval(playing);
+  playing = null;
+  find("play").textContent = "Play";
+}
+
+/** Where the distance lies among recorded ones, if these have the same settings. */
+function showRuler() {
+  const alike = recorded && ["steps", "guidance"].every((name) => recorded[name] === shown.settings[name]);
+  const { value } = estimate(shown.values.sde);
+  if (!alike || shown.same) {
+    find("ruler").replaceChildren();
+    find("place").textContent = recorded && !shown.same
+      ? `Recorded pairs to compare with have ${recorded.steps} steps and guidance ${recorded.guidance}.`
+      : "";
+    return;
+  }
+  const share = farther(value, recorded.quantiles);
+  const [near, middle, far] = recorded.named;
+  const name = ([a, b, nats]) => `“${a}” and “${b}” (${format(nats, 3)})`;
+  find("place").textContent =
+    `Nearer than ${share} % of ${recorded.pairs} recorded pairs of words, whose nearest are ` +
+    `${name(near)}, the middle ${name(middle)}, the farthest ${name(far)}.`;
+  find("ruler").replaceChildren(ruler(value, recorded.quantiles, find("place").textContent));
+}
+
+/** The three texts as a triangle, once each pair has a draw. */
+function showMap() {
+  const all = [shown.values.sde, shown.others[1], shown.others[2]];
+  if (!all.every((values) => values?.length)) return;
+  const distances = all.map((values) => estimate(values).value);
+  const [a, b, c] = shown.prompts;
+  const pairs = [[a, b], [a, c], [b, c]];
+  const text = pairs.map(([one, other], i) => {
+    const { stderr } = estimate(all[i]);
+    const error = Number.isFinite(stderr) ? ` ± ${format(stderr, 2)}` : "";
+    return `“${one}” and “${other}” ${format(distances[i], 4)}${error} nats`;
+  });
+  const caption = element("figcaption", {}, `A map of three texts: ${text.join("; ")}. The sides are the square roots of the distances.`);
+  const chart = triangle(shown.prompts, distances, COLOURS, text.join("; "));
+  find("map").replaceChildren(element("figure", {}, chart, caption));
 }
 
 /** The path of prompt i: three pictures of one step side by side, and a strip of all steps. */
@@ -232,10 +408,16 @@ function addToStrips(step) {
   const position = shown.steps.length;
   root.querySelectorAll(".conjure-strip").forEach((strip, i) => {
     const canvas = element("canvas");
-    canvas.addEventListener("click", () => choose(position)); // the slider does the same
+    canvas.addEventListener("click", () => pick(position)); // the slider does the same
     paint(canvas, step.halves[i].pictures[1 + i]);
     strip.append(canvas);
   });
+}
+
+/** A reader's choice, which ends what plays. */
+function pick(position) {
+  stopPlaying();
+  choose(position);
 }
 
 function choose(position) {
@@ -259,9 +441,12 @@ function showStep() {
       canvas.classList.toggle("conjure-chosen", shown.steps[position] === step);
     });
   });
-  const text =
-    `Step ${step.index + 1} of ${shown.settings.steps}, timestep ${step.t}; ` +
-    `it adds ${format(step.adds, 3)} nats to the first draw`;
+  [...find("bars").children].forEach((bar, i) =>
+    bar.classList.toggle("conjure-chosen", i === step.index),
+  );
+  const adds = shown.adds[step.index];
+  const part = adds === undefined ? "" : `; it adds ${format(adds, 3)} nats`;
+  const text = `Step ${step.index + 1} of ${shown.settings.steps}, timestep ${step.t}${part}`;
   find("step-text").textContent = text;
   find("step").setAttribute("aria-valuetext", text);
 }
@@ -270,7 +455,11 @@ function showDistances() {
   const rows = Object.entries(WEIGHTINGS).map(([name, unit]) => {
     const { value, stderr } = estimate(shown.values[name]);
     const row = element("tr", {}, element("th", { scope: "row" }, name));
-    const found = shown.same ? ["not told apart", "–", ""] : [format(value, 4), format(stderr, 2), unit];
+    const ends = interval(shown.values[name]);
+    const range = ends ? ends.map((end) => format(end, 3)).join(" to ") : "–";
+    const found = shown.same
+      ? ["not told apart", "–", "–", ""]
+      : [format(value, 4), format(stderr, 2), range, unit];
     for (const text of found) {
       row.append(element("td", {}, text));
     }
@@ -279,6 +468,7 @@ function showDistances() {
     return row;
   });
   find("distances").replaceChildren(...rows);
+  showRuler();
   const charts = Object.entries(shown.values).map(([name, values]) => {
     const label = `Weighting ${name}: the running mean after each of ${values.length} draws`;
     const caption = element("figcaption", {}, `weighting ${name}`);
@@ -305,17 +495,23 @@ if (reason) {
   warn(`${reason} The recorded examples below show what it computes.`); // the form stays hidden
 } else {
   form.hidden = false;
-  readAddress();
   form.addEventListener("input", showSettings);
   form.addEventListener("submit", start);
-  addEventListener("hashchange", readAddress);
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && busy && TEXTS.includes(event.target.name)) start(event);
+  });
+  addEventListener("hashchange", openAddress);
   find("cancel").addEventListener("click", cancel);
   find("share").addEventListener("click", copyAddress);
-  find("step").addEventListener("input", () => choose(find("step").value));
+  find("play").addEventListener("click", play);
+  find("step").addEventListener("input", () => pick(find("step").value));
+  find("keep-picture").addEventListener("click", () => keepPicture(root, shown, inWords()));
+  find("keep-numbers").addEventListener("click", () => keepNumbers(shown, VERSION));
   for (const button of root.querySelectorAll("[data-a]")) {
     button.addEventListener("click", () => {
-      form.elements.a.value = button.dataset.a;
-      form.elements.b.value = button.dataset.b;
+      for (const name of TEXTS) form.elements[name].value = button.dataset[name] ?? "";
+      start();
     });
   }
+  openAddress();
 }
