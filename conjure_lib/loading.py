@@ -25,7 +25,7 @@ from conjure_lib.adapters import (
 )
 from conjure_lib.integrity import steady
 from conjure_lib.machine import limit_threads
-from conjure_lib.names import EMBEDDED as EMBEDDED
+from conjure_lib.names import EMBEDDED
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
@@ -286,18 +286,18 @@ def pick_device(device: str | None = None) -> torch.device:
     Raises:
         ValueError: the device is not there.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available()}
-    there["mps"] = torch.backends.mps.is_available()
+    there = {"cpu": 1}
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if best is not None:
+        there[best.type] = torch.accelerator.device_count()
     if device is None:
-        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+        return best or torch.device("cpu")
     try:
         target = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device {device!r} is not a torch device; try 'cpu'") from error
-    count = torch.cuda.device_count() if target.type == "cuda" else 1
-    if not there.get(target.type, False) or (target.index or 0) >= count:
-        names = ", ".join(d for d, is_there in there.items() if is_there)
-        raise ValueError(f"device {device!r} is not there; this machine has: {names}")
+    if (target.index or 0) >= there.get(target.type, 0):
+        raise ValueError(f"device {device!r} is not there; this machine has: {', '.join(there)}")
     return target
 
 

@@ -153,7 +153,7 @@ def compared(
     Both are (P,), or (P, draws) of the same draws, whose noise is then in the intervals.
     """
     human = pairs["score"].to_numpy(float)
-    how: Any = {"texts": correlation.texts_of(pairs), "resamples": resamples}
+    how: Any = {"texts": correlation.both_texts(pairs), "resamples": resamples}
     found = correlation.spearman(-distance.T, human, **how)
     more = correlation.paired_bootstrap(-distance.T, -reference.T, human, **how)
     return {

@@ -15,8 +15,7 @@ from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
-from conjure_lib.loading import EMBEDDED
-from conjure_lib.sde import Weighting
+from conjure_lib.names import EMBEDDED, Weighting
 from conjure_tools import benchmarks, runs
 from conjure_tools.correlation import paired_bootstrap
 from conjure_tools.plots import PALETTE
