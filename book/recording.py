@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
     "guidance": 1.0,
     "sampler": "ddim",
     "seed": 0,
-    "spacing": "log-snr",  # even in what the divergence is an integral over: each step adds its part
+    "quadrature": "linear",  # as on the live page: each step adds a part that is not negative
 }
 DRAWS = 20
 WEIGHTS = ROOT / "data" / "emoji-diffusion" / "SHA256SUMS"  # changes whenever the model does
@@ -53,7 +53,7 @@ def record() -> dict[str, Any]:
     process = cj.load(device="cpu")
     estimate = cj.distance(process, *PROMPTS, draws=DRAWS, **SETTINGS)
     first = cj.distance(process, *PROMPTS, draws=1, **SETTINGS)
-    trace = cj.trace(process, *PROMPTS, **SETTINGS)
+    trace = cj.trace(process, *PROMPTS, **{k: SETTINGS[k] for k in SETTINGS if k != "quadrature"})
     pictures = tiles(process, trace)
     steps, side = pictures.shape[2:4]
     rows = pictures.reshape(-1, *pictures.shape[2:]).transpose(0, 2, 1, 3, 4)

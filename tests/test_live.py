@@ -63,7 +63,7 @@ RUNS: list[tuple[tuple[str, str], dict[str, Any]]] = [
     ((LONG * 2, "Ünïcode"), {"steps": 2, "draws": 1, "guidance": 1, "seed": 99}),
     (("a red heart", "a red heart"), {"steps": 2, "draws": 2, "guidance": 2, "seed": 0}),
 ]
-QUADRATURE: Any = "sum"  # the rule that the page's code has
+QUADRATURE: Any = "linear"  # the rule that the page's code has
 PAIR = {"a": "a cat", "b": "a red car", "steps": 4, "draws": 3, "guidance": 2, "seed": 7}
 
 
@@ -277,7 +277,9 @@ def test_a_pair_is_computed_as_in_python(computed: Page, process: cj.GenerativeP
     settings = {key: PAIR[key] for key in ("steps", "draws", "guidance", "seed")}
     found = computed.distances()
     for weighting in cj.WEIGHTINGS:
-        expected = cj.distance(process, PAIR["a"], PAIR["b"], weighting=weighting, **settings)
+        expected = cj.distance(
+            process, PAIR["a"], PAIR["b"], weighting=weighting, quadrature=QUADRATURE, **settings
+        )
         assert found[weighting] == pytest.approx((expected.value, expected.stderr), rel=1e-3)
 
 
@@ -571,20 +573,39 @@ def test_the_interval_is_students(computed: Page) -> None:
 
 
 def test_a_number_is_placed_among_recorded_ones(fresh: Page) -> None:
+    named = [["ox", "cow", 1], ["cup", "sun", 50], ["fig", "law", 1000]]
+    known = {"steps": 2, "guidance": 1, "pairs": 1234, "named": named}
+    content = json.dumps(known | {"quantiles": [10.0 * i for i in range(101)]})
+
+    def answer(route: Any) -> None:
+        text = route.fetch().text()
+        place = r'(data-part="recorded">).*?(</script>)'
+        route.fulfill(body=re.sub(place, rf"\g<1>{content}\g<2>", text), content_type="text/html")
+
+    fresh.page.context.route("**/live.html*", answer)
+    fresh.open()
+    fresh.fill({"a": "a cat", "b": "a dog", "steps": 2, "draws": 1})
+    fresh.run()
+    value, _ = fresh.distances()["sde"]
+    share = re.search(r"Nearer than (\d+) % of 1234", fresh.part("place").inner_text())
+    assert share and int(share[1]) == round(100 * sum(10 * i > value for i in range(101)) / 101)
+    assert fresh.part("ruler").locator("svg").count() == 1
+    fresh.fill({"steps": 3})
+    fresh.run()
+    assert fresh.part("ruler").locator("svg").count() == 0  # other settings do not compare
+    assert "have 2 steps" in fresh.part("place").inner_text()
+
+
+def test_the_ruler_is_of_the_rule_of_the_page() -> None:
     from conjure_tools import runs
 
     table, record = runs.results_of_record("matrix")
-    steps = record["settings"]["steps"]
-    fresh.fill({"a": "a cat", "b": "a dog", "steps": steps, "draws": 1})
-    fresh.run()
-    value, _ = fresh.distances()["sde"]
-    share = re.search(r"Nearer than (\d+) % of ([\d,]+)", fresh.part("place").inner_text())
-    assert share and int(share[2]) == len(table)
-    assert int(share[1]) == pytest.approx(100 * (table["sde"] > value).mean(), abs=2)
-    assert fresh.part("ruler").locator("svg").count() == 1
-    fresh.fill({"steps": steps + 1})
-    fresh.run()
-    assert fresh.part("ruler").locator("svg").count() == 0  # other settings do not compare
+    ruler = live.ruler()
+    if record["settings"].get("quadrature", "sum") == "sum":
+        assert ruler is None  # numbers of another rule would mislead
+    else:
+        assert ruler and ruler["pairs"] == len(table)
+        assert ruler["quantiles"][50] == pytest.approx(table["sde"].median(), rel=1e-3)
 
 
 def test_pictures_and_numbers_can_be_kept(computed: Page) -> None:
@@ -648,7 +669,7 @@ def test_webgpu_computes_the_same(
     watched.fill({"a": "a cat", "b": "a dog", "steps": 2, "draws": 2})
     watched.run()
     assert watched.page.locator("#conjure").get_attribute("data-processor") == "webgpu"
-    expected = cj.distance(process, "a cat", "a dog", steps=2, draws=2)
+    expected = cj.distance(process, "a cat", "a dog", steps=2, draws=2, quadrature=QUADRATURE)
     value, error = watched.distances()["sde"]
     assert value == pytest.approx(expected.value, rel=1e-3)
     assert error == pytest.approx(expected.stderr, abs=1e-3 * value)  # a difference of two draws

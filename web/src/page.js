@@ -349,13 +349,11 @@ function stopPlaying() {
 
 /** Where the distance lies among recorded ones, if these have the same settings. */
 function showRuler() {
-  const alike = recorded && ["steps", "guidance"].every((name) => recorded[name] === shown.settings[name]);
+  if (!recorded || shown.same) return;
   const { value } = estimate(shown.values.sde);
-  if (!alike || shown.same) {
-    find("ruler").replaceChildren();
-    find("place").textContent = recorded && !shown.same
-      ? `Recorded pairs to compare with have ${recorded.steps} steps and guidance ${recorded.guidance}.`
-      : "";
+  if (["steps", "guidance"].some((name) => recorded[name] !== shown.settings[name])) {
+    find("place").textContent =
+      `Recorded pairs to compare with have ${recorded.steps} steps and guidance ${recorded.guidance}.`;
     return;
   }
   const share = farther(value, recorded.quantiles);
