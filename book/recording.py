@@ -228,7 +228,8 @@ def draw_pictures(run: dict[str, Any]) -> None:
     Raises:
         ValueError: the animated picture is larger than a README should load.
     """
-    sheet = Image.open(SHEET).convert("RGB")
+    with Image.open(SHEET) as file:
+        sheet = file.convert("RGB")
     shown = list(moments(run))
     frames = [frame(run, sheet, steps, draws, steps - 1) for steps, draws, _ in shown]
     times = [milliseconds for *_, milliseconds in shown]
@@ -248,7 +249,8 @@ def player(run: dict[str, Any], place: str = "../_static/recording") -> str:
     needed = ("prompts", "unit", "side", "by_step", "telling", "by_draw", "intervals")
     content = {name: run[name] for name in needed} | {"columns": COLUMNS, "colours": COLOURS}
     packed = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    size = Image.open(STILL).size
+    with Image.open(STILL) as still:
+        size = still.size
     first, second = run["prompts"]
     version = fingerprint(PARTS)[:8]
     return (

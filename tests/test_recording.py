@@ -46,9 +46,9 @@ def test_its_intervals_are_students() -> None:
 
 def test_its_pictures_are_small_and_whole() -> None:
     side, steps = RUN["side"], len(RUN["timesteps"])
-    assert Image.open(recording.SHEET).size == (steps * side, 8 * side)
-    moving = Image.open(recording.ANIMATED)
-    assert moving.is_animated and moving.n_frames == len(list(recording.moments(RUN)))
+    with Image.open(recording.SHEET) as sheet, Image.open(recording.ANIMATED) as moving:
+        assert sheet.size == (steps * side, 8 * side)
+        assert moving.n_frames == len(list(recording.moments(RUN)))
     assert recording.ANIMATED.stat().st_size <= recording.LIMIT
     assert "recording_moving.webp" in (ROOT / "README.md").read_text(encoding="utf-8")
 

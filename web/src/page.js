@@ -142,6 +142,7 @@ function start(event) {
   markStale();
   find("progress").value = 0;
   setBusy(true);
+  if (!ready) find("waiting").scrollIntoView({ block: "nearest" });
   say(ready ? "Conjuring." : "Loading the model; only the first time takes long.");
   try {
     worker ??= openWorker();
