@@ -133,7 +133,7 @@ def headings_of(notebook: Path, shows: bool) -> nbformat.NotebookNode:
 def shown_cells() -> list[nbformat.NotebookNode]:
     """Cells with a table, a figure, an equation wider than the page, and a computed value."""
     frame = pd.DataFrame({"distance": [-36.99, 0.7], "error": [0.01, 0.121]}, index=["a", "b"])
-    picture = base64.b64encode((ROOT / "book" / "images" / "pair.png").read_bytes()).decode()
+    picture = base64.b64encode((ROOT / "data" / "emoji-diffusion" / "contact_sheet.png").read_bytes()).decode()
     outputs = [
         nbformat.v4.new_output("display_data", {"text/html": frame.to_html()}),
         nbformat.v4.new_output("display_data", {"image/png": picture}),
