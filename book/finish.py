@@ -77,7 +77,11 @@ def _marked(row: str, columns: list[bool]) -> str:
         if i is None or not columns[i]:
             return cell[0]
         rest = cell[2] or ""
-        rest = rest.replace('class="', 'class="number ') if "class=" in rest else f'{rest} class="number"'
+        rest = (
+            rest.replace('class="', 'class="number ')
+            if "class=" in rest
+            else f'{rest} class="number"'
+        )
         return f"<{cell[1]}{rest}>{cell[3]}</{cell[1]}>"
 
     return CELL.sub(mark, row)

@@ -103,7 +103,9 @@ def joined(home: str, names: Sequence[str], files: Sequence[Path], target: Path)
                 continue
             to = writer.pages[place].indirect_reference
             spot = ArrayObject([to, NameObject("/XYZ"), *(NullObject(),) * 3])
-            inside = DictionaryObject({NameObject("/S"): NameObject("/GoTo"), NameObject("/D"): spot})
+            inside = DictionaryObject(
+                {NameObject("/S"): NameObject("/GoTo"), NameObject("/D"): spot}
+            )
             link.get_object()[NameObject("/A")] = inside
     writer.write(target)
 

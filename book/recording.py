@@ -159,7 +159,8 @@ def frame(
             box = (pictured, 4 * row + column)
             cut = sheet.crop((box[0] * side, box[1] * side, *((b + 1) * side for b in box)))
             picture.paste(
-                cut.resize((tile, tile), Image.Resampling.NEAREST), (left + column * (tile + gap), y)
+                cut.resize((tile, tile), Image.Resampling.NEAREST),
+                (left + column * (tile + gap), y),
             )
     for column, words in enumerate(COLUMNS):
         text = words.format(*quoted).replace(", ", ",\n").split("\n")
