@@ -252,6 +252,9 @@ def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namesp
     """One folder for each benchmark and setting, so that a second start finds the first."""
     parts = [name, process.name.replace("/", "--"), f"{options.sampler}{options.steps}"]
     parts += [f"w{options.guidance:g}", f"seed{options.seed}"]
+    parts += [options.spacing] if options.spacing != "leading" else []
+    parts += ["snr{:g}to{:g}".format(*options.log_snr)] if options.log_snr else []
+    parts += [options.quadrature] if options.quadrature != "log-snr" else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []
     parts += [f"sample{options.sample:g}"] if options.sample is not None else []
     return "-".join(parts)
