@@ -18,7 +18,7 @@ MENDED = {
     '<summary aria-label="Toggle hidden content">': "<summary>",  # which says what it shows
     '<div role="list" class="citation-list">': '<div class="citation-list">',  # of no list items
 }
-NUMBER = re.compile(r"[+±−–≤≥<>~≈-]?\s*\d[\d\s.,:±×%+−–⁰¹²³⁴-⁹[\]()-]*|[–—-]?")  # noqa: RUF001
+NUMBER = re.compile(r"[+±−–≤≥<>~≈-]?\s*\d[\d\s.,:±×%+−–⁰¹²³⁴-⁹[\]()-]*|[–—-]?")
 CELL = re.compile(r"<(td|th)( [^>]*)?>(.*?)</\1>", re.DOTALL)
 LONG = 200  # characters of a description
 
@@ -77,7 +77,11 @@ def _marked(row: str, columns: list[bool]) -> str:
         if i is None or not columns[i]:
             return cell[0]
         rest = cell[2] or ""
-        rest = rest.replace('class="', 'class="number ') if "class=" in rest else f'{rest} class="number"'
+        rest = (
+            rest.replace('class="', 'class="number ')
+            if "class=" in rest
+            else f'{rest} class="number"'
+        )
         return f"<{cell[1]}{rest}>{cell[3]}</{cell[1]}>"
 
     return CELL.sub(mark, row)

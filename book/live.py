@@ -173,7 +173,9 @@ def ruler() -> dict[str, Any] | None:
         "steps": record["settings"]["steps"],
         "guidance": record["settings"]["guidance"],
         "pairs": len(table),
-        "quantiles": [float(f"{q:.4g}") for q in table["sde"].quantile([i / 100 for i in range(101)])],
+        "quantiles": [
+            float(f"{q:.4g}") for q in table["sde"].quantile([i / 100 for i in range(101)])
+        ],
         "named": [[row["text1"], row["text2"], float(f"{row['sde']:.3g}")] for row in rows],
     }
 

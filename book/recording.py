@@ -76,8 +76,9 @@ def record() -> dict[str, Any]:
 
 def tiles(process: Any, trace: Any) -> np.ndarray:
     """Pictures (2, 4, steps, side, side, 3) in 0 … 1: for either path what `COLUMNS` names."""
-    from conjure_tools.plots import difference_maps
     from matplotlib import colormaps
+
+    from conjure_tools.plots import difference_maps
 
     maps = difference_maps(trace)
     scale = np.quantile(maps, 0.995)  # one for all steps, so that it lights up
@@ -159,7 +160,8 @@ def frame(
             box = (pictured, 4 * row + column)
             cut = sheet.crop((box[0] * side, box[1] * side, *((b + 1) * side for b in box)))
             picture.paste(
-                cut.resize((tile, tile), Image.Resampling.NEAREST), (left + column * (tile + gap), y)
+                cut.resize((tile, tile), Image.Resampling.NEAREST),
+                (left + column * (tile + gap), y),
             )
     for column, words in enumerate(COLUMNS):
         text = words.format(*quoted).replace(", ", ",\n").split("\n")

@@ -537,7 +537,9 @@ def test_a_shared_link_computes_when_it_is_opened(browser: Any, address: str) ->
     context.close()
 
 
-def test_three_texts_have_the_distances_of_python(fresh: Page, process: cj.GenerativeProcess) -> None:
+def test_three_texts_have_the_distances_of_python(
+    fresh: Page, process: cj.GenerativeProcess
+) -> None:
     fresh.fill({"a": "a cat", "b": "a dog", "c": "a pizza", "steps": 4, "draws": 2})
     fresh.run()
     caption = fresh.part("map").locator("figcaption").inner_text()
@@ -552,7 +554,9 @@ def test_three_texts_have_the_distances_of_python(fresh: Page, process: cj.Gener
 def test_steps_are_chosen_by_their_bars_and_play(computed: Page) -> None:
     bars = computed.part("bars").locator("button")
     assert bars.count() == PAIR["steps"]
-    adds = [float(re.search(r"adds ([-\d.e]+)", b.get_attribute("aria-label"))[1]) for b in bars.all()]
+    adds = [
+        float(re.search(r"adds ([-\d.e]+)", b.get_attribute("aria-label"))[1]) for b in bars.all()
+    ]
     assert sum(adds) == pytest.approx(computed.distances()["sde"][0], rel=0.01)
     bars.nth(1).click()
     assert computed.part("step-text").inner_text().startswith("Step 2 of 4, timestep 501; it adds")

@@ -82,7 +82,9 @@ def test_columns_of_numbers_are_on_the_right() -> None:
     assert found.count("number") == 4
     assert '<th class="number">b' in found and '<td class="number c">–' in found
     assert "<td>2</td>" in found  # its column has words too
-    assert finish.numbers_to_the_right(page.replace("<td>2", "<td rowspan=2>2")).count("number") == 0
+    assert (
+        finish.numbers_to_the_right(page.replace("<td>2", "<td rowspan=2>2")).count("number") == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,9 @@ def test_where_the_book_is_published(
 
 
 def test_a_page_says_what_it_is_to_those_who_meet_a_link() -> None:
-    page = '<head></head><article><h1>A “B”<a href="#">#</a></h1><p>One <b>two</b> & 3.</p></article>'
+    page = (
+        '<head></head><article><h1>A “B”<a href="#">#</a></h1><p>One <b>two</b> & 3.</p></article>'
+    )
     found = finish.described(page, "Book", "https://e.x/", "book/a.html")
     assert 'property="og:title" content="A “B”"' in found
     assert 'property="og:description" content="One two &amp; 3."' in found
@@ -190,9 +194,7 @@ def test_chapters_have_their_numbers_in_the_side_bar(opened: Watched) -> None:
 
 def test_what_chapters_show_is_set_to_be_read(browser: Any, small_site: str) -> None:
     context = browser.new_context(viewport=SIZES["phone"])
-    watched = Watched(
-        context.new_page(), f"{small_site}/notebooks/01_quick_start.html"
-    ).open()
+    watched = Watched(context.new_page(), f"{small_site}/notebooks/01_quick_start.html").open()
     page = watched.page
     page.locator("div.math mjx-container").first.wait_for()
     assert watched.overflow() <= 0
