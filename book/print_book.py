@@ -30,7 +30,7 @@ FOOTER = (
     'justify-content: space-between"><span class="title"></span>'
     '<span class="pageNumber"></span></div>'
 )
-MARGIN = {"top": "15mm", "bottom": "18mm", "left": "15mm", "right": "15mm"}
+MARGIN: Any = {"top": "15mm", "bottom": "18mm", "left": "15mm", "right": "15mm"}
 # what moves or asks for a click is of no use on paper; folded cells are printed as they stand
 STYLE = """
 .bd-header, .bd-header-article, .bd-sidebar-primary, .bd-sidebar-secondary, .prev-next-footer,
