@@ -27,13 +27,16 @@ from strict import read_yaml
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FOOTER = (
     '<div style="font: 8px sans-serif; width: 100%; padding: 0 15mm; display: flex; '
-    'justify-content: space-between"><span class="title"></span><span class="pageNumber"></span></div>'
+    'justify-content: space-between"><span class="title"></span>'
+    '<span class="pageNumber"></span></div>'
 )
-MARGIN = {"top": "15mm", "bottom": "18mm", "left": "15mm", "right": "15mm"}
+MARGIN: Any = {"top": "15mm", "bottom": "18mm", "left": "15mm", "right": "15mm"}
 # what moves or asks for a click is of no use on paper; folded cells are printed as they stand
 STYLE = """
 .bd-header, .bd-header-article, .bd-sidebar-primary, .bd-sidebar-secondary, .prev-next-footer,
-.recording-controls, .start-buttons, #conjure form, .explorer, .headerlink, .copybtn { display: none !important; }
+.recording-controls, .start-buttons, #conjure form, .explorer, .headerlink, .copybtn {
+  display: none !important;
+}
 .bd-main .bd-content .bd-article-container { max-width: none !important; }
 figure, img, table, .math { break-inside: avoid; }
 """

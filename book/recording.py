@@ -76,8 +76,9 @@ def record() -> dict[str, Any]:
 
 def tiles(process: Any, trace: Any) -> np.ndarray:
     """Pictures (2, 4, steps, side, side, 3) in 0 … 1: for either path what `COLUMNS` names."""
-    from conjure_tools.plots import difference_maps
     from matplotlib import colormaps
+
+    from conjure_tools.plots import difference_maps
 
     maps = difference_maps(trace)
     scale = np.quantile(maps, 0.995)  # one for all steps, so that it lights up

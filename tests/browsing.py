@@ -149,5 +149,6 @@ def shown_cells() -> list[nbformat.NotebookNode]:
     outputs.append(nbformat.v4.new_output("display_data", data, metadata=glued))
     code = nbformat.v4.new_code_cell("1", outputs=outputs, execution_count=1)
     wide = " + ".join(f"\\lVert \\varepsilon(x_{{{i}}}, t) \\rVert^2" for i in range(40))
-    text = f"The value is {{glue:text}}`value`.\n\n$$\n{wide}\n$$\n\n| text | nats |\n|---|---|\n| a | 1,036.99 |"
+    text = f"The value is {{glue:text}}`value`.\n\n$$\n{wide}\n$$\n\n"
+    text += "| text | nats |\n|---|---|\n| a | 1,036.99 |"
     return [code, nbformat.v4.new_markdown_cell(text)]

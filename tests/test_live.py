@@ -306,7 +306,7 @@ def test_pictures_of_every_step_can_be_seen(computed: Page) -> None:
     colours = """canvas => {
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         return new Set(new Uint32Array(data.buffer)).size; }"""
-    canvases = computed.page.locator("#conjure canvas").all()
+    canvases = computed.part("paths").locator("canvas").all()
     assert len(canvases) == 2 * (3 + PAIR["steps"])
     assert all(canvas.evaluate(colours) > 100 for canvas in canvases)
     slider, text = computed.part("step"), computed.part("step-text")

@@ -48,7 +48,7 @@ def test_its_pictures_are_small_and_whole() -> None:
     side, steps = RUN["side"], len(RUN["timesteps"])
     with Image.open(recording.SHEET) as sheet, Image.open(recording.ANIMATED) as moving:
         assert sheet.size == (steps * side, 8 * side)
-        assert moving.n_frames == len(list(recording.moments(RUN)))
+        assert getattr(moving, "n_frames", 1) == len(list(recording.moments(RUN)))
     assert recording.ANIMATED.stat().st_size <= recording.LIMIT
     assert "recording_moving.webp" in (ROOT / "README.md").read_text(encoding="utf-8")
 
