@@ -30,7 +30,6 @@ from conjure_lib.capture import (
     Tree,
     rehearse,
 )
-from conjure_lib.hub import first_line
 from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
@@ -541,3 +540,8 @@ def evaluating(*networks: torch.nn.Module) -> Iterator[None]:
         for network in networks:
             stack.enter_context(_while_used(id(network), partial(change, network)))
         yield
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")

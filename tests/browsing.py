@@ -128,7 +128,7 @@ def headings_of(notebook: Path, shows: bool) -> nbformat.NotebookNode:
     ]
     lines = [line for cell in cells for line in cell.splitlines() if re.match("#+ ", line)]
     made = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
-    made.cells = [nbformat.v4.new_markdown_cell("\n\n".join(lines[:1] + ["Text."] + lines[1:]))]
+    made.cells = [nbformat.v4.new_markdown_cell("\n\n".join([*lines[:1], "Text.", *lines[1:]]))]
     if shows:
         made.cells += shown_cells()
     return made
