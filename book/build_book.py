@@ -36,17 +36,13 @@ from execute import (
     read_record,
     watched_paths,
 )
+from finish import finish
 from strict import read_notebook, read_yaml
 
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
 COLAB = "https://colab.research.google.com"
 LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "prefetch"}
 FAVICON = "_static/favicon.svg"
-# Markup of Sphinx and its extensions that misleads screen readers, and what stands for it.
-MENDED = {
-    '<summary aria-label="Toggle hidden content">': "<summary>",  # which says what it shows
-    '<div role="list" class="citation-list">': '<div class="citation-list">',  # of no list items
-}
 # url(...) and @import of style sheets, wherever they stand
 STYLE_ADDRESS = re.compile(r"""(?:url\(|@import)\s*["']?\s*((?:https?:)?//[^"')\s;]+)""", re.I)
 
@@ -133,7 +129,7 @@ def check_contents(root: Path) -> None:
         ChapterError: one is missing, stands twice, or is not there; or a level is unsound.
     """
     toc, _ = read_yaml(root / "_toc.yml")
-    listed = list(_listed(toc))
+    listed = list(listed_files(toc))
     pages = [*(root / "book").glob("*.md"), *chapters(root / "notebooks")]
     there = {page.relative_to(root).with_suffix("").as_posix() for page in pages}
     for name in sorted({name for name in listed if listed.count(name) > 1}):
@@ -144,17 +140,17 @@ def check_contents(root: Path) -> None:
         raise ChapterError(f"_toc.yml lists {name}, and there is no such page or chapter")
 
 
-def _listed(level: Any) -> Iterator[str]:
+def listed_files(level: Any) -> Iterator[str]:
     """Every file that a level of a table of contents names, and those below it."""
     if isinstance(level, list):
         for entry in level:
-            yield from _listed(entry)
+            yield from listed_files(entry)
     elif isinstance(level, dict):
         for name, value in level.items():
             if name in ("root", "file"):
                 yield str(value)
             else:
-                yield from _listed(value)
+                yield from listed_files(value)
 
 
 def write_config(root: Path, source: Path, repository: str | None) -> None:
@@ -216,13 +212,10 @@ def build(source: Path, output: Path) -> Path:
     options = ["--path-output", str(output), "--warningiserror", "--keep-going", "--quiet"]
     if subprocess.run([tool, "build", str(source), *options], check=False).returncode:
         raise ChapterError("the book was not built: a warning is an error here, see above")
-    for page in html.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        for wrong, right in MENDED.items():
-            text = text.replace(wrong, right)
-        page.write_text(text, encoding="utf-8")
+    config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
+    title = config["title"]
+    finish(html, title, config.get("repository", {}).get("url"))
     first = html / "index.html"  # Jupyter Book's is one line that leads to the introduction
-    title = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))["title"]
     head = f'<html lang="en">\n<title>{title}</title>\n<link rel="icon" href="{FAVICON}">\n'
     first.write_text(f"<!DOCTYPE html>\n{head}{first.read_text(encoding='utf-8')}</html>\n")
     return html

@@ -132,7 +132,7 @@ def draw_examples(folder: Path) -> None:
     plots.use_style()
     blocks = []
     for i, (y1, y2) in enumerate(EXAMPLES, 1):
-        estimate = cj.distance(process, y1, y2, steps=10, draws=DRAWS, quadrature="sum")
+        estimate = cj.distance(process, y1, y2, steps=10, draws=DRAWS, quadrature="linear")
         figure = plots.pair_figure(process, cj.trace(process, y1, y2, steps=10))
         figure.savefig(folder / f"live-{i}.png", dpi=110)
         blocks.append(
@@ -157,18 +157,25 @@ def megabytes(*files: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def ruler() -> dict[str, Any]:
-    """Recorded distances of pairs of words, by which the page says how far a number is."""
+def ruler() -> dict[str, Any] | None:
+    """Recorded distances of pairs of words, by which the page says how far a number is.
+
+    None where these were summed by another rule than the page's, which gives other numbers.
+    """
     from conjure_tools import runs
 
     table, record = runs.results_of_record("matrix")
+    if record["settings"].get("quadrature", "sum") == "sum":
+        return None
     table = table.sort_values("sde")
     rows = [table.iloc[i] for i in (0, len(table) // 2, -1)]
     return {
         "steps": record["settings"]["steps"],
         "guidance": record["settings"]["guidance"],
         "pairs": len(table),
-        "quantiles": [float(f"{q:.4g}") for q in table["sde"].quantile([i / 100 for i in range(101)])],
+        "quantiles": [
+            float(f"{q:.4g}") for q in table["sde"].quantile([i / 100 for i in range(101)])
+        ],
         "named": [[row["text1"], row["text2"], float(f"{row['sde']:.3g}")] for row in rows],
     }
 

@@ -21,7 +21,13 @@ from execute import ROOT, fingerprint
 from PIL import Image, ImageDraw, ImageFont
 
 PROMPTS = ("a red heart", "a blue heart")
-SETTINGS: dict[str, Any] = {"steps": 20, "guidance": 1.0, "sampler": "ddim", "seed": 0}
+SETTINGS: dict[str, Any] = {
+    "steps": 20,
+    "guidance": 1.0,
+    "sampler": "ddim",
+    "seed": 0,
+    "quadrature": "linear",  # as on the live page: each step adds a part that is not negative
+}
 DRAWS = 20
 WEIGHTS = ROOT / "data" / "emoji-diffusion" / "SHA256SUMS"  # changes whenever the model does
 PAGES = ROOT / "book"
@@ -45,9 +51,9 @@ def record() -> dict[str, Any]:
     from conjure_tools.runs import provenance
 
     process = cj.load(device="cpu")
-    estimate = cj.distance(process, *PROMPTS, draws=DRAWS, quadrature="sum", **SETTINGS)
-    first = cj.distance(process, *PROMPTS, draws=1, quadrature="sum", **SETTINGS)
-    trace = cj.trace(process, *PROMPTS, **SETTINGS)
+    estimate = cj.distance(process, *PROMPTS, draws=DRAWS, **SETTINGS)
+    first = cj.distance(process, *PROMPTS, draws=1, **SETTINGS)
+    trace = cj.trace(process, *PROMPTS, **{k: SETTINGS[k] for k in SETTINGS if k != "quadrature"})
     pictures = tiles(process, trace)
     steps, side = pictures.shape[2:4]
     rows = pictures.reshape(-1, *pictures.shape[2:]).transpose(0, 2, 1, 3, 4)
@@ -70,8 +76,9 @@ def record() -> dict[str, Any]:
 
 def tiles(process: Any, trace: Any) -> np.ndarray:
     """Pictures (2, 4, steps, side, side, 3) in 0 … 1: for either path what `COLUMNS` names."""
-    from conjure_tools.plots import difference_maps
     from matplotlib import colormaps
+
+    from conjure_tools.plots import difference_maps
 
     maps = difference_maps(trace)
     scale = np.quantile(maps, 0.995)  # one for all steps, so that it lights up
@@ -93,8 +100,9 @@ def tiles(process: Any, trace: Any) -> np.ndarray:
 
 
 def telling(pictures: np.ndarray) -> int:
-    """The step at which the pictures that either text expects differ most."""
-    return int(((pictures[:, 1] - pictures[:, 2]) ** 2).mean((0, 2, 3, 4)).argmax())
+    """The last step at which the pictures that either text expects differ half as much as ever."""
+    apart = ((pictures[:, 1] - pictures[:, 2]) ** 2).mean((0, 2, 3, 4))
+    return int(np.flatnonzero(apart >= apart.max() / 2).max())
 
 
 def student(values: np.ndarray) -> tuple[float, float]:
@@ -152,7 +160,8 @@ def frame(
             box = (pictured, 4 * row + column)
             cut = sheet.crop((box[0] * side, box[1] * side, *((b + 1) * side for b in box)))
             picture.paste(
-                cut.resize((tile, tile), Image.Resampling.NEAREST), (left + column * (tile + gap), y)
+                cut.resize((tile, tile), Image.Resampling.NEAREST),
+                (left + column * (tile + gap), y),
             )
     for column, words in enumerate(COLUMNS):
         text = words.format(*quoted).replace(", ", ",\n").split("\n")
@@ -171,7 +180,7 @@ def draw_numbers(
     adds = np.array(run["by_step"])
     draw.text((left, 6), "what each step adds", INK, font(12))
     wide = (right - left) / len(adds)
-    for i, height in enumerate(110 * adds / adds.max()):
+    for i, height in enumerate(110 * adds.clip(min=0) / adds.max()):
         box = (left + i * wide + 1, 136 - height, left + (i + 1) * wide - 1, 137)
         draw.rectangle(box, fill=BAR if i < steps else "#dddddd")
     title, number, below = spoken(run, steps, draws)
@@ -221,7 +230,8 @@ def draw_pictures(run: dict[str, Any]) -> None:
     Raises:
         ValueError: the animated picture is larger than a README should load.
     """
-    sheet = Image.open(SHEET).convert("RGB")
+    with Image.open(SHEET) as file:
+        sheet = file.convert("RGB")
     shown = list(moments(run))
     frames = [frame(run, sheet, steps, draws, steps - 1) for steps, draws, _ in shown]
     times = [milliseconds for *_, milliseconds in shown]
@@ -241,7 +251,8 @@ def player(run: dict[str, Any], place: str = "../_static/recording") -> str:
     needed = ("prompts", "unit", "side", "by_step", "telling", "by_draw", "intervals")
     content = {name: run[name] for name in needed} | {"columns": COLUMNS, "colours": COLOURS}
     packed = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    size = Image.open(STILL).size
+    with Image.open(STILL) as still:
+        size = still.size
     first, second = run["prompts"]
     version = fingerprint(PARTS)[:8]
     return (

@@ -39,9 +39,10 @@ from conjure_lib.machine import settle  # noqa: E402
 
 if TYPE_CHECKING:
     from conjure_lib.loading import from_pipeline, load
+    from conjure_lib.names import WEIGHTINGS
     from conjure_lib.process import GenerativeProcess
     from conjure_lib.sampling import Sampling
-    from conjure_lib.sde import WEIGHTINGS, Mixture, Schedule
+    from conjure_lib.sde import Mixture, Schedule
     from conjure_lib.similarity import (
         DistanceMatrix,
         Trace,

@@ -1,15 +1,17 @@
-"""Diffusers' text-to-image families behind one call: what the network is told, and what it says.
+"""Diffusers' text-to-image pipelines behind one call: what the network is told, and what it says.
 
-A family differs from another in what conditions its network, in how the network is called, in the
-meaning of its output, and in how its scheduler is set. One function a family, one dictionary.
+No family has code of its own: :mod:`conjure_lib.capture` asks the pipeline.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,109 +19,412 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conjure_lib import capture
+from conjure_lib.capture import (
+    UNUSED,
+    Clock,
+    Conditioning,
+    Form,
+    HeardError,
+    Places,
+    Tree,
+    rehearse,
+)
 from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that no process runs
+HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
+GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
+TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What a network is told of n texts: named tensors, each (n, …)."""
-
-    parts: Mapping[str, Tensor]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.parts.values())))
-
-    def __getitem__(self, rows: Any) -> Conditioning:
-        """The rows of a slice, a list or a tensor of indexes; repeated ones are repeated."""
-        return Conditioning({name: part[rows] for name, part in self.parts.items()})
-
-    @classmethod
-    def cat(cls, several: Sequence[Conditioning]) -> Conditioning:
-        """All rows of several, in order."""
-        names = several[0].parts
-        return cls({name: torch.cat([one.parts[name] for one in several]) for name in names})
+class _UnclearError(ValueError):
+    """Why a call shows nothing."""
 
 
-@dataclass(frozen=True)
 class Adapter:
-    """A family's ways.
+    """A pipeline's ways, learned from it.
 
     Attributes:
         network: the U-Net or transformer.
-        call: its output of x (n, *latent_shape), t (n,) and a conditioning; shaped like x.
-        encode: texts to their conditioning; the empty text is the unconditional one.
-        latent_shape: of one latent.
-        readers: all tokenizers that a text goes through, and how many tokens each has room for.
-        sigmas: steps to the σ that the scheduler is set to, where the pipeline sets them itself.
+        latent_shape: of one x, as the pipeline's scheduler has it.
+        together: whether texts can be encoded several at a time: none then changes another.
     """
 
-    network: torch.nn.Module
-    call: Callable[[Tensor, Tensor, Conditioning], Tensor]
-    encode: Callable[[list[str]], Conditioning]
     latent_shape: tuple[int, ...]
-    readers: Sequence[Reader]
-    sigmas: Callable[[int], np.ndarray] | None = None
+
+    def __init__(self, pipeline: Any, options: Mapping[str, Any]) -> None:
+        """Learn them; ``options`` are of the pipeline's own call, such as height and width.
+
+        Raises:
+            ValueError: the pipeline's call is of another kind; says in what.
+        """
+        self.pipeline, self.options = pipeline, dict(options)
+        self.network: torch.nn.Module = getattr(pipeline, capture.network_name(pipeline))
+        self.dtype = dtype_of(self.network)
+        self.mixed = any(dtype_of(one) != self.dtype for one in encoders(pipeline).values())
+        self._forms: dict[str, Form] = {}
+        self._set: dict[str, Any] = {}
+        self._learn()
+        alone, both = self.told(TRIALS[:1]), self.told(TRIALS)
+        self.plain = alone.forms[0]
+        self.together = both.forms[0] is self.plain and all(
+            torch.allclose(part.float(), both.row(0)[name].float(), atol=1e-3)
+            for name, part in alone.parts.items()
+        )
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
+        """The network's output of x (n, *latent_shape), t (n,) and n rows; shaped like x."""
+        if isinstance(condition, Tensor):
+            condition = Conditioning({HIDDEN: condition}, (self.plain,) * len(condition))
+        told = condition.alike()
+        if len(told) == 1:
+            return self._ask(x, t, *told[0][::2])
+        output = torch.empty_like(x)
+        for form, which, parts in told:
+            output[which] = self._ask(x[which], t[which], form, parts).to(x)
+        return output
+
+    def _ask(self, x: Tensor, t: Tensor, form: Form, parts: Mapping[str, Tensor]) -> Tensor:
+        found = {name: self._cast(part) for name, part in parts.items()} | dict(form.shared)
+        for name, way in self.moving.items():
+            found[name] = way(x.to(self.dtype) if isinstance(way, Places) else t.to(x.device))
+        return self.heard(_first(self._call(capture.fill(form.tree, len(x), found))))
+
+    def _call(self, tree: Tree) -> Any:
+        given = [tree[key] for key in tree if isinstance(key, int)]
+        return self.network(*given, **{k: v for k, v in tree.items() if not isinstance(k, int)})
+
+    def _cast(self, part: Tensor) -> Tensor:
+        """A text encoder of another precision than the network is read in the network's."""
+        return part.to(self.dtype) if self.mixed and part.is_floating_point() else part
+
+    # -- what the pipeline tells ------------------------------------------------------------------
+
+    def encode(self, texts: Sequence[str]) -> Conditioning:
+        """What the network is told of texts; the empty one is the pipeline's unconditional one."""
+        written = [text for text in texts if text]
+        size = 64 if self.together else 1
+        parts = [self.told(written[i : i + size]) for i in range(0, len(written), size)]
+        if len(written) < len(texts):
+            parts.append(self.unconditional())
+        places = iter(range(len(written)))
+        order = [next(places) if text else len(written) for text in texts]
+        whole = Conditioning.cat(parts)
+        return whole if order == list(range(len(whole))) else whole[order]
+
+    def told(self, texts: Sequence[str]) -> Conditioning:
+        """What the network is told of texts, without guidance."""
+        return self._read(self._first_call(texts), len(texts))
+
+    def unconditional(self) -> Conditioning:
+        """What guidance compares with: what else the network is told with guidance on, one row."""
+        name = "guidance_scale" if "guidance_scale" in self.options else "true_cfg_scale"
+        calls: list[Tree] = []
+
+        def hear(tree: Tree) -> Any:
+            calls.append(tree)
+            return _repeated(self.answer, capture.rows(self.form, tree))
+
+        def step(*_: Any) -> Tensor:
+            raise HeardError
+
+        for negative in ({}, {"negative_prompt": [""]}):
+            calls.clear()
+            options = negative | _listed(self.options) | {name: GUIDED}
+            self._run(TRIALS[:1], hear, step, **options)
+            if sum(capture.rows(self.form, tree) for tree in calls) > 1:
+                break
+        else:
+            return self.told([""])  # guidance is none of this pipeline's ways
+        every = Conditioning.cat(
+            [self._read(tree, capture.rows(self.form, tree)) for tree in calls]
+        )
+        own = self.told(TRIALS[:1])
+        return max((every[[i]] for i in range(len(every))), key=partial(_apart, own))
+
+    def decode(self, x: Tensor) -> np.ndarray:
+        """Latents (n, *latent_shape) as the pipeline's pictures (n, height, width, 3)."""
+
+        def step(_: Any, __: Any, sample: Tensor) -> Tensor:
+            return x.to(sample)
+
+        def hear(_: Tree) -> Any:
+            return _repeated(self.answer, len(x))
+
+        return np.asarray(self._run(TRIALS[:1] * len(x), hear, step, output_type="np")[0])
+
+    def set(self, scheduler: Any, steps: int) -> Any:
+        """A copy of ``scheduler`` with its times set as the pipeline sets them."""
+        key = f"{type(scheduler).__name__} {sorted(scheduler.config.items(), key=str)} {steps}"
+        if key not in self._set:
+            self._set[key] = self._run(TRIALS[:1], _stop, steps=steps, scheduler=scheduler)[1]
+        return copy.deepcopy(self._set[key])
+
+    def _first_call(self, texts: Sequence[str]) -> Tree:
+        calls: list[Tree] = []
+
+        def hear(tree: Tree) -> Any:
+            calls.append(tree)
+            raise HeardError
+
+        self._run(texts, hear)
+        return calls[0]
+
+    def _read(self, tree: Tree, n: int) -> Conditioning:
+        found: dict[str, Any] = {}
+        left = capture.read(self.form, tree, n, found)
+        shared = {s.name: found.pop(s.name) for s in capture.slots(left) if s.shared}
+        if all(isinstance(part, Tensor) for part in found.values()):
+            return self._formed(left, shared, found, n)
+        rows = [{name: part[i][None] for name, part in found.items()} for i in range(n)]
+        return Conditioning.cat([self._formed(left, shared, row, 1) for row in rows])
+
+    def _formed(
+        self, left: Tree, shared: Mapping[str, Tensor], parts: Mapping[str, Tensor], n: int
+    ) -> Conditioning:
+        """n rows with the form that they have in common; equal ones are one object."""
+        shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
+        digest = hashlib.sha256(repr((left, shapes)).encode())
+        for name, one in sorted(shared.items()):
+            digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
+            digest.update(one.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        form = self._forms.setdefault(digest.hexdigest(), Form(left, shared, shapes))
+        return Conditioning(parts, (form,) * n)
+
+    def _run(self, texts: Sequence[str], *given: Any, **options: Any) -> tuple[Any, Any]:
+        """The pipeline's own call, listened to."""
+        try:
+            return rehearse(self.pipeline, texts, *given, **({"steps": 2} | self.options | options))
+        except (MemoryError, torch.OutOfMemoryError, _UnclearError):
+            raise
+        except Exception as error:  # whatever a pipeline raises at parts that do not fit it
+            raise ValueError(
+                f"{type(self.pipeline).__name__} is not adapted: its own call fails "
+                f"({type(error).__name__}: {first_line(error)})"
+            ) from error
+
+    # -- what is learned --------------------------------------------------------------------------
+
+    def _learn(self) -> None:
+        """Find at which guidance the network is asked once a step, and what that shows."""
+        options, reason = self.options, ""
+        for scale in ({}, {"guidance_scale": 1.0}, {"guidance_scale": 0.0}):
+            self.options = options | scale
+            try:
+                return self._listen(*self._probe())
+            except _UnclearError as unclear:
+                reason = str(unclear)
+        raise ValueError(f"{type(self.pipeline).__name__} is not adapted: {reason}")
+
+    def _probe(self) -> tuple[list[Tree], list[Tensor], list[float]]:
+        """The arguments of the network, what the scheduler got and t, at steps of a known x."""
+        calls: list[Tree] = []
+        outputs: list[Tensor] = []
+        times: list[float] = []
+
+        def hear(tree: Tree) -> Any:
+            calls.append(tree)
+            if len(calls) != len(outputs) + 1:
+                raise _UnclearError(
+                    "it asks its network several times a step, also without guidance"
+                )
+            if not outputs:  # of its own accord, for the shape of what it says
+                self.answer = self._call(_mapped(self._cast, tree))
+            shape = _first(self.answer).shape
+            return _repeated(self.answer, shape[0], capture.digits(shape, len(outputs)))
+
+        def step(output: Tensor, t: Any, x: Tensor) -> Tensor:
+            self.latent_shape = tuple(x.shape[1:])
+            outputs.append(output)
+            times.append(float(t))
+            if len(outputs) == capture.PROBES:
+                raise HeardError
+            return capture.digits(x.shape, len(outputs)).to(x)
+
+        self._run(TRIALS[:1], hear, step, steps=capture.PROBES)
+        return calls, outputs, times
+
+    def _listen(self, calls: list[Tree], outputs: list[Tensor], times: list[float]) -> None:
+        """Learn what the arguments and the output of a call are."""
+        try:
+            self.form = capture.template(calls[0], self._first_call(TRIALS[:1] * 2))
+        except (StopIteration, ValueError) as error:
+            raise _UnclearError("for two texts its network is not told twice as much") from error
+        found: list[dict[str, Tensor]] = [{} for _ in calls]
+        left = [
+            capture.read(self.form, tree, 1, own) for tree, own in zip(calls, found, strict=True)
+        ]
+        if any(repr(one) != repr(left[0]) for one in left):
+            raise _UnclearError("arguments that are no tensors change from step to step")
+        self.moving: dict[str, Places | Clock] = {}
+        new = {}
+        for slot in capture.slots(self.form):
+            told = [own[slot.name] for own in found]
+            if all(torch.equal(told[0], one) for one in told):
+                continue
+            shape = () if slot.shared else told[0].shape[1:]
+            self.moving[slot.name] = self._way(told, times, shape, slot.name)
+            dim = 0 if slot.shared else slot.dim
+            new[slot.name] = replace(slot, moving=True, dim=dim, shared=False)
+        if [type(way) for way in self.moving.values()].count(Places) != 1:
+            raise _UnclearError("its network is not told x once, as it is")
+        self.form = capture.replaced(self.form, new)
+        heard = capture.places(outputs[1:], self.latent_shape, _first(self.answer).numel())
+        if heard is None or outputs[0].numel() != np.prod(self.latent_shape):
+            raise _UnclearError("what its scheduler takes is not the network's output alone")
+        self.heard = heard
+
+    def _way(
+        self, told: list[Tensor], times: list[float], shape: Sequence[int], name: str
+    ) -> Places | Clock:
+        size, near = int(np.prod(self.latent_shape)), 1e-5 if self.dtype == torch.float32 else 1e-2
+        length = self.pipeline.scheduler.config.num_train_timesteps
+        way = capture.places(told[1:], shape, size) or capture.clock(
+            told, times, shape, length, near
+        )
+        if way is None:
+            raise _UnclearError(
+                f"its network's argument {name!r} is neither x nor t nor the prompt's"
+            )
+        return way
 
 
-def family_of(kind: type | str) -> Callable[[Any], Adapter]:
-    """The adapter of a pipeline's class, or of its name where there is no such class.
+def _stop(_: Tree) -> Any:
+    raise HeardError
+
+
+def _listed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A negative prompt as pipelines ask for it beside a list of prompts."""
+    return {k: [v] if k == "negative_prompt" else v for k, v in options.items()}
+
+
+def _mapped(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    return torch.utils._pytree.tree_map_only(Tensor, change, tree)
+
+
+def _first(output: Any) -> Tensor:
+    """A network's output as one tensor (n, …)."""
+    value = output if isinstance(output, Tensor) else output[0]
+    return torch.stack(list(value)) if isinstance(value, list | tuple) else value
+
+
+def _repeated(output: Any, n: int, content: Tensor | None = None) -> Any:
+    """A network's output for one row n times over, with other numbers in it."""
+    first = _first(output)
+    value: Any = (first if content is None else content.to(first)).expand(n, *first.shape[1:])
+    if isinstance(output, Tensor):
+        return value
+    if isinstance(output[0], list | tuple):
+        value = list(value)
+    if isinstance(output, tuple):
+        return (value, *output[1:])
+    return type(output)(**{**output, next(iter(output)): value})
+
+
+def _apart(own: Conditioning, other: Conditioning) -> float:
+    """How far the numbers of two rows are from each other; infinite for other lengths."""
+    if own.forms[0].shapes != other.forms[0].shapes:
+        return float("inf")
+    pairs = [(part, other.parts[name]) for name, part in own.parts.items()]
+    return sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+
+
+def dtype_of(network: torch.nn.Module) -> torch.dtype:
+    """What a network computes in; where its weights are stored otherwise, it says so itself."""
+    own = getattr(network, "dtype", None)
+    return own if isinstance(own, torch.dtype) else next(network.parameters()).dtype
+
+
+def encoders(pipeline: Any) -> dict[str, Any]:
+    """The text encoders of a pipeline that are there, by what follows "text_encoder"."""
+    parts = pipeline.components.items()
+    found = {k.removeprefix("text_encoder"): m for k, m in parts if k.startswith("text_encoder")}
+    return {end: m for end, m in found.items() if isinstance(m, torch.nn.Module)}
+
+
+# -- what fits ----------------------------------------------------------------------------------
+
+
+def check_family(kind: type | str) -> None:
+    """Refuse a pipeline's class that cannot be asked, before anything of it is fetched.
 
     Raises:
-        ValueError: the class is not adapted.
+        ValueError: says why, and what to do instead.
     """
-    own = kind if isinstance(kind, str) else kind.__name__
-    names = {own} if isinstance(kind, str) else {cls.__name__ for cls in kind.__mro__}
-    for name, family in FAMILIES.items():
-        if name in names:
-            return family
-    raise ValueError(f"{own} is not adapted; these are: {', '.join(sorted(FAMILIES))}")
+    name = kind if isinstance(kind, str) else kind.__name__
+    known = hasattr(kind, "from_pretrained") and hasattr(kind, "enable_model_cpu_offload")
+    reason = _against(kind) if known else "diffusers has no such pipeline"
+    if reason:
+        raise ValueError(
+            f"{name} is not adapted: {reason}. A GenerativeProcess can also be made by hand, of "
+            "functions that predict and encode"
+        )
 
 
-def adapt(pipeline: Any) -> Adapter:
-    """The adapter of a loaded pipeline, found by its class.
+def _against(kind: Any) -> str:
+    """Why a class is not adapted; empty where it may be."""
+    takes = inspect.signature(kind.__call__).parameters
+    parts = inspect.signature(kind.__init__).parameters
+    free = ("self", "prompt", "args", "kwargs")
+    needed = [k for k, p in takes.items() if p.default is p.empty and k not in free]
+    ends = ("prior", "transformer", "unet", "decoder")
+    networks = [p for p in parts if p.endswith(ends)]
+    if "prompt" not in takes or "num_inference_steps" not in takes:
+        return "it makes no pictures from a text"
+    if beside := needed + [p for p in parts if "controlnet" in p or "adapter" in p]:
+        return f"it needs {', '.join(beside)} beside a text; load the model's pipeline for texts"
+    if "num_frames" in takes:
+        return "it makes films"
+    if len(networks) != 1 or networks[0] not in ("unet", "transformer") or "scheduler" not in parts:
+        return f"of {', '.join(networks) or 'no network'} no single one follows a scheduler"
+    return ""
+
+
+def check_parts(pipeline: Any) -> None:
+    """Refuse parts of different models, before a tensor's shape does in words of its own.
 
     Raises:
-        ValueError: a pipeline of another kind, or whose parts do not fit together.
+        ValueError: a part is not there, or does not fit another.
     """
-    family = family_of(type(pipeline))
-    optional = (*UNUSED, "tokenizer_3", "text_encoder_3")
-    for part in sorted(pipeline.components.keys() - set(optional)):
+    name = type(pipeline).__name__
+    texts = ("tokenizer", "text_encoder")
+    optional = {p for p in pipeline._optional_components if not p.startswith(texts)}
+    optional |= {*UNUSED, "tokenizer_3", "text_encoder_3"}
+    for part in sorted(pipeline.components.keys() - optional):
         if pipeline.components[part] is None:
-            raise ValueError(f"this {type(pipeline).__name__} has no {part}")
-    network = getattr(pipeline, "unet", None)
-    if network is not None and network.config.get("time_cond_proj_dim") is not None:
-        raise ValueError("networks with an embedded guidance scale (LCM) are not adapted")
-    adapter = family(pipeline)
-    _check_fit(pipeline, adapter.latent_shape[0])
-    return adapter
+            raise ValueError(f"this {name} has no {part}")
+    for end, encoder in encoders(pipeline).items():
+        tokenizer: Any = getattr(pipeline, f"tokenizer{end}", None)
+        size = len(tokenizer) if hasattr(tokenizer, "__len__") else 0
+        rows = getattr(encoder.config, "vocab_size", None)
+        if rows and size > rows:  # fewer are usual: tables are filled up, T5's to 32,128
+            raise ValueError(
+                f"tokenizer{end} of this {name} knows {size} tokens and text_encoder{end} {rows}: "
+                "they are of different models"
+            )
+    if getattr(pipeline, "unet", None) is not None:
+        _check_unet(pipeline, pipeline.unet.config)
 
 
-def _check_fit(pipeline: Any, channels: int) -> None:
-    """Refuse parts of different models, before a tensor's shape does in words of its own."""
-    name, latents = type(pipeline).__name__, pipeline.vae.config.latent_channels
+def _check_unet(pipeline: Any, config: Any) -> None:
+    name, channels = type(pipeline).__name__, config.in_channels
+    size = config.get("sample_size", 1)
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(
+            f"sample_size in the config.json of {config.get('_name_or_path')} must be one "
+            f"positive whole number, or two, not {size!r}"
+        )
+    latents = getattr(getattr(pipeline, "vae", None), "config", {}).get("latent_channels", channels)
     if channels != latents:
         raise ValueError(
             f"the network of this {name} takes {channels} channels, and its latents have {latents}:"
             " networks with further inputs, such as those for inpainting, are not adapted"
         )
-    ends = [end for end in ("", "_2", "_3") if getattr(pipeline, f"text_encoder{end}", None)]
-    encoders = {end: getattr(pipeline, f"text_encoder{end}") for end in ends}
-    for end, encoder in encoders.items():
-        size, rows = len(getattr(pipeline, f"tokenizer{end}")), encoder.config.vocab_size
-        if size > rows:  # fewer are usual: tables are filled up, T5's from 32,100 to 32,128
-            raise ValueError(
-                f"tokenizer{end} of this {name} knows {size} tokens and text_encoder{end} {rows}: "
-                "they are of different models"
-            )
-    config = getattr(getattr(pipeline, "unet", None), "config", {})
-    takes, gives = (
-        config.get("cross_attention_dim"),
-        sum(encoder.config.hidden_size for encoder in encoders.values()),
-    )
-    if isinstance(takes, int) and takes != gives and config.get("encoder_hid_dim_type") is None:
+    widths = [getattr(one.config, "hidden_size", 0) for one in encoders(pipeline).values()]
+    takes, gives = config.get("cross_attention_dim"), sum(widths)
+    if isinstance(takes, int) and takes != gives and config.get("encoder_hid_dim") is None:
         raise ValueError(
             f"the U-Net of this {name} takes texts of width {takes}, and its text encoders give "
             f"{gives}: they are of different models"
@@ -134,9 +439,9 @@ def prediction_of(pipeline: Any) -> Prediction:
             is of another kind, such as EDM's.
     """
     config, name = pipeline.scheduler.config, type(pipeline.scheduler).__name__
-    if "base_shift" in config or "FlowMatch" in name:
-        return "flow"
     kind = config.get("prediction_type", "epsilon")
+    if kind == "flow_prediction" or "base_shift" in config or "FlowMatch" in name:
+        return "flow"
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"{type(pipeline).__name__} predicts {kind!r}, which is not adapted")
     if not hasattr(pipeline.scheduler, "alphas_cumprod"):
@@ -144,167 +449,28 @@ def prediction_of(pipeline: Any) -> Prediction:
     return kind
 
 
-def _stable_diffusion(pipeline: Any) -> Adapter:
-    """Stable Diffusion 1.x and 2.x: hidden states of one text encoder."""
-    unet = pipeline.unet
-
-    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
-        return unet(x, t, **condition.parts, return_dict=False)[0]
-
-    def encode(texts: list[str]) -> Conditioning:
-        hidden = pipeline.encode_prompt(texts, unet.device, 1, False)[0]
-        return Conditioning({"encoder_hidden_states": hidden})
-
-    return Adapter(unet, call, encode, _shape(unet), _readers(pipeline))
-
-
-def _stable_diffusion_xl(pipeline: Any) -> Adapter:
-    """Stable Diffusion XL: two text encoders, the pooled vector of the second, and the sizes."""
-    unet = pipeline.unet
-    shape = _shape(unet)
-    pixels = tuple(side * pipeline.vae_scale_factor for side in shape[1:])
-    width = pipeline.text_encoder_2.config.projection_dim
-    time_ids = pipeline._get_add_time_ids(
-        pixels, (0, 0), pixels, dtype=unet.dtype, text_encoder_projection_dim=width
-    ).to(unet.device)
-
-    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
-        parts = dict(condition.parts)
-        added = {"text_embeds": parts.pop("text_embeds"), "time_ids": time_ids.expand(len(x), -1)}
-        return unet(x, t, **parts, added_cond_kwargs=added, return_dict=False)[0]
-
-    def encode(texts: list[str]) -> Conditioning:
-        hidden, _, pooled, _ = pipeline.encode_prompt(
-            texts, device=unet.device, do_classifier_free_guidance=False
-        )
-        if pipeline.config.force_zeros_for_empty_prompt:  # the pipeline's own unconditional input
-            kept = torch.tensor([float(text != "") for text in texts]).to(hidden)
-            hidden, pooled = hidden * kept[:, None, None], pooled * kept[:, None]
-        return Conditioning({"encoder_hidden_states": hidden, "text_embeds": pooled})
-
-    return Adapter(unet, call, encode, shape, _readers(pipeline))
-
-
-def _stable_diffusion_3(pipeline: Any) -> Adapter:
-    """Stable Diffusion 3: two CLIPs and, where loaded, T5; the pooled vectors of the CLIPs."""
-    transformer = pipeline.transformer
-
-    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
-        return transformer(x, timestep=t, **condition.parts, return_dict=False)[0]
-
-    def encode(texts: list[str]) -> Conditioning:
-        hidden, _, pooled, _ = pipeline.encode_prompt(
-            texts, None, None, device=transformer.device, do_classifier_free_guidance=False
-        )
-        return Conditioning({"encoder_hidden_states": hidden, "pooled_projections": pooled})
-
-    readers = _readers(pipeline, tokenizer_3=256)
-    return Adapter(transformer, call, encode, _shape(transformer), readers)
-
-
-def _flux(pipeline: Any) -> Adapter:
-    """Flux: T5's hidden states, CLIP's pooled vector, packed latents, an embedded guidance scale.
-
-    The embedded scale, 3.5 as in the pipeline, is an input of a distilled network: it is no
-    classifier-free guidance, and does not cancel by itself.
-    """
-    transformer = pipeline.transformer
-    side = pipeline.default_sample_size
-    shape = (transformer.config.in_channels // 4, side, side)
-    embedded = 3.5 if transformer.config.guidance_embeds else None
-
-    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
-        n, channels, height, width = x.shape
-        packed = pipeline._pack_latents(x, n, channels, height, width)
-        ids = pipeline._prepare_latent_image_ids(n, height // 2, width // 2, x.device, x.dtype)
-        texts = torch.zeros(condition.parts["encoder_hidden_states"].shape[1], 3).to(ids)
-        output = transformer(
-            hidden_states=packed,
-            timestep=t.to(x.dtype) / 1000,
-            guidance=None if embedded is None else torch.full((n,), embedded, device=x.device),
-            txt_ids=texts,
-            img_ids=ids,
-            return_dict=False,
-            **condition.parts,
-        )[0]
-        scale = pipeline.vae_scale_factor
-        return pipeline._unpack_latents(output, height * scale, width * scale, scale)
-
-    def encode(texts: list[str]) -> Conditioning:
-        hidden, pooled, _ = pipeline.encode_prompt(texts, texts, device=transformer.device)
-        return Conditioning({"encoder_hidden_states": hidden, "pooled_projections": pooled})
-
-    def sigmas(steps: int) -> np.ndarray:
-        return np.linspace(1.0, 1 / steps, steps)
-
-    return Adapter(transformer, call, encode, shape, _readers(pipeline, tokenizer_2=512), sigmas)
-
-
-def _pixart(pipeline: Any) -> Adapter:
-    """PixArt-α and PixArt-Σ: T5's hidden states and their mask; the learned variance is left.
-
-    Captions are read as they stand, as the pipeline does with ``clean_caption=False``.
-    """
-    transformer = pipeline.transformer
-    shape = _shape(transformer)
-
-    def call(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
-        added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
-        if transformer.config.sample_size == 128:
-            height, width = (side * pipeline.vae_scale_factor for side in x.shape[2:])
-            added["resolution"] = torch.tensor([[height, width]]).repeat(len(x), 1).to(x)
-            added["aspect_ratio"] = torch.tensor([[height / width]]).repeat(len(x), 1).to(x)
-        output = transformer(
-            x, timestep=t, added_cond_kwargs=added, return_dict=False, **condition.parts
-        )[0]
-        return output[:, : x.shape[1]]
-
-    def encode(texts: list[str]) -> Conditioning:
-        hidden, mask, _, _ = pipeline.encode_prompt(
-            texts, do_classifier_free_guidance=False, device=transformer.device
-        )
-        return Conditioning({"encoder_hidden_states": hidden, "encoder_attention_mask": mask})
-
-    room = 300 if "Sigma" in type(pipeline).__name__ else 120
-    small = [replace(one, prepare=_small) for one in _readers(pipeline, tokenizer=room)]
-    return Adapter(transformer, call, encode, shape, small)
-
-
-FAMILIES: dict[str, Callable[[Any], Adapter]] = {
-    "StableDiffusionPipeline": _stable_diffusion,
-    "StableDiffusionXLPipeline": _stable_diffusion_xl,
-    "StableDiffusion3Pipeline": _stable_diffusion_3,
-    "FluxPipeline": _flux,
-    "PixArtAlphaPipeline": _pixart,
-    "PixArtSigmaPipeline": _pixart,
-}
-
-
-def _readers(pipeline: Any, **room: int) -> list[Reader]:
+def readers_of(adapter: Adapter) -> list[Reader]:
     """The tokenizers whose encoder is loaded, with the room that the pipeline gives each."""
-    found = []
-    for number in ("", "_2", "_3"):
-        if getattr(pipeline, f"text_encoder{number}", None) is not None:
-            name = f"tokenizer{number}"
-            tokenizer = getattr(pipeline, name)
-            found.append(Reader(name, tokenizer, room.get(name, tokenizer.model_max_length)))
+    pipeline, found = adapter.pipeline, []
+    most = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    limit = adapter.options.get("max_sequence_length") or getattr(most, "default", None)
+    small = getattr(pipeline, "_text_preprocessing", None)
+    for end in encoders(pipeline):
+        name = f"tokenizer{end}"
+        own = getattr(pipeline, name, None) or getattr(pipeline, "processor", None)
+        tokenizer = getattr(own, "tokenizer", own)  # a processor of texts and pictures has one
+        if tokenizer is None:
+            continue
+        room = tokenizer.model_max_length
+        room = room if room <= 77 or limit is None else limit
+        prepare = partial(_prepared, small) if small else str
+        found.append(Reader(name, tokenizer, room, prepare))
     return found
 
 
-def _small(text: str) -> str:
-    """What PixArt's pipelines make of a caption before they read it."""
-    return text.lower().strip()
-
-
-def _shape(network: Any) -> tuple[int, ...]:
-    size = network.config.sample_size
-    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise ValueError(
-            f"sample_size in the config.json of {network.config.get('_name_or_path')} must be one "
-            f"positive whole number, or two, not {size!r}"
-        )
-    return (network.config.in_channels, *sides)
+def _prepared(small: Any, text: str) -> str:
+    """What some pipelines make of a caption before they read it."""
+    return str(small(text, clean_caption=False)[0])
 
 
 _using: dict[str | int, tuple[int, Callable[[], None]]] = {}
@@ -374,3 +540,8 @@ def evaluating(*networks: torch.nn.Module) -> Iterator[None]:
         for network in networks:
             stack.enter_context(_while_used(id(network), partial(change, network)))
         yield
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.adapters import Conditioning
+from conjure_lib.capture import Conditioning
 from conjure_lib.integrity import check_sound
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import UnreadWarning

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,22 @@ from torch import Tensor
 
 from conjure_lib import weights
 from conjure_lib.adapters import (
-    UNUSED,
-    Conditioning,
-    adapt,
+    HIDDEN,
+    Adapter,
+    check_family,
+    check_parts,
     evaluating,
-    family_of,
     prediction_of,
     quiet,
+    readers_of,
 )
+from conjure_lib.capture import UNUSED, Conditioning
 from conjure_lib.integrity import steady
 from conjure_lib.machine import limit_threads
-from conjure_lib.names import EMBEDDED as EMBEDDED
+from conjure_lib.names import EMBEDDED
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
-HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -154,7 +157,7 @@ def _index(folder: Path) -> dict[str, Any]:
     if not isinstance(name, str):
         raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
     kind = getattr(diffusers, name, None)
-    family_of(kind if isinstance(kind, type) else name)
+    check_family(kind if isinstance(kind, type) else name)
     return index
 
 
@@ -194,47 +197,61 @@ def _base(part: str) -> type:
     return transformers.PreTrainedTokenizerBase if "tokenizer" in part else torch.nn.Module
 
 
-def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
-    """A process over a loaded diffusers text-to-image pipeline of an adapted family.
+def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> GenerativeProcess:
+    """A process over a loaded diffusers text-to-image pipeline.
 
     The pipeline stays as it is: its networks are in eval mode only while the process runs them.
+    How its network is called is learned from its own call, see :mod:`conjure_lib.capture`.
+
+    Args:
+        options: of the pipeline's own call, such as ``height``, ``width``, ``negative_prompt``,
+            ``max_sequence_length`` or the ``guidance_scale`` that a distilled network is told.
 
     Raises:
-        ValueError: the pipeline is of another family, predicts something else, or its parts do not
-            fit together.
+        ValueError: the pipeline's call is of another kind, its network predicts something else, or
+            its parts do not fit together.
+        TypeError: the pipeline's call has no such option.
     """
-    adapter, kind = adapt(pipeline), prediction_of(pipeline)
-    network, vae = adapter.network, pipeline.vae
+    check_family(type(pipeline))
+    check_options(pipeline, options)
+    check_parts(pipeline)
+    kind = prediction_of(pipeline)
     modules = {
         k: m
         for k, m in pipeline.components.items()
         if isinstance(m, torch.nn.Module) and k not in UNUSED
     }
-    readers = [m for k, m in modules.items() if k.startswith("text_encoder")]
-    dtype = getattr(network, "dtype", None) or next(network.parameters()).dtype
-    tokenizer = pipeline.tokenizer
+
+    @contextmanager
+    def alone() -> Iterator[None]:
+        """One at a time: tokenizers hold a state, and so may the networks that encode."""
+        with TEXTS, quiet(), evaluating(*modules.values()):
+            yield
+
+    with torch.no_grad(), alone():
+        adapter = Adapter(pipeline, options)
+    readers = readers_of(adapter)
 
     def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
-        if isinstance(condition, Tensor):
-            condition = Conditioning({HIDDEN: condition})
-        parts = {k: v.to(dtype) if v.is_floating_point() else v for k, v in condition.parts.items()}
-        with evaluating(network):
-            return adapter.call(x.to(dtype), t, Conditioning(parts))
+        with evaluating(adapter.network):
+            return adapter(x, t, condition)
 
     def encode(texts: Sequence[str]) -> Tensor | Conditioning:
-        with TEXTS, evaluating(*readers):
-            warn_unread(adapter.readers, texts)
-            with quiet():  # diffusers would say once more what is cut
-                parts = [adapter.encode(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
-        whole = Conditioning.cat(parts)
-        return whole.parts[HIDDEN] if set(whole.parts) == {HIDDEN} else whole
+        warn_unread(readers, texts)
+        with alone():  # quietly, as diffusers would say once more what is cut
+            whole = adapter.encode(texts)
+        plain = set(whole.parts) == {HIDDEN} and set(whole.forms) == {adapter.plain}
+        return whole.parts[HIDDEN] if plain else whole
 
     def decode(latents: Tensor) -> np.ndarray:
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        z = latents.to(vae.dtype) / vae.config.scaling_factor + shift
-        with evaluating(vae):
-            pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in z.split(16)])
-        return (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        with alone():
+            return np.concatenate([adapter.decode(part) for part in latents.split(16)])
+
+    def prepare(scheduler: Any, steps: int) -> Any:
+        with alone():
+            return adapter.set(scheduler, steps)
+
+    tokenizer: Any = getattr(pipeline, "tokenizer", None)
 
     def lengths(texts: Sequence[str]) -> Tensor:
         with TEXTS:
@@ -244,7 +261,7 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
     def twin(process: GenerativeProcess, memo: dict[int, Any]) -> GenerativeProcess:
         if [process.predict, process.encode, process.decode] != own:
             raise TypeError(f"a function of {process.name} was replaced: it cannot be copied")
-        fresh = from_pipeline(copy.deepcopy(pipeline, memo), process.name)
+        fresh = from_pipeline(copy.deepcopy(pipeline, memo), process.name, **options)
         kept = ("scheduler", "latent_shape", "kind", "revision", "evaluations", "rows")
         changes = {field: copy.deepcopy(getattr(process, field), memo) for field in kept}
         return dataclasses.replace(fresh, **changes)
@@ -258,13 +275,20 @@ def from_pipeline(pipeline: Any, name: str | None = None) -> GenerativeProcess:
         own[2],
         lengths if "unet" in modules and "text_encoder_2" not in modules else None,
         kind,
-        adapter.sigmas,
+        steady(prepare),
         name or type(pipeline).__name__,
-        torch.device(pipeline.device),
+        torch.device(pipeline._execution_device),
         modules=modules,
-        readers=adapter.readers,
+        readers=readers,
         twin=twin,
     )
+
+
+def check_options(pipeline: Any, options: Mapping[str, Any]) -> None:
+    """Raises TypeError: the pipeline's call has no such option."""
+    known = inspect.signature(type(pipeline).__call__).parameters
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"the call of {type(pipeline).__name__} has no {', '.join(unknown)}")
 
 
 def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -286,18 +310,18 @@ def pick_device(device: str | None = None) -> torch.device:
     Raises:
         ValueError: the device is not there.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available()}
-    there["mps"] = torch.backends.mps.is_available()
+    there = {"cpu": 1}
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if best is not None:
+        there[best.type] = torch.accelerator.device_count()
     if device is None:
-        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+        return best or torch.device("cpu")
     try:
         target = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device {device!r} is not a torch device; try 'cpu'") from error
-    count = torch.cuda.device_count() if target.type == "cuda" else 1
-    if not there.get(target.type, False) or (target.index or 0) >= count:
-        names = ", ".join(d for d, is_there in there.items() if is_there)
-        raise ValueError(f"device {device!r} is not there; this machine has: {names}")
+    if (target.index or 0) >= there.get(target.type, 0):
+        raise ValueError(f"device {device!r} is not there; this machine has: {', '.join(there)}")
     return target
 
 

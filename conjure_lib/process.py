@@ -6,6 +6,8 @@ prediction at (x, t), and trajectories.
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
@@ -40,7 +42,8 @@ class GenerativeProcess:
         decode: latents (n, *latent_shape) to pictures (n, height, width, 3) in [0, 1].
         lengths: texts to their number of tokens up to the end-of-text token, (n,).
         kind: what ``predict`` predicts: "epsilon", "v_prediction" or "flow".
-        sigmas: steps to the σ that the scheduler is set to, for families that set them themselves.
+        prepare: a scheduler and steps to a copy of it whose times are set as the model's pipeline
+            sets them.
         name: what the model is called in records.
         revision: the commit of the Hub repository that it was loaded from, where it was.
         modules: the networks that ``predict``, ``encode`` and ``decode`` run, by name.
@@ -57,7 +60,7 @@ class GenerativeProcess:
     decode: Callable[[Tensor], np.ndarray] | None = None
     lengths: Callable[[Sequence[str]], Tensor] | None = None
     kind: Prediction = "epsilon"
-    sigmas: Callable[[int], np.ndarray] | None = None
+    prepare: Callable[[Any, int], Any] | None = None
     name: str = "process"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     revision: str | None = None
@@ -99,8 +102,9 @@ class GenerativeProcess:
 
     @property
     def samplers(self) -> dict[str, str]:
-        """The samplers that fit the schedule, and their classes in diffusers."""
-        return FLOW_SAMPLERS if self.kind == "flow" else SAMPLERS
+        """The samplers that fit, and their classes in diffusers; "own" is the checkpoint's."""
+        own = {"own": type(self.scheduler).__name__}
+        return (FLOW_SAMPLERS if self.kind == "flow" else SAMPLERS) | own
 
     @property
     def dtype(self) -> str:
@@ -114,14 +118,16 @@ class GenerativeProcess:
         tokenizers are hashes; the scheduler is its settings.
         """
         networks = {k: m for k, m in self.modules.items() if k != "vae"}
-        told = {
+        told = integrity.told_of(networks, self.readers, self.scheduler)
+        scheduler = told.pop("scheduler")
+        return {
             "weights": self.weights_hash(),
-            **integrity.told_of(networks, self.readers, self.scheduler),
+            **told,
             "prediction": self.kind,
+            "scheduler": scheduler,
             "latent_shape": list(self.latent_shape),
             "dtype": self.dtype,
         }
-        return told
 
     def weights_hash(self) -> str:
         """SHA-256 over every weight of the networks, as loaded: what a record names them by."""
@@ -193,9 +199,11 @@ class GenerativeProcess:
 
     def sampler_of(self, sampling: Sampling) -> Any:
         """The scheduler that ``sampling`` asks for, see :meth:`sampler`."""
-        check_config(self.scheduler.config)
         steps, schedule = sampling.steps, self.schedule
         one_of(f"{self.name}'s sampler", sampling.sampler, self.samplers)
+        if sampling.sampler == "own":
+            return self._prepared(copy.deepcopy(self.scheduler), steps)
+        check_config(self.scheduler.config)
         if steps > schedule.T:
             raise ValueError(f"steps must lie between 1 and {schedule.T}, not {steps}")
         name, config = self.samplers[sampling.sampler], self.scheduler.config
@@ -205,21 +213,22 @@ class GenerativeProcess:
                 raise ValueError(
                     "a flow needs 2 steps or more: at its first all prompts predict alike"
                 )
-            set_flow(found, schedule, sampling, **self._flow_options(steps))
+            return set_flow(found, schedule, sampling, self._prepared)
         return found
 
-    def _flow_options(self, steps: int) -> dict[str, Any]:
-        """What the family's pipeline sets the times with: its σ, its shift for so many tokens."""
-        config, options = self.scheduler.config, dict[str, Any]()
-        if self.sigmas is not None:
-            options["sigmas"] = self.sigmas(steps)
-        if config.get("use_dynamic_shifting"):
-            tokens = self.latent_shape[1] * self.latent_shape[2] // 4  # patches of 2×2
-            slope = (config.max_shift - config.base_shift) / (
-                config.max_image_seq_len - config.base_image_seq_len
+    def _prepared(self, scheduler: Any, steps: int) -> Any:
+        """``scheduler`` with its times set, by the pipeline where there is one."""
+        if self.prepare is not None:
+            scheduler = self.prepare(scheduler, steps)
+        else:
+            scheduler.set_timesteps(steps)
+        if len(scheduler.timesteps) != steps:
+            raise ValueError(
+                f"{type(scheduler).__name__} asks the network {len(scheduler.timesteps)} times in "
+                f"{steps} steps, and an estimate needs one prediction a step: choose another of "
+                f"{', '.join(self.samplers)}"
             )
-            options["mu"] = config.base_shift + slope * (tokens - config.base_image_seq_len)
-        return options
+        return scheduler
 
     def noise(self, draws: Sequence[int], seed: int) -> Tensor:
         """x_T of the given draws, (len(draws), *latent_shape), keyed by (seed, draw) alone."""
@@ -271,7 +280,8 @@ class GenerativeProcess:
         scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
         x = x_T.to(self.device, torch.float32) * float(getattr(scheduler, "init_noise_sigma", 1.0))
         states, own, guided, fine = [], [], [], [sound(condition).to(x.device), sound(x)]
-        times = scheduler.timesteps
+        times, noise = scheduler.timesteps, {}
+        takes_noise = "generator" in inspect.signature(scheduler.step).parameters
         for step, t in enumerate(tqdm(times, desc="denoising", delay=2) if progress else times):
             x_in = scale(x, t)
             t_rows = t.to(self.device).expand(len(x))
@@ -282,8 +292,9 @@ class GenerativeProcess:
             states.append(x_in)
             own.append(self._to_eps(output, x_in, t_rows))
             guided.append(self._to_eps(output_w, x_in, t_rows))
-            noise = [generator(seed, d, step) for d in draws]
-            x = scheduler.step(output_w, t, x, generator=noise, return_dict=False)[0]
+            if takes_noise:
+                noise = {"generator": [generator(seed, d, step) for d in draws]}
+            x = scheduler.step(output_w, t, x, **noise, return_dict=False)[0]
             fine.append(sound(own[-1]) & sound(x))
         check_sound(torch.stack(fine, dim=1), [*BEFORE, *times.tolist()], texts)
         eps_own = torch.stack(own, dim=1)

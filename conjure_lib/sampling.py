@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import Any, Literal, TypedDict, Unpack, get_args
@@ -268,11 +268,16 @@ def times_of(schedule: Schedule, sampling: Sampling, offset: int = 0) -> np.ndar
     return times[::-1].astype(np.int64)
 
 
-def set_flow(scheduler: Any, schedule: FlowSchedule, sampling: Sampling, **options: Any) -> None:
-    """Set the times of a flow: those of its own pipeline, or even in log-SNR from noise itself on.
+def set_flow(
+    scheduler: Any,
+    schedule: FlowSchedule,
+    sampling: Sampling,
+    prepare: Callable[[Any, int], Any],
+) -> Any:
+    """The scheduler with the times of its own pipeline, or even in log-SNR from noise itself on.
 
     Args:
-        options: of the scheduler's ``set_timesteps``, as its pipeline gives them.
+        prepare: a scheduler and steps to one whose times are set as the pipeline sets them.
 
     Raises:
         ValueError: another spacing.
@@ -282,12 +287,13 @@ def set_flow(scheduler: Any, schedule: FlowSchedule, sampling: Sampling, **optio
             'a flow has spacing "leading", the times of its own pipeline, or "log-snr", not '
             f'"{sampling.spacing}"'
         )
-    scheduler.set_timesteps(num_inference_steps=sampling.steps, **options)
+    scheduler = prepare(scheduler, sampling.steps)
     if sampling.spacing == "log-snr":
         even = np.linspace(*(sampling.log_snr or schedule.window), sampling.steps - 1)
         times = torch.from_numpy(np.append(schedule.T, schedule.time(even)))
         scheduler.timesteps = times.float()
         scheduler.sigmas = torch.cat([times / schedule.T, torch.zeros(1)]).float()
+    return scheduler
 
 
 def check_config(config: Mapping[str, Any]) -> None:

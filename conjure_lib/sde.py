@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conjure_lib.names import WEIGHTINGS as WEIGHTINGS
-from conjure_lib.names import Weighting as Weighting
+from conjure_lib.names import WEIGHTINGS, Weighting
 
 
 @dataclass(frozen=True)

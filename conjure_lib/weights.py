@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from conjure_lib.adapters import quiet
+from conjure_lib.adapters import first_line, quiet
 from conjure_lib.sde import Schedule
 
 LOADED = "LOADED_SHA256"  # a file beside a model: the hash that its weights have once loaded
@@ -488,8 +488,3 @@ def _offline() -> Iterator[None]:
 
 def _told(error: Exception) -> str:
     return f"the Hub says {type(error).__name__}: {first_line(error)}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")

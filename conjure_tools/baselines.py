@@ -192,7 +192,8 @@ def sentence_cosine(
     "mean": last hidden states averaged over what is not padding (Reimers and Gurevych 2019), for
     "sentence-transformers/all-MiniLM-L6-v2". "cls": the first, before BERT's pooler, for SimCSE
     (Gao et al. 2021), from a folder with its weights in safetensors. Texts are cut at 256 word
-    pieces, as all-MiniLM-L6-v2 cuts them.
+    pieces, as all-MiniLM-L6-v2 cuts them. By hand, since SentenceTransformer.encode, which gives
+    the same, loads past the checks of `conjure_lib.weights`.
     """
     one_of("pooling", pooling, ("mean", "cls"))
     prompts, index = _unique(pairs)

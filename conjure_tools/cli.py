@@ -148,7 +148,7 @@ def score(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Agreement of minus the distance with people, under each weighting, by subset and pooled."""
     from conjure_tools.benchmarks import STS, WORDS, load_pairs
-    from conjure_tools.correlation import agreement, paired_bootstrap, texts_of
+    from conjure_tools.correlation import agreement, both_texts, paired_bootstrap
     from conjure_tools.folders import check_place
     from conjure_tools.runs import check_folder, check_kept, open_run
 
@@ -189,7 +189,7 @@ def evaluate(options: argparse.Namespace) -> None:
             if other is not None:
                 theirs = -other.by_draw(weighting).T
                 seeds = {one.record["settings"]["seed"] for one in (run, other)}
-                how: Any = {"same_draws": len(seeds) == 1, "texts": texts_of(run.pairs)}
+                how: Any = {"same_draws": len(seeds) == 1, "texts": both_texts(run.pairs)}
                 difference = paired_bootstrap(mine, theirs, human, **how)
                 rows.append({"weighting": weighting, "against": True, **asdict(difference)})
         results.append({"benchmark": name, "record": run.record, "agreement": rows})

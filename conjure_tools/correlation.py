@@ -117,7 +117,7 @@ def paired_bootstrap(
     return _bootstrap(vectors, _ranks, _difference, resamples, seed, texts, same_draws)
 
 
-def texts_of(pairs: pd.DataFrame) -> np.ndarray | None:
+def both_texts(pairs: pd.DataFrame) -> np.ndarray | None:
     """The texts (n, 2) of a table of pairs, where it has them."""
     names = ["text1", "text2"]
     return pairs[names].to_numpy() if {*names} <= {*pairs} else None
@@ -154,7 +154,7 @@ def agreement(
         raise ValueError(
             f"similarity must be of one length with the {len(table)} pairs, not {values.shape}"
         )
-    names = texts_of(table)
+    names = both_texts(table)
     groups = {"": np.arange(len(table))} | _groups(table, by)
     rows = []
     for group, at in groups.items():

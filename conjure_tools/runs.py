@@ -321,6 +321,9 @@ def stratified(
 ) -> pd.DataFrame:
     """About ``count`` of the pairs, each stratum in its proportion, in their order.
 
+    By hand: scikit-learn's train_test_split refuses strata of one pair, and so small a sample that
+    some stratum has no pair in it.
+
     Raises:
         ValueError: ``count`` is below 1.
     """

@@ -107,7 +107,9 @@ def small_site(folder: Path) -> Path:
     (source / "notebooks").mkdir()
     for number, notebook in enumerate(chapters(ROOT / "notebooks"), 1):
         nbformat.write(headings_of(notebook, number == 1), source / "notebooks" / notebook.name)
-    (source / "book" / "cost_table.txt").write_text("| chapter | seconds |\n|---|---|\n| 1 | 2.5 |\n")
+    (source / "book" / "cost_table.txt").write_text(
+        "| chapter | seconds |\n|---|---|\n| 1 | 2.5 |\n"
+    )
     build_book.write_contents(ROOT, source)
     build_book.write_config(ROOT, source, None)
     parts = (recording, live, explorer)
@@ -121,10 +123,12 @@ def small_site(folder: Path) -> Path:
 
 def headings_of(notebook: Path, shows: bool) -> nbformat.NotebookNode:
     """A chapter with the headings of ``notebook`` alone, or with something of each kind."""
-    cells = [c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "markdown"]
+    cells = [
+        c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "markdown"
+    ]
     lines = [line for cell in cells for line in cell.splitlines() if re.match("#+ ", line)]
     made = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
-    made.cells = [nbformat.v4.new_markdown_cell("\n\n".join(lines[:1] + ["Text."] + lines[1:]))]
+    made.cells = [nbformat.v4.new_markdown_cell("\n\n".join([*lines[:1], "Text.", *lines[1:]]))]
     if shows:
         made.cells += shown_cells()
     return made
@@ -133,7 +137,9 @@ def headings_of(notebook: Path, shows: bool) -> nbformat.NotebookNode:
 def shown_cells() -> list[nbformat.NotebookNode]:
     """Cells with a table, a figure, an equation wider than the page, and a computed value."""
     frame = pd.DataFrame({"distance": [-36.99, 0.7], "error": [0.01, 0.121]}, index=["a", "b"])
-    picture = base64.b64encode((ROOT / "book" / "images" / "pair.png").read_bytes()).decode()
+    picture = base64.b64encode(
+        (ROOT / "data" / "emoji-diffusion" / "contact_sheet.png").read_bytes()
+    ).decode()
     outputs = [
         nbformat.v4.new_output("display_data", {"text/html": frame.to_html()}),
         nbformat.v4.new_output("display_data", {"image/png": picture}),
@@ -143,5 +149,6 @@ def shown_cells() -> list[nbformat.NotebookNode]:
     outputs.append(nbformat.v4.new_output("display_data", data, metadata=glued))
     code = nbformat.v4.new_code_cell("1", outputs=outputs, execution_count=1)
     wide = " + ".join(f"\\lVert \\varepsilon(x_{{{i}}}, t) \\rVert^2" for i in range(40))
-    text = f"The value is {{glue:text}}`value`.\n\n$$\n{wide}\n$$\n\n| text | nats |\n|---|---|\n| a | 1,036.99 |"
+    text = f"The value is {{glue:text}}`value`.\n\n$$\n{wide}\n$$\n\n"
+    text += "| text | nats |\n|---|---|\n| a | 1,036.99 |"
     return [code, nbformat.v4.new_markdown_cell(text)]

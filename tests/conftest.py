@@ -149,14 +149,14 @@ def random_unet(**changed: Any) -> UNet2DConditionModel:
     return unet
 
 
-def random_vae(**changed: Any) -> AutoencoderKL:
+def random_vae(channels: int = 4, **changed: Any) -> AutoencoderKL:
     """An autoencoder of 16×16 pictures and 8×8 latents."""
     return AutoencoderKL(
         sample_size=16,
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=4,
         **changed,
     )

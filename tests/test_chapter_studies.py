@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,19 @@ import conjure_lib as cj
 from conjure_lib import Mixture
 from conjure_lib.process import generator
 from conjure_tools.distributions import energy, mmd
+from studies import (
+    algorithm,
+    clusters,
+    explanations,
+    limits,
+    path_laws,
+    people,
+    records,
+    sentences,
+    telling,
+    words,
+)
 from studies import known_laws as laws
-from studies import limits, people, records, sentences, telling, words
 
 # -- words and sentences ----------------------------------------------------------------------
 
@@ -178,3 +190,111 @@ def test_what_turns_keeps_its_law() -> None:
     found = laws.turned(1.0, 5.0, 100, generator(0, 1))
     assert found.shape == (500, 2)
     np.testing.assert_allclose(np.cov(found.T), np.eye(2), atol=0.25)
+
+
+def test_pictures_of_ddim_can_lie_farther_apart_than_the_paths(
+    process: cj.GenerativeProcess,
+) -> None:
+    """Scores -x - b/2 and -x + b/2, those of no diffused laws: every number is known."""
+    schedule = process.schedule
+    elapsed = float(-2 * schedule.alpha(torch.tensor(float(schedule.T))).log())  # B(T)
+    found = laws.parted(process, 1.0, (1, 32, 32), 200)
+    assert found["paths"] == pytest.approx(elapsed, rel=0.01)
+    assert found["ddim"] == pytest.approx((elapsed / 2) ** 2, rel=0.05)
+    assert found["ddpm"] < found["paths"] < found["ddim"]
+
+
+def test_the_divergence_of_a_chain_is_that_of_its_joint_law() -> None:
+    """Two ancestral chains on the line, by their joint Gaussians and by the sum over steps."""
+    schedule = cj.Schedule(torch.linspace(0.9, 0.1, 6, dtype=torch.float64))
+    t = torch.arange(6)
+    beta, left = schedule.beta_step(t), 1 - schedule.alpha_bar(t)
+    chains, moments = [], []
+    for m in (0.7, -0.4):  # exact scores of N(m, 0.5²)
+        variance = schedule.alpha_bar(t) * 0.25 + left
+        slope = left.sqrt() / variance  # ε = slope (x - α m)
+        shift = -slope * schedule.alpha_bar(t).sqrt() * m
+        a = (1 - beta * slope / left.sqrt()) / (1 - beta).sqrt()
+        b = -beta * shift / left.sqrt() / (1 - beta).sqrt()
+        mean, joint = torch.zeros(7).double(), torch.zeros(7, 7).double()
+        joint[0, 0] = 1  # from N(0, 1), then t = 5 … 0
+        for k, step in enumerate(reversed(range(6)), 1):
+            mean[k] = a[step] * mean[k - 1] + b[step]
+            joint[k, :k] = joint[:k, k] = a[step] * joint[k - 1, :k]
+            joint[k, k] = a[step] ** 2 * joint[k - 1, k - 1] + beta[step]
+        chains.append((mean, joint))
+        moments.append((slope, shift))
+    law_1, law_2 = (torch.distributions.MultivariateNormal(*chain) for chain in chains)
+    kl = torch.distributions.kl_divergence
+    exact = float(kl(law_1, law_2) + kl(law_2, law_1))
+    slope, shift = (x - y for x, y in zip(*moments, strict=True))
+    square = torch.zeros(6).double()
+    for mean, joint in chains:
+        x, spread = mean[:6].flip(0), joint.diag()[:6].flip(0)  # the state from which t is made
+        square += ((slope * x + shift) ** 2 + slope**2 * spread) / 2
+    assert path_laws.chain_divergence(schedule, square) == pytest.approx(exact, rel=1e-9)
+
+
+def test_the_plain_loop_is_the_library(process: cj.GenerativeProcess) -> None:
+    found = algorithm.beside_library(process, ("cat", "dog"), [1.0, 3.0], steps=2, draws=1, seed=1)
+    assert (found["rel. difference"] < 1e-4).all()
+    assert (found["calls, loop"] == [12, 24]).all()
+
+
+def test_cells_stand_for_every_step_once(process: cj.GenerativeProcess) -> None:
+    visited = algorithm.Visited(process.schedule, torch.tensor([750, 500, 250, 0]))
+    assert np.bincount(visited.cells).tolist() == [250, 250, 250, 250]
+    flat = visited.interpolated(np.full((2, 4, 2), 3.0))
+    assert (flat == 3).all()
+    assert visited.integrated(np.ones((1, 4, 2)), "noise") == pytest.approx(1)
+    assert visited.shares(np.ones(1000), "noise").tolist() == [0.25] * 4
+
+
+def test_clusters_that_are_the_groups_are_found() -> None:
+    labels = np.repeat([0, 1, 2], 4)
+    rng = np.random.default_rng(0)
+    apart = (labels[:, None] != labels) + 0.1 * rng.random((12, 12))
+    matrix = (apart + apart.T) * (1 - np.eye(12))
+    assert clusters.rand_index(matrix, labels) == 1
+    assert clusters.neighbour(matrix, labels) == 1
+    levels = rng.random(12)
+    only_levels = np.exp(levels[:, None] + levels) * (1 - np.eye(12))
+    assert clusters.share_of_levels(only_levels) == pytest.approx(1)
+    assert np.allclose(np.diag(clusters.cosine_distance(matrix)), 0)
+
+
+def test_an_explanation_adds_up_and_an_intervention_everywhere_is_the_other_text(
+    process: cj.GenerativeProcess,
+) -> None:
+    explainer = explanations.Explainer(process, 2, 3.0, 0, 2, 2)
+    pair = ("cat", "dog")
+    parts = explainer.contributions(explainer.trace(pair), "noise")
+    how: dict[str, Any] = {"steps": 2, "draws": 1, "guidance": 3.0, "quadrature": "sum"}
+    whole = cj.distance(process, *pair, weighting="noise", **how).value
+    assert parts.sum() == pytest.approx(whole, rel=1e-4)
+    masks = torch.zeros(2, 2, *explainer.shape)
+    masks[1] = 1
+    squares, final = explainer.hybrids(*pair, masks)
+    assert squares[0].sum() + squares[1].sum() == pytest.approx(2 * 2 * whole, rel=1e-3)
+    trace = explainer.trace(pair)
+    assert final.shape == (2, *process.latent_shape)
+    assert not torch.allclose(final[0], final[1])
+    assert trace.states.shape[:2] == (2, 2)
+    assert explanations.percentile(np.array([0.0, 1, 0]), np.array([1.0, 3, 2])) > 80
+
+
+def test_a_random_cycle_is_almost_a_permutation_of_all() -> None:
+    """The mean rank correlation of a matrix with itself, its rows exchanged along a cycle."""
+    rng, n = np.random.default_rng(0), 56
+    groups = np.arange(n) // 7
+    apart = (groups[:, None] != groups) + 0.5 * rng.random((n, n))
+    matrix, upper = apart + apart.T, np.triu_indices(n, 1)
+    ranked = matrix[upper].argsort().argsort().astype(float)
+    found = []
+    for _ in range(1000):
+        order = rng.permutation(n)
+        cycle = np.empty(n, int)
+        cycle[order] = np.roll(order, 1)
+        moved = matrix[np.ix_(cycle, cycle)][upper].argsort().argsort()
+        found.append(np.corrcoef(ranked, moved)[0, 1])
+    assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(len(found)) + 2e-3

@@ -228,3 +228,11 @@ def test_without_pot_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ImportError, match="pip install pot"):
         sample_distances(*draw(1, 3, shared=True))
     assert math.isfinite(energy(np.eye(3), 2 * np.eye(3)))  # needs SciPy alone
+
+
+def test_without_scikit_learn_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.covariance", None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        sample_distances(*draw(1, 3, shared=True))

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_the_pointer_is_told_what_lies_under_it(opened: Watched, name: str) -> N
 @pytest.mark.parametrize("name", ["explorer-matrix", "explorer-scatter"])
 def test_pairs_are_reached_from_the_keyboard(opened: Watched, name: str) -> None:
     found = numbers_of(name)
-    slider = opened.page.locator(f"[data-figure=fig-{name}] input")
+    slider = opened.page.locator(f"[data-figure=fig-{name}] input[type=range]")
     slider.focus()
     for key, index in [("Home", 0), ("ArrowRight", 1), ("End", -1), ("ArrowLeft", -2)]:
         slider.press(key)
@@ -165,6 +166,26 @@ def test_pairs_are_reached_from_the_keyboard(opened: Watched, name: str) -> None
         score = f"{found['scores'][0]} {found['marks'][index][4]}"
         assert slider.get_attribute("aria-valuetext") == f"{first} and {second}, {score}"
         assert first in card(opened, name) and second in card(opened, name)
+
+
+def test_pairs_are_filtered_by_a_word_and_lead_to_the_live_page(opened: Watched) -> None:
+    found = numbers_of("explorer-matrix")
+    part = opened.page.locator("[data-figure=fig-explorer-matrix]")
+    word = found["texts"][found["marks"][5][0]]
+    have = [mark for mark in found["marks"] if any(word in found["texts"][i] for i in mark[:2])]
+    field, slider = part.locator("input[type=search]"), part.locator("input[type=range]")
+    field.fill(word)
+    assert part.locator("output").inner_text() == f"{len(have)} of {len(found['marks'])} pairs"
+    for mark in have[:3]:
+        first, second = (found["texts"][i] for i in mark[:2])
+        assert slider.get_attribute("aria-valuetext").startswith(f"{first} and {second},")
+        slider.press("ArrowRight")
+    field.fill("")
+    slider.press("Home")
+    first, second = (found["texts"][i] for i in found["marks"][0][:2])
+    link = opened.page.locator("#fig-explorer-matrix .explorer-card a").last
+    asked = parse_qs(urlsplit(link.get_attribute("href")).fragment)
+    assert asked == {"a": [first], "b": [second]}
 
 
 def test_two_words_can_be_chosen(opened: Watched) -> None:

@@ -63,6 +63,7 @@ RUNS: list[tuple[tuple[str, str], dict[str, Any]]] = [
     ((LONG * 2, "Ünïcode"), {"steps": 2, "draws": 1, "guidance": 1, "seed": 99}),
     (("a red heart", "a red heart"), {"steps": 2, "draws": 2, "guidance": 2, "seed": 0}),
 ]
+QUADRATURE: Any = "linear"  # the rule that the page's code has
 PAIR = {"a": "a cat", "b": "a red car", "steps": 4, "draws": 3, "guidance": 2, "seed": 7}
 
 
@@ -277,7 +278,7 @@ def test_a_pair_is_computed_as_in_python(computed: Page, process: cj.GenerativeP
     found = computed.distances()
     for weighting in cj.WEIGHTINGS:
         expected = cj.distance(
-            process, PAIR["a"], PAIR["b"], weighting=weighting, quadrature="sum", **settings
+            process, PAIR["a"], PAIR["b"], weighting=weighting, quadrature=QUADRATURE, **settings
         )
         assert found[weighting] == pytest.approx((expected.value, expected.stderr), rel=1e-3)
 
@@ -305,7 +306,7 @@ def test_pictures_of_every_step_can_be_seen(computed: Page) -> None:
     colours = """canvas => {
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         return new Set(new Uint32Array(data.buffer)).size; }"""
-    canvases = computed.page.locator("#conjure canvas").all()
+    canvases = computed.part("paths").locator("canvas").all()
     assert len(canvases) == 2 * (3 + PAIR["steps"])
     assert all(canvas.evaluate(colours) > 100 for canvas in canvases)
     slider, text = computed.part("step"), computed.part("step-text")
@@ -344,7 +345,7 @@ def test_an_address_out_of_range_is_brought_into_it(browser: Any, address: str) 
     page = browser.new_page()
     watched = Page(page, address).open("#steps=900&draws=-3&guidance=x&seed=1e9&a=<b>")
     values = [page.locator(f"#conjure [name={name}]").input_value() for name in PAIR]
-    assert values == ["<b>", "bengal tiger", "50", "1", "4.5", "99"]
+    assert values == ["<b>", "bengal tiger", "50", "1", "1", "99"]
     page.evaluate("location.hash = '#steps=20&a=an+owl'")  # as by the button for going back
     page.wait_for_function("document.querySelector('#conjure [name=steps]').value === '20'")
     assert page.locator("#conjure [name=a]").input_value() == "an owl"
@@ -358,7 +359,8 @@ def test_typed_text_is_never_html(fresh: Page) -> None:
     fresh.run()
     assert hostile in fresh.part("paths").inner_text()
     assert "the text encoder reads 30 tokens" in fresh.part("warnings").inner_text()
-    assert fresh.page.locator("#conjure img, #conjure [data-part] script").count() == 0
+    strange = "#conjure [data-part=results] img, #conjure [data-part=results] script"
+    assert fresh.page.locator(strange).count() == 0
     assert fresh.page.evaluate("document.body.dataset.hit") is None
     assert fresh.faults == []
 
@@ -474,6 +476,166 @@ def test_loading_can_be_cancelled(fresh: Page) -> None:
     fresh.wait_for("Cancelled")
 
 
+def test_results_say_what_they_are_results_of(fresh: Page) -> None:
+    fresh.fill({"a": "a cat", "b": "a dog", "steps": 2, "draws": 2, "seed": 5})
+    fresh.run()
+    assert fresh.part("of").inner_text() == "“a cat” and “a dog”"
+    assert "2 steps, 2 draws, guidance 1, seed 5" in fresh.part("with").inner_text()
+    assert fresh.part("stale").is_hidden()
+    fresh.fill({"b": "a wolf"})
+    assert fresh.part("stale").is_visible()
+    assert "a dog" in fresh.part("of").inner_text()  # the results stay those of the dog
+    fresh.fill({"b": "a dog"})
+    assert fresh.part("stale").is_hidden()
+
+
+def test_a_cancelled_run_does_not_end_the_next(fresh: Page) -> None:
+    fresh.page.clock.install()  # so that its patience ends when the test says so
+    fresh.fill({"steps": 50, "draws": 20})
+    fresh.page.get_by_role("button", name="Conjure").click()
+    fresh.page.clock.run_for(1000)
+    fresh.wait_for("Conjuring on")
+    fresh.page.get_by_role("button", name="Cancel").click()
+    fresh.wait_for("Cancelled")
+    fresh.fill({"steps": 10, "draws": 20})
+    fresh.page.get_by_role("button", name="Conjure").click()
+    fresh.page.clock.run_for(6000)  # more than the patience with the run before
+    fresh.wait_for("Draw 1 of 20")
+    fresh.page.get_by_role("button", name="Cancel").click()
+    fresh.wait_for("Cancelled")
+
+
+def test_enter_during_a_run_begins_another(fresh: Page) -> None:
+    fresh.fill({"steps": 50, "draws": 20})
+    fresh.page.get_by_role("button", name="Conjure").click()
+    fresh.wait_for("Conjuring on")
+    fresh.fill({"steps": 2, "draws": 1})
+    field = fresh.page.locator("#conjure [name=b]")
+    field.fill("a tree")
+    field.press("Enter")
+    fresh.wait_for("Done")
+    assert "a tree" in fresh.part("of").inner_text()
+    assert "2 steps, 1 draw," in fresh.part("with").inner_text()
+    assert fresh.distances().keys() == set(cj.WEIGHTINGS)
+
+
+def test_a_shared_link_computes_when_it_is_opened(browser: Any, address: str) -> None:
+    context = browser.new_context()
+    watched = Page(context.new_page(), address)
+    watched.open("#a=a+cat&b=a+dog&c=a+pizza&steps=2&draws=2")
+    watched.wait_for("Done")
+    assert watched.part("of").inner_text() == "“a cat” and “a dog” and “a pizza”"
+    assert watched.part("map").locator("circle").count() == 3
+    watched.page.get_by_role("button", name="two hearts").click()  # one click runs it
+    watched.part("of").filter(has_text="a red heart").wait_for()
+    watched.wait_for("Done")
+    assert watched.part("map").locator("circle").count() == 0
+    watched.page.go_back()
+    watched.part("of").filter(has_text="a pizza").wait_for()
+    watched.wait_for("Done")
+    assert watched.faults == []
+    context.close()
+
+
+def test_three_texts_have_the_distances_of_python(
+    fresh: Page, process: cj.GenerativeProcess
+) -> None:
+    fresh.fill({"a": "a cat", "b": "a dog", "c": "a pizza", "steps": 4, "draws": 2})
+    fresh.run()
+    caption = fresh.part("map").locator("figcaption").inner_text()
+    found = [float(one) for one in re.findall(r"([\d.]+)(?: ± [\d.]+)? nats", caption)]
+    pairs = [("a cat", "a dog"), ("a cat", "a pizza"), ("a dog", "a pizza")]
+    expected = [
+        cj.distance(process, *pair, steps=4, draws=2, quadrature=QUADRATURE).value for pair in pairs
+    ]
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_steps_are_chosen_by_their_bars_and_play(computed: Page) -> None:
+    bars = computed.part("bars").locator("button")
+    assert bars.count() == PAIR["steps"]
+    adds = [
+        float(re.search(r"adds ([-\d.e]+)", b.get_attribute("aria-label"))[1]) for b in bars.all()
+    ]
+    assert sum(adds) == pytest.approx(computed.distances()["sde"][0], rel=0.01)
+    bars.nth(1).click()
+    assert computed.part("step-text").inner_text().startswith("Step 2 of 4, timestep 501; it adds")
+    computed.part("step").press("Home")
+    computed.page.get_by_role("button", name="Play", exact=True).last.click()
+    computed.part("step-text").filter(has_text="Step 4 of 4").wait_for()
+    computed.part("play").filter(has_text="Play").wait_for()  # it rests at the end
+
+
+def test_the_interval_is_students(computed: Page) -> None:
+    from scipy.stats import t
+
+    value, error = computed.distances()["sde"]
+    half = t.ppf(0.975, PAIR["draws"] - 1) * error
+    text = computed.part("distances").locator("tr").first.locator("td").nth(2).inner_text()
+    low, high = (float(end) for end in text.split(" to "))
+    assert (low, high) == pytest.approx((value - half, value + half), rel=0.01, abs=0.01 * value)
+
+
+def test_a_number_is_placed_among_recorded_ones(fresh: Page) -> None:
+    named = [["ox", "cow", 1], ["cup", "sun", 50], ["fig", "law", 1000]]
+    known = {"steps": 2, "guidance": 1, "pairs": 1234, "named": named}
+    content = json.dumps(known | {"quantiles": [10.0 * i for i in range(101)]})
+
+    def answer(route: Any) -> None:
+        text = route.fetch().text()
+        place = r'(data-part="recorded">).*?(</script>)'
+        route.fulfill(body=re.sub(place, rf"\g<1>{content}\g<2>", text), content_type="text/html")
+
+    fresh.page.context.route("**/live.html*", answer)
+    fresh.open()
+    fresh.fill({"a": "a cat", "b": "a dog", "steps": 2, "draws": 1})
+    fresh.run()
+    value, _ = fresh.distances()["sde"]
+    share = re.search(r"Nearer than (\d+) % of 1234", fresh.part("place").inner_text())
+    assert share and int(share[1]) == round(100 * sum(10 * i > value for i in range(101)) / 101)
+    assert fresh.part("ruler").locator("svg").count() == 1
+    fresh.fill({"steps": 3})
+    fresh.run()
+    assert fresh.part("ruler").locator("svg").count() == 0  # other settings do not compare
+    assert "have 2 steps" in fresh.part("place").inner_text()
+
+
+def test_the_ruler_is_of_the_rule_of_the_page() -> None:
+    from conjure_tools import runs
+
+    table, record = runs.results_of_record("matrix")
+    ruler = live.ruler()
+    if record["settings"].get("quadrature", "sum") == "sum":
+        assert ruler is None  # numbers of another rule would mislead
+    else:
+        assert ruler and ruler["pairs"] == len(table)
+        assert ruler["quantiles"][50] == pytest.approx(table["sde"].median(), rel=1e-3)
+
+
+def test_pictures_and_numbers_can_be_kept(computed: Page) -> None:
+    with computed.page.expect_download() as waiting:
+        computed.page.get_by_role("button", name="Keep the numbers").click()
+    kept = json.loads(waiting.value.path().read_text(encoding="utf-8"))
+    assert kept["prompts"] == [PAIR["a"], PAIR["b"]] and kept["finished"]
+    assert kept["distance"]["sde"]["value"] == pytest.approx(computed.distances()["sde"][0])
+    assert {k: kept["settings"][k] for k in ("steps", "draws", "guidance", "seed")} == {
+        k: PAIR[k] for k in ("steps", "draws", "guidance", "seed")
+    }
+    with computed.page.expect_download() as waiting:
+        computed.page.get_by_role("button", name="Keep the picture").click()
+    assert waiting.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recorded_run_plays_while_the_model_loads(fresh: Page) -> None:
+    fresh.page.context.route("**/unet.weights*", lambda route: None)  # which never comes
+    fresh.page.get_by_role("button", name="Conjure").click()
+    fresh.page.locator("#conjure conjure-recording[data-moment='3']").wait_for()
+    assert re.search(r"[\d.]+ of [\d.]+ MB", fresh.part("status").inner_text())
+    fresh.page.get_by_role("button", name="Cancel").click()
+    fresh.wait_for("Cancelled")
+    assert fresh.page.locator("#conjure conjure-recording").is_hidden()
+
+
 def test_without_webassembly_the_page_says_so(browser: Any, address: str) -> None:
     context = browser.new_context()
     context.add_init_script("delete globalThis.WebAssembly")
@@ -511,7 +673,7 @@ def test_webgpu_computes_the_same(
     watched.fill({"a": "a cat", "b": "a dog", "steps": 2, "draws": 2})
     watched.run()
     assert watched.page.locator("#conjure").get_attribute("data-processor") == "webgpu"
-    expected = cj.distance(process, "a cat", "a dog", steps=2, draws=2, quadrature="sum")
+    expected = cj.distance(process, "a cat", "a dog", steps=2, draws=2, quadrature=QUADRATURE)
     value, error = watched.distances()["sde"]
     assert value == pytest.approx(expected.value, rel=1e-3)
     assert error == pytest.approx(expected.stderr, abs=1e-3 * value)  # a difference of two draws

@@ -29,6 +29,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextModel
 import conjure_lib as cj
 from conjure_lib import weights
 from conjure_lib.adapters import quiet
+from conjure_lib.loading import pick_device
 from conjure_tools.baselines import sentence_cosine
 from conjure_tools.grounding import embed, load_encoder
 
@@ -474,6 +475,33 @@ def test_what_is_no_name_and_no_folder(model: Model, tmp_path: Path) -> None:
     (tmp_path / "sd.safetensors").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"sd\.safetensors is a file.*from_single_file"):
         cj.load(tmp_path / "sd.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "expected"),
+    [
+        (0, None, "cpu"),
+        (0, "cpu:0", "cpu:0"),
+        (0, "cuda", "'cuda' is not there; this machine has: cpu$"),
+        (0, "cpu:1", "'cpu:1' is not there"),
+        (0, "tpu", "'tpu' is not a torch device"),
+        (2, None, "cuda"),
+        (2, "cuda:1", "cuda:1"),
+        (2, "cuda:2", "'cuda:2' is not there; this machine has: cpu, cuda$"),
+        (2, "mps", "'mps' is not there"),
+    ],
+)
+def test_the_device_is_one_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, there: int, asked: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: there)
+    if "not" not in expected:
+        assert str(pick_device(asked)) == expected
+        return
+    with pytest.raises(ValueError, match=expected):
+        pick_device(asked)
 
 
 # -- processes ---------------------------------------------------------------------------------

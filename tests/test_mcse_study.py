@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel, ConvNextImageProcessor, ResNetCo
 import conjure_lib as cj
 from conjure_tools import benchmarks
 from conjure_tools.grounding import Batches, Corpus, alignment, load_encoder, uniformity
+from studies import records
 from studies.mcse import data as data_of
 from studies.mcse import student as distilled
 from studies.mcse import study as grounding
@@ -297,7 +298,7 @@ def test_students_are_compared_with_algorithm_1(done: Done, process: cj.Generati
         x, y = student.encode(tokenizer, [row.text1, row.text2])
         assert close == pytest.approx(-float((x - y).square().sum()), rel=1e-3, abs=1e-6)
     exact = cj.distances(
-        process, distilled.texts_of(pairs), draws=2, weighting="noise", quadrature="sum"
+        process, records.texts_of(pairs), draws=2, weighting="noise", quadrature="sum"
     )
     human = [-e.value for e in exact]
     rows = done.held[(done.held["study"] == "teacher") & (done.held["benchmark"] == "all")]

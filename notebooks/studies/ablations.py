@@ -153,7 +153,7 @@ def compared(
     Both are (P,), or (P, draws) of the same draws, whose noise is then in the intervals.
     """
     human = pairs["score"].to_numpy(float)
-    how: Any = {"texts": correlation.texts_of(pairs), "resamples": resamples}
+    how: Any = {"texts": correlation.both_texts(pairs), "resamples": resamples}
     found = correlation.spearman(-distance.T, human, **how)
     more = correlation.paired_bootstrap(-distance.T, -reference.T, human, **how)
     return {
@@ -334,7 +334,7 @@ def variances(scored: dict[tuple[str, str], runs.Run]) -> pd.DataFrame:
     whole = cost(base.pairs, steps, 1, 1.0, "same")
     less = whole - 2 * (steps - max(1, steps // 2))
     spent = {"independent": 4 * steps, "common": whole, "antithetic": whole,
-             "random": less, "stratified": less}  # fmt: skip
+             "random half": less, "stratified": less}  # fmt: skip
     rows = []
     for w in cj.WEIGHTINGS:
         cells, there = contributions(base, w), contributions(opposite, w)
@@ -393,13 +393,21 @@ def noise_of(method: str, cells: np.ndarray, there: np.ndarray) -> tuple[float, 
 
 
 def per_draw(method: str, cells: np.ndarray, there: np.ndarray) -> float:
-    """Variance per draw of a method; "random" and "stratified" look at half of the timesteps in a
-    draw, the same ones for all pairs: any of them, or one of each two neighbours."""
+    """Variance per draw of a method; "random half" and "stratified" look at half of the timesteps
+    in a draw, the same ones for all pairs: any of them, none twice, or one of each two neighbours.
+    """
     values, steps = cells.mean(2), np.arange(cells.shape[2])
     half = max(1, len(steps) // 2)
     if method == "independent":
         return float(values.var(axis=1, ddof=1).mean())
     if method == "antithetic":  # a couple of draws, x_T and -x_T, counts twice
         return 2 * interaction((values + there.mean(2)) / 2)
-    strata = {"common": [], "random": [steps] * half, "stratified": np.array_split(steps, half)}
+    if method == "random half":
+        return interaction(values) + unseen(len(steps)) * within_strata(cells, [steps] * half)
+    strata = {"common": [], "stratified": np.array_split(steps, half)}
     return interaction(values) + within_strata(cells, strata[method])
+
+
+def unseen(steps: int) -> float:
+    """What drawing half of the timesteps, none twice, leaves of the variance of as many draws."""
+    return (steps - max(1, steps // 2)) / max(1, steps - 1)

@@ -17,7 +17,8 @@ from scipy.stats import t as student
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.sde import FlowSchedule, Schedule, Weighting
+from conjure_lib.names import Weighting
+from conjure_lib.sde import FlowSchedule, Schedule
 from conjure_tools.plots import PALETTE
 from studies.records import Pairs
 

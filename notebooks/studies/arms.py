@@ -33,9 +33,9 @@ from studies.probes import (
     by_similarity,
     by_spelling,
     load_probes,
+    probe_texts,
     read_probes,
     score_probes,
-    texts_of,
 )
 from studies.records import ROOT, Made
 from training import text_encoder, unet
@@ -221,7 +221,7 @@ def of_probes(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     notes["runs"] = {}
     parts.append(by_spelling(table))
     if teacher := os.environ.get("CONJURE_MINILM"):
-        cosine = baselines.sentence_cosine(teacher, texts_of(table))
+        cosine = baselines.sentence_cosine(teacher, probe_texts(table))
         parts.append(by_similarity(table, cosine).assign(model="", method="minilm"))
     else:
         print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: it is left out of the probes")
@@ -299,7 +299,7 @@ def compared(
     resamples: int = 10_000,
 ) -> pd.DataFrame:
     """Rows model, method, group, spearman and its difference from the arm "distilled"."""
-    human, texts, rows = pairs["score"].to_numpy(float), correlation.texts_of(pairs), []
+    human, texts, rows = pairs["score"].to_numpy(float), correlation.both_texts(pairs), []
     for (model, method), value in values.items():
         reference = values.get(("distilled", method))
         for group, at in groups.items():

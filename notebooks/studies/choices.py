@@ -15,8 +15,7 @@ from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
-from conjure_lib.loading import EMBEDDED
-from conjure_lib.sde import Weighting
+from conjure_lib.names import EMBEDDED, Weighting
 from conjure_tools import benchmarks, runs
 from conjure_tools.correlation import paired_bootstrap
 from conjure_tools.plots import PALETTE
@@ -45,7 +44,7 @@ MARKS = {
     "prior": "P",
     "weighting": "s",
 }
-METHODS = ("independent", "common", "antithetic", "random", "stratified")
+METHODS = ("independent", "common", "antithetic", "random half", "stratified")
 
 
 # -- what is scored here, and the record ------------------------------------------------------
@@ -580,11 +579,32 @@ def falls(record: Mapping[str, pd.DataFrame]) -> str:
 def variances(live: Live, record: pd.DataFrame) -> pd.DataFrame:
     """`ablations.variances` of the page and of the record, with a column for equal cost."""
     here = ablations.variances(live.scored).assign(benchmark=live.name)
-    table = pd.concat([here, record], ignore_index=True) if len(record) else here
+    parts = record.groupby(["benchmark", "weighting"]) if len(record) else ()
+    known = [none_twice(rows) for _, rows in parts]
+    table = pd.concat([here, *known], ignore_index=True)
     own = table[table["method"] == "independent"].set_index(["benchmark", "weighting"])
     keys = pd.MultiIndex.from_frame(table[["benchmark", "weighting"]])
     cost = table["evaluations_per_pair"] / own.loc[keys, "evaluations_per_pair"].to_numpy()
     return table.assign(**{"at equal cost": table["relative_to_independent"] * cost})
+
+
+def none_twice(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one set and weighting, for timesteps that are drawn without replacement.
+
+    Where "random" stands in a record its timesteps were drawn with replacement. What that adds to
+    the variance of "common" is a known multiple of what drawing none twice adds; its standard error
+    is not known. Tables that have "random half" stay as they are.
+    """
+    by_method = rows.set_index("method")
+    if "random" not in by_method.index:
+        return rows
+    values = ["variance_per_draw", "relative_to_independent"]
+    old, common = by_method.loc["random", values], by_method.loc["common", values]
+    steps = round(by_method.at["independent", "evaluations_per_pair"] / 4)
+    found = rows.replace({"method": {"random": "random half"}}).set_index("method")
+    found.loc["random half", values] = common + ablations.unseen(steps) * (old - common)
+    found.loc["random half", "relative_stderr"] = np.nan
+    return found.reset_index()
 
 
 def variance_table(table: pd.DataFrame, name: str) -> Styler:
@@ -621,7 +641,7 @@ def variance_facts(table: pd.DataFrame, live: Live, weighting: Weighting) -> dic
         "antithetic_score": against_common("score"),
         "antithetic_noise": against_common("noise"),
         "common_saving": 1 / fair[weighting, "common"],
-        "stratified_over_random": each[weighting, "stratified"] / each[weighting, "random"],
+        "stratified_over_random": each[weighting, "stratified"] / each[weighting, "random half"],
         "stratified_noise": fair["noise", "stratified"] / fair["noise", "common"],
         "stratified_sde": fair["sde", "stratified"] / fair["sde", "common"],
         "n_mirrored": live.scored[MIRRORED].terms.squares.shape[1],

@@ -18,8 +18,9 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 import conjure_lib as cj
+from conjure_lib.names import Weighting
 from conjure_lib.process import generator
-from conjure_lib.sde import Weighting, term_weights
+from conjure_lib.sde import term_weights
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 
 Pair = tuple[str, str]

@@ -177,7 +177,7 @@ def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.Da
     most = table.loc[table["method"] == "sde", "images"].max()
     columns = {key: -rows.set_index("id").loc[pairs["id"], "value"] for key, rows in of}
     path = columns["sde", "common", most].to_numpy()
-    how: Any = {"texts": correlation.texts_of(pairs), "resamples": resamples}
+    how: Any = {"texts": correlation.both_texts(pairs), "resamples": resamples}
     rows = []
     for (method, start, images), column in columns.items():
         found = correlation.spearman(column.to_numpy(), human, **how)

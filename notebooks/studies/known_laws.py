@@ -199,6 +199,48 @@ def exact_process(
     return cj.GenerativeProcess(predict, encode, process.scheduler, shape)
 
 
+def parted_process(
+    process: cj.GenerativeProcess, b: float, shape: tuple[int, ...]
+) -> cj.GenerativeProcess:
+    """A process whose prompts "left" and "right" have the scores -x - b/2 and -x + b/2.
+
+    They are the scores of no diffused laws. In each dimension the SDEs are b² B(T) nats apart, and
+    the two Gaussians in which the ordinary differential equation ends (b B(T)/2)².
+    """
+    sides = {"left": -1.0, "right": 1.0}
+
+    def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        row = (-1,) + (1,) * (x.ndim - 1)
+        sigma = process.schedule.coefficients(t)[1].to(x).view(row)
+        return sigma * (x - condition.to(x).view(row) * b / 2)
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[sides.get(text, 0.0)] for text in texts])
+
+    return cj.GenerativeProcess(predict, encode, process.scheduler, shape)
+
+
+def parted(
+    process: cj.GenerativeProcess, b: float, shape: tuple[int, ...], steps: int
+) -> dict[str, float]:
+    """J in nats a dimension of such a process: of its "paths", and of its pictures by sampler.
+
+    The pictures of "ddim" and "ddpm" are Gaussian in each dimension, with two widths at most.
+    """
+    made, size = parted_process(process, b, shape), math.prod(shape)
+    value = cj.distance(made, "left", "right", steps=steps, draws=1, progress=False).value
+    found = {"paths": value / size}
+    for sampler in ("ddim", "ddpm"):
+        start = made.noise([0], 0).expand(2, *shape)
+        told = made.encode(["left", "right"])
+        final = made.trajectories(told, start, [0, 0], steps=steps, sampler=sampler).final
+        x, y = final.double().flatten(1)
+        ratio, square = float(x.var() / y.var()), float((x.mean() - y.mean()) ** 2)
+        wide = (ratio + 1 / ratio) / 2 - 1
+        found[sampler] = wide + square * float(1 / x.var() + 1 / y.var()) / 2
+    return found
+
+
 def turned(omega: float, elapsed: float, steps: int, key: torch.Generator) -> np.ndarray:
     """500 ends of a process in the plane that keeps N(0, I) and turns at speed omega, (500, 2)."""
     spent = elapsed / steps

@@ -40,7 +40,7 @@ def probe_pairs(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(sides, ignore_index=True)
 
 
-def texts_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+def probe_texts(table: pd.DataFrame) -> list[tuple[str, str]]:
     """The texts of :func:`probe_pairs`, (2P,)."""
     return records.texts_of(probe_pairs(table))
 
@@ -102,7 +102,7 @@ def score_probes(
 
 def read_probes(process: cj.GenerativeProcess, table: pd.DataFrame) -> pd.DataFrame:
     """The same rows by the cosine of the process's text encoder alone."""
-    pairs, parts = texts_of(table), []
+    pairs, parts = probe_texts(table), []
     for method, pooling in POOLINGS.items():
         cosine = baselines.text_encoder_cosine(process, pairs, pooling=pooling)
         parts.append(by_similarity(table, cosine).assign(method=method))
@@ -111,7 +111,7 @@ def read_probes(process: cj.GenerativeProcess, table: pd.DataFrame) -> pd.DataFr
 
 def by_spelling(table: pd.DataFrame) -> pd.DataFrame:
     """The same rows, with a column model, by what the texts share in words and in letters."""
-    pairs = texts_of(table)
+    pairs = probe_texts(table)
     found = {"word_overlap": word_overlap(pairs), "letter_overlap": letter_overlap(pairs)}
     parts = [by_similarity(table, v).assign(model="", method=m) for m, v in found.items()]
     return pd.concat(parts, ignore_index=True)

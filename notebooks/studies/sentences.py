@@ -18,7 +18,7 @@ from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
 from conjure_tools.benchmarks import STS
-from conjure_tools.correlation import Correlation, spearman, texts_of
+from conjure_tools.correlation import Correlation, both_texts, spearman
 from conjure_tools.plots import PALETTE, forest
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
 from studies.records import ROOT
@@ -216,7 +216,7 @@ def gaussians(found: Opened, table: Table, **how: Any) -> pd.DataFrame:
         known = part[part[fitted].notna().all(axis=1)]
         if len(known):  # made on some sets only
             methods = [table.weighting, *fitted, table.own]
-            how["texts"] = texts_of(known)
+            how["texts"] = both_texts(known)
             rows[name] = {m: spearman(known[m], known["people"], **how) for m in methods}
     if not rows:
         print("Gaussians: the record or the ratings are not at hand.")

@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 
 import conjure_lib as cj
 from conjure_tools.benchmarks import load_concreteness
-from conjure_tools.correlation import Correlation, partial_spearman, spearman, texts_of
+from conjure_tools.correlation import Correlation, both_texts, partial_spearman, spearman
 from conjure_tools.plots import PALETTE, forest
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
 
@@ -109,7 +109,7 @@ def beyond_cosines(found: Opened, weighting: str, **how: Any) -> dict[str, Corre
         part = found.joined.get(name, pd.DataFrame({"pos": []}))
         part = part[part["pos"] == pos] if pos else part
         if len(part) > len(COSINES) + 2:
-            how["texts"] = texts_of(part)
+            how["texts"] = both_texts(part)
             kept[label] = partial_spearman(part[weighting], part["people"], part[COSINES], **how)
     return kept
 
@@ -374,10 +374,10 @@ def by_concreteness(part: pd.DataFrame, table: Table, **how: Any) -> dict[str, p
     slices = part.groupby(pd.qcut(part["concreteness"], 4, labels=False))
     mine, own = table.weighting, table.own
     found: dict[str, dict[Any, Correlation]] = {
-        mine: {q: spearman(s[mine], s["people"], texts=texts_of(s), **how) for q, s in slices},
-        own: {q: spearman(s[own], s["people"], texts=texts_of(s), **how) for q, s in slices},
+        mine: {q: spearman(s[mine], s["people"], texts=both_texts(s), **how) for q, s in slices},
+        own: {q: spearman(s[own], s["people"], texts=both_texts(s), **how) for q, s in slices},
         "partial": {
-            q: partial_spearman(s[mine], s["people"], s[COSINES], texts=texts_of(s), **how)
+            q: partial_spearman(s[mine], s["people"], s[COSINES], texts=both_texts(s), **how)
             for q, s in slices
         },
     }
@@ -498,7 +498,7 @@ def control(some: pd.DataFrame, table: Table, **how: Any) -> dict[str, Correlati
     """
     ours, blind, people = some[table.weighting], some["untrained"], some["people"]
     both = some[[*COSINES, "untrained"]]
-    how["texts"] = texts_of(some)
+    how["texts"] = both_texts(some)
     return {
         "trained U-Net": spearman(ours, people, **how),
         "untrained U-Net": spearman(blind, people, **how),

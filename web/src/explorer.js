@@ -30,9 +30,26 @@ function explore(root) {
   const frame = element("div", { class: "explorer-frame" });
   const slider = element("input", { type: "range", min: 1, max: data.marks.length, value: 1 });
   const choices = data.choose ? [0, 1].map(() => choice(data.texts)) : [];
+  const filter = element("input", { type: "search", autocomplete: "off" });
+  const found = element("output", { class: "explorer-found" });
   let last = null; // where the pointer was
+  let at = 0; // the mark that the slider shows
   marker.classList.toggle("explorer-dot", !data.side);
   if (data.side) marker.style.width = marker.style.height = `${100 * data.side}%`;
+
+  /** Whether a mark has a text with the word of the filter. */
+  function matches(index) {
+    const word = filter.value.trim().toLowerCase();
+    return data.marks[index].slice(0, 2).some((text) => data.texts[text].toLowerCase().includes(word));
+  }
+
+  /** The mark that matches, from one on and in one way, or else the other. */
+  function nearestMatch(index, way) {
+    for (const step of [way, -way]) {
+      for (let i = index; data.marks[i]; i += step) if (matches(i)) return i;
+    }
+    return index;
+  }
 
   /** What the slider says of a mark: its texts and its first score. */
   function describe(index) {
@@ -68,12 +85,16 @@ function explore(root) {
       const caption = element("figcaption", { class: "explorer-text" }, data.texts[text]);
       return element("figure", {}, canvas, caption);
     });
+    const words = texts.map((text) => data.texts[text]);
+    const asked = new URLSearchParams({ a: words[0], b: words[1] });
+    const link = element("a", { href: `live.html#${asked}` }, "Conjure this pair in the browser");
     const rows = data.scores.map((name, i) =>
       element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, values[i])),
     );
     place.replaceChildren(
       element("div", { class: "explorer-pictures" }, ...pictures),
       element("table", {}, element("tbody", {}, ...rows)),
+      ...(place === floating ? [] : [link]), // which a pointer that leaves would take away
     );
   }
 
@@ -123,11 +144,23 @@ function explore(root) {
   frame.addEventListener("pointerleave", () => (floating.hidden = true));
   slider.addEventListener("input", () => {
     card.setAttribute("aria-live", "off");
-    show(slider.value - 1);
+    const asked = Number(slider.value) - 1;
+    const way = asked >= at ? 1 : -1;
+    at = nearestMatch(asked, way);
+    show(at);
+  });
+  filter.addEventListener("input", () => {
+    card.setAttribute("aria-live", "polite");
+    const count = data.marks.filter((_, i) => matches(i)).length;
+    filter.setCustomValidity(count ? "" : "No text has this word.");
+    found.textContent = filter.value.trim() ? `${count} of ${data.marks.length} pairs` : "";
+    if (count) show((at = nearestMatch(0, 1)));
   });
   for (const field of choices) field.addEventListener("change", choose);
   root.append(
     labelled("Pairs in the order of their distance", slider),
+    labelled("Only pairs with the word", filter),
+    found,
     ...choices.map((field, i) => labelled(["One text", "and another"][i], field)),
   );
   describe(0);

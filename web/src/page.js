@@ -142,6 +142,7 @@ function start(event) {
   markStale();
   find("progress").value = 0;
   setBusy(true);
+  if (!ready) find("waiting").scrollIntoView({ block: "nearest" });
   say(ready ? "Conjuring." : "Loading the model; only the first time takes long.");
   try {
     worker ??= openWorker();
@@ -349,13 +350,11 @@ function stopPlaying() {
 
 /** Where the distance lies among recorded ones, if these have the same settings. */
 function showRuler() {
-  const alike = recorded && ["steps", "guidance"].every((name) => recorded[name] === shown.settings[name]);
+  if (!recorded || shown.same) return;
   const { value } = estimate(shown.values.sde);
-  if (!alike || shown.same) {
-    find("ruler").replaceChildren();
-    find("place").textContent = recorded && !shown.same
-      ? `Recorded pairs to compare with have ${recorded.steps} steps and guidance ${recorded.guidance}.`
-      : "";
+  if (["steps", "guidance"].some((name) => recorded[name] !== shown.settings[name])) {
+    find("place").textContent =
+      `Recorded pairs to compare with have ${recorded.steps} steps and guidance ${recorded.guidance}.`;
     return;
   }
   const share = farther(value, recorded.quantiles);

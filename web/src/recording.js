@@ -93,12 +93,8 @@
         element(
           "div",
           { class: "recording-numbers" },
-          element("p", { class: "recording-title" }, "What each step adds"),
-          this.bars,
-          this.heading,
-          this.number,
-          this.below,
-          this.settling,
+          element("div", {}, element("p", { class: "recording-title" }, "What each step adds"), this.bars),
+          element("div", {}, this.heading, this.number, this.below, this.settling),
         ),
         element("div", { class: "recording-controls" }, this.button, this.slider),
       );

@@ -42,7 +42,7 @@ function timeOf({ alphaBar }, lambda) {
  * is linear in the angle arctan(σ/α) between the timesteps and constant beyond them, and is
  * integrated over log-SNR: for "sde" the sum is J in nats, for the others it is a mean over time.
  */
-export function linearWeights(schedule, times, weighting) {
+export function termWeights(schedule, times, weighting) {
   const { alphaBar } = schedule;
   const lambda = (t) => Math.log(alphaBar[t] / (1 - alphaBar[t]));
   const angle = (l) => Math.atan(Math.exp(-l / 2));
@@ -65,18 +65,4 @@ export function linearWeights(schedule, times, weighting) {
     weights[after] += share * mass;
   }
   return weights.map((weight, i) => weight / alphaBar[times[i]]);
-}
-
-/**
- * The same of Python's quadrature "sum", which the recorded distances beside the page are made with:
- * each timestep, under its own weight, stands for its share of the time.
- */
-export function termWeights({ alphaBar }, times, weighting) {
-  const weight = (t) => {
-    if (weighting === "noise") return 1;
-    if (weighting === "score") return 1 / (1 - alphaBar[t]);
-    const beta = 1 - alphaBar[t] / (t > 0 ? alphaBar[t - 1] : 1);
-    return (alphaBar.length * beta) / (1 - alphaBar[t]);
-  };
-  return times.map((t) => weight(t) / times.length);
 }

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
-from conjure_lib.loading import EMBEDDED
+from conjure_lib.names import EMBEDDED
 from conjure_tools import benchmarks
 from conjure_tools.grounding import embed, load_encoder
 from conjure_tools.plots import PALETTE

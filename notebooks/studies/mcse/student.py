@@ -37,6 +37,7 @@ from studies.mcse.trainings import (
     settings,
     spearman,
 )
+from studies.records import texts_of
 
 
 class Student(nn.Module):
@@ -155,11 +156,6 @@ def held_out_pairs(plan: Plan, data: Data) -> pd.DataFrame:
     ours["id"] = [f"held-out-{i:04d}" for i in range(len(ours))]
     both = pd.concat([sts, ours.assign(group="glosses and captions")], ignore_index=True)
     return both[["id", "text1", "text2", "group"]]
-
-
-def texts_of(pairs: pd.DataFrame) -> list[tuple[str, str]]:
-    """The pairs as the library takes them."""
-    return list(zip(pairs["text1"], pairs["text2"], strict=True))
 
 
 def by_embeddings(process: cj.GenerativeProcess, pairs: pd.DataFrame, anchors: int) -> np.ndarray:

@@ -1,0 +1,395 @@
+"""What a pipeline tells its network, learned by listening to the pipeline's own call.
+
+A pipeline knows how a prompt, x and t become the arguments of its network, and how the network's
+output becomes what its scheduler takes. It is called on a stage, a copy of it whose network and
+scheduler are listened to. Some steps with an x that is known number by number show which argument
+holds x, and in which order, and which one t; all others are the prompt's. From then on the network
+is called without the pipeline.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark", "watermarker")
+BASE = 128  # of the digits that places are told by: exact in bfloat16
+PROBES = 6  # steps of a rehearsal: one as it comes, one of ones, four digits
+OFF = {  # what the method does itself, or what would make more of a prompt than is written
+    "true_cfg_scale": 1.0,
+    "pag_scale": 0.0,
+    "clean_caption": False,
+    "use_resolution_binning": False,
+    "use_kv_cache": False,
+    "use_pe": False,
+    "prompt_upsampling": False,
+    "enable_prompt_rewrite": False,
+}
+Tree = Any  # nested tuples, lists and dicts of tensors and plain values
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """All that a network is told besides what each row brings.
+
+    Attributes:
+        tree: the arguments, with a Slot for every tensor.
+        shared: the tensors that all rows share, by name.
+        shapes: of one row, of every other slot.
+    """
+
+    tree: Tree
+    shared: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a network is told of n texts.
+
+    Attributes:
+        parts: named tensors, each (n, …); rows of several lengths are filled up with zeros.
+        forms: of each row what goes with it; none where nothing is known of a pipeline.
+    """
+
+    parts: Mapping[str, Tensor]
+    forms: tuple[Form, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def __getitem__(self, rows: Any) -> Conditioning:
+        """The rows of a slice, a list or a tensor of indexes; repeated ones are repeated."""
+        which = torch.arange(len(self))[rows].tolist()
+        forms = tuple(self.forms[i] for i in which) if self.forms else ()
+        return Conditioning({name: part[rows] for name, part in self.parts.items()}, forms)
+
+    @classmethod
+    def cat(cls, several: Sequence[Conditioning]) -> Conditioning:
+        """All rows of several, in order."""
+        parts = {}
+        for name in several[0].parts:
+            parts[name] = torch.cat(_filled([one.parts[name] for one in several]))
+        return cls(parts, tuple(form for one in several for form in one.forms))
+
+    def row(self, i: int) -> dict[str, Tensor]:
+        """The parts of one row, (1, …), without filling."""
+        return self[[i]].alike()[0][2]
+
+    def alike(self) -> list[tuple[Form, list[int], dict[str, Tensor]]]:
+        """The rows of each form: (form, which they are, their parts without filling)."""
+        found: dict[int, list[int]] = {}
+        for i, form in enumerate(self.forms):
+            found.setdefault(id(form), []).append(i)
+        told = []
+        for rows in found.values():
+            form, parts = self.forms[rows[0]], {}
+            for name, part in self.parts.items():
+                own = part if len(rows) == len(self) else part[rows]
+                parts[name] = own[(slice(None), *map(slice, form.shapes[name]))]
+            told.append((form, rows, parts))
+        return told
+
+
+def _filled(several: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors (n, …) filled up with zeros to the largest of their sizes, n apart."""
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in several), strict=True)]
+    lacking = [[b - a for a, b in zip(part.shape[1:], shape, strict=True)] for part in several]
+    ends = [[n for size in sizes[::-1] for n in (0, size)] for sizes in lacking]
+    return [F.pad(part, end) if any(end) else part for part, end in zip(several, ends, strict=True)]
+
+
+# -- the stage ----------------------------------------------------------------------------------
+
+
+class HeardError(Exception):
+    """What was asked for has been heard."""
+
+
+class _Step(tuple[Tensor, ...]):
+    """What a scheduler's step gives, as a tuple and by name."""
+
+    prev_sample = property(lambda self: self[0])
+
+
+class _Ear:
+    """Stands in for a network: asked for anything else, it answers as the network would."""
+
+    def __init__(self, network: Any, hear: Callable[..., Any]) -> None:
+        self.__dict__.update(_network=network, _hear=hear)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_network"], name)
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        tree: dict[int | str, Any] = dict(enumerate(given))
+        return self._hear(tree | named)
+
+
+def rehearse(
+    pipeline: Any,
+    texts: Sequence[str],
+    hear: Callable[[Tree], Any],
+    step: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    *,
+    steps: int,
+    scheduler: Any = None,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """The pipeline's own call, and what comes of it; the pipeline itself stays as it is.
+
+    Args:
+        hear: what answers in the network's place, given its arguments.
+        step: what answers in the scheduler's place, given the output, t and x: the next x.
+
+    Returns:
+        The pictures, None where the call was cut short, and the scheduler that was set.
+    """
+    stage, scheduler = copy.copy(pipeline), copy.deepcopy(scheduler or pipeline.scheduler)
+    name = network_name(pipeline)
+    own = scheduler.step
+
+    @wraps(own)
+    def stepped(model_output: Any, timestep: Any, sample: Any, *_: Any, **__: Any) -> Any:
+        x = step(model_output, timestep, sample) if step else sample
+        return _Step((x, x))
+
+    vars(scheduler).update(step=stepped)
+    if hasattr(scheduler, "scale_model_input"):
+        vars(scheduler).update(scale_model_input=lambda sample, *_, **__: sample)
+    silent = dict.fromkeys(part for part in UNUSED if hasattr(pipeline, part))
+    vars(stage).update(silent, scheduler=scheduler, maybe_free_model_hooks=lambda: None)
+    vars(stage)["_progress_bar_config"] = {"disable": True}
+    vars(stage)[name] = _Ear(getattr(pipeline, name), hear)
+    known = inspect.signature(type(pipeline).__call__).parameters
+    told = {key: value for key, value in (OFF | options).items() if key in known}
+    told |= {"num_inference_steps": steps, "generator": torch.Generator().manual_seed(0)}
+    pictures = None
+    with suppress(HeardError), torch.no_grad():
+        pictures = stage(prompt=list(texts), **{k: v for k, v in told.items() if k in known})[0]
+    for override in ("step", "scale_model_input"):
+        vars(scheduler).pop(override, None)
+    return pictures, scheduler
+
+
+def network_name(pipeline: Any) -> str:
+    """What a pipeline calls the network that it asks at every step."""
+    return next(n for n in ("unet", "transformer") if getattr(pipeline, n, None) is not None)
+
+
+# -- arguments as rows --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor among the arguments.
+
+    Its rows, ``block`` of them for each x, are along ``dim``; with None it is all of one row in a
+    list, and where it is ``shared`` it is the same for all. One that is ``moving`` holds x or t.
+    """
+
+    name: str
+    dim: int | None = None
+    block: int = 1
+    shared: bool = False
+    moving: bool = False
+
+
+@dataclass(frozen=True)
+class Each:
+    """A list with one entry for each x, all of one form."""
+
+    entry: Tree
+
+
+_NODES = (Each, dict, list, tuple)
+
+
+def template(one: Tree, two: Tree, name: str = "") -> Tree:
+    """The form of arguments, from those of a call for one row and of one for the same row twice."""
+    if isinstance(one, Mapping):
+        return {key: template(one[key], two[key], f"{name}.{key}".strip(".")) for key in one}
+    if isinstance(one, list) and len(one) == 1 and len(two) == 2:
+        return Each(template(one[0], two[0], f"{name}.each"))
+    if isinstance(one, list | tuple):
+        pairs = enumerate(zip(one, two, strict=True))
+        return type(one)(template(a, b, f"{name}.{i}") for i, (a, b) in pairs)
+    if not isinstance(one, Tensor):
+        return one
+    doubled = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
+    if doubled and two.shape[doubled[0]] == 2 * one.shape[doubled[0]]:
+        return Slot(name, doubled[0], one.shape[doubled[0]])
+    return Slot(name, shared=not name.count(".each"))
+
+
+def read(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
+    """Put all tensors into ``found`` and say what is left.
+
+    What is not shared is n rows (n, …), a list where they are of several shapes.
+    """
+    if isinstance(form, Slot):
+        rows = tree
+        if form.moving:
+            return form
+        if form.dim is not None:
+            shape = (n, -1) if form.block > 1 else (n,)
+            rows = tree.unflatten(form.dim, shape).movedim(form.dim, 0)
+        found[form.name] = rows
+        return form
+    if isinstance(form, Each):
+        each: list[dict[str, Any]] = [{} for _ in tree]
+        left = [read(form.entry, one, 1, own) for one, own in zip(tree, each, strict=True)]
+        for name in each[0]:
+            several = [own[name] for own in each]
+            alike = len({one.shape for one in several}) == 1
+            found[name] = torch.stack(several) if alike else several
+        return Each(left[0])
+    if isinstance(form, Mapping):
+        return {key: read(form.get(key, own), own, n, found) for key, own in tree.items()}
+    if isinstance(form, list | tuple):
+        return type(form)(read(a, b, n, found) for a, b in zip(form, tree, strict=True))
+    return tree
+
+
+def fill(form: Tree, n: int, found: Mapping[str, Tensor]) -> Tree:
+    """The arguments of a call for n rows: the inverse of :func:`read`."""
+    if isinstance(form, Slot):
+        rows = found[form.name]
+        if form.dim is None:
+            return rows
+        rows = rows.movedim(0, form.dim)
+        return rows.flatten(form.dim, form.dim + 1) if form.block > 1 else rows
+    if isinstance(form, Each):
+        return [fill(form.entry, 1, {k: v[i] for k, v in found.items()}) for i in range(n)]
+    if isinstance(form, Mapping):
+        return {key: fill(value, n, found) for key, value in form.items()}
+    if isinstance(form, list | tuple):
+        return type(form)(fill(value, n, found) for value in form)
+    return form
+
+
+def slots(form: Tree) -> list[Slot]:
+    """All slots of a form."""
+    if isinstance(form, Slot):
+        return [form]
+    if not isinstance(form, _NODES):
+        return []
+    inside: Any = [form.entry] if isinstance(form, Each) else form
+    inside = inside.values() if isinstance(form, Mapping) else inside
+    return [slot for one in inside for slot in slots(one)]
+
+
+def replaced(form: Tree, new: Mapping[str, Slot]) -> Tree:
+    """The form with other slots, by name."""
+    if isinstance(form, Slot):
+        return new.get(form.name, form)
+    if isinstance(form, Each):
+        return Each(replaced(form.entry, new))
+    if isinstance(form, Mapping):
+        return {key: replaced(value, new) for key, value in form.items()}
+    return type(form)(replaced(v, new) for v in form) if isinstance(form, list | tuple) else form
+
+
+def rows(form: Tree, tree: Tree) -> int:
+    """How many rows arguments have, by the first slot that tells; 0 where none does."""
+    if isinstance(form, Slot):
+        return 0 if form.dim is None or tree.ndim == 0 else tree.shape[form.dim] // form.block
+    if isinstance(form, Each):
+        return len(tree)
+    if isinstance(form, Mapping):
+        return next((n for key in tree if (n := rows(form.get(key), tree[key]))), 0)
+    if isinstance(form, list | tuple):
+        return next((n for one, own in zip(form, tree, strict=True) if (n := rows(one, own))), 0)
+    return 0
+
+
+# -- where x and t go ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Places:
+    """Numbers that are others by their place, times ``scale``: (n, …) to (n, *shape)."""
+
+    shape: tuple[int, ...]
+    scale: float
+    places: Tensor | None  # None: the first ones
+
+    def __call__(self, x: Tensor) -> Tensor:
+        flat, size = x.flatten(1), math.prod(self.shape)
+        rows = flat[:, :size] if self.places is None else flat[:, self.places.to(x.device)]
+        return (rows if self.scale == 1 else self.scale * rows).reshape(len(x), *self.shape)
+
+
+def digits(shape: Sequence[int], probe: int) -> Tensor:
+    """Ones at the first probe, and then the digits of each number's place, less one each."""
+    size = math.prod(shape)
+    power = BASE ** max(0, probe - 2)
+    places = torch.arange(size) if probe > 1 else torch.zeros(size, dtype=torch.long)
+    return (places // power % BASE + 1).reshape(tuple(shape))
+
+
+def places(got: Sequence[Tensor], shape: Sequence[int], size: int) -> Places | None:
+    """Whence the numbers of ``got`` come, what was sent probe after probe; None: from elsewhere.
+
+    Args:
+        got: at each probe from the first on.
+        shape: of one row of what was got.
+        size: how many numbers were sent.
+    """
+    flat = [one.detach().flatten().double().cpu() for one in got]
+    scale = float(flat[0][0]) if len(flat[0]) else 0.0
+    if scale == 0 or not math.isfinite(scale) or not bool((flat[0] == scale).all()):
+        return None
+    told = [one / scale - 1 for one in flat[1:]]
+    if any(bool(((d < 0) | (d >= BASE) | (d != d.round())).any()) for d in told):
+        return None
+    whence = sum((d.long() * BASE**k for k, d in enumerate(told)), torch.zeros(1).long())
+    if bool((whence >= size).any()) or len(whence) > size:
+        return None
+    first = torch.equal(whence, torch.arange(len(whence)))
+    return Places(tuple(shape), scale, None if first else whence)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A network's time from the scheduler's: ``start`` + t · ``rate`` / ``length``."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: float
+    rate: float
+    length: int
+
+    def __call__(self, t: Tensor) -> Tensor:
+        if (self.start, self.rate) != (0.0, float(self.length)):
+            t = self.start + (t if self.rate == 1 else t * self.rate) / self.length
+            t = t.to(self.dtype)
+        elif self.dtype.is_floating_point:
+            t = t.to(self.dtype)
+        return t.reshape(-1, *(1 for _ in self.shape)).expand(len(t), *self.shape)
+
+
+def clock(
+    got: Sequence[Tensor], times: Sequence[float], shape: Sequence[int], length: int, near: float
+) -> Clock | None:
+    """The clock that shows ``got`` at ``times``, to a share ``near``; None where there is none."""
+    flat = [one.detach().flatten().double().cpu() for one in got]
+    if any(len(one) == 0 or bool((one != one[0]).any()) for one in flat):
+        return None
+    shown, asked = torch.stack([one[0] for one in flat]), torch.tensor(times).double()
+    usual = [(0.0, float(length)), (0.0, 1.0), (1.0, -1.0)]
+    rate = float((shown[-1] - shown[0]) / (asked[-1] - asked[0])) * length
+    for start, slope in [*usual, (float(shown[0] - rate * asked[0] / length), rate)]:
+        if bool(((start + slope * asked / length - shown).abs() <= near * shown.abs().max()).all()):
+            return Clock(tuple(shape), got[0].dtype, start, slope, length)
+    return None
