@@ -78,7 +78,8 @@ def test_the_sentence_says_what_ran(run: Run, process: cj.GenerativeProcess) -> 
     code, out, err = run("compare", *PAIR, *SMALL)
     assert code == 0, err
     estimate = cj.distance(process, *PAIR, steps=2, draws=2)
-    said = (*PAIR, f"{estimate.value:.4g} ± {estimate.stderr:.2g} nats", "2 draws of 2 steps")
+    number = f"{estimate.value:.4g} ± {estimate.stderr:.2g} (draws) ± "
+    said = (*PAIR, number, "(steps) nats", "2 draws of 2 steps")
     for part in (*said, "emoji-diffusion", "cpu", "16 noise predictions"):
         assert part in out
 
