@@ -38,7 +38,7 @@ STYLE = """
   display: none !important;
 }
 .bd-main .bd-content .bd-article-container { max-width: none !important; }
-figure, img, table, .math { break-inside: avoid; }
+figure, img, table, .math, conjure-recording { break-inside: avoid; }
 """
 SET = """() => [...document.querySelectorAll("span.math, div.math")].every(
     (one) => one.querySelector("mjx-container"))"""
