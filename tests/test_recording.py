@@ -218,10 +218,10 @@ def test_every_page_says_what_it_is(small_site: str) -> None:
 
 
 def test_the_book_is_printed_into_one_file(
-    launch: Any, small_site: str, small_folder: Path, tmp_path: Path
+    browser: Any, small_folder: Path, tmp_path: Path
 ) -> None:
     names = ["book/introduction", "book/summary"]
-    home, files = print_book.print_pages(small_folder, names, tmp_path)
+    home, files = print_book.print_pages(browser, small_folder, names, tmp_path)
     target = tmp_path / "book.pdf"
     print_book.joined(home, names, files, target)
     found = pypdf.PdfReader(target)
