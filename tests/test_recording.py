@@ -6,11 +6,14 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import finish
 import numpy as np
+import print_book
+import pypdf
 import pytest
 import recording
 import yaml
@@ -212,3 +215,20 @@ def test_every_page_says_what_it_is(small_site: str) -> None:
         text = urlopen(f"{small_site}/{name}.html").read().decode()
         assert len(re.findall(r'<meta property="og:(?:title|description|type)"', text)) == 3
     assert os.environ.get("CONJURE_SITE") or "og:image" not in text
+
+
+def test_the_book_is_printed_into_one_file(
+    browser: Any, small_folder: Path, tmp_path: Path
+) -> None:
+    names = ["book/introduction", "book/summary"]
+    home, files = print_book.print_pages(browser, small_folder, names, tmp_path)
+    target = tmp_path / "book.pdf"
+    print_book.joined(home, names, files, target)
+    found = pypdf.PdfReader(target)
+    titles = [str(entry.title) for entry in found.outline if not isinstance(entry, list)]
+    assert titles == ["Conjuring semantic similarity", "The book on one page"]
+    actions = [
+        note.get_object().get("/A", {}) for page in found.pages for note in page.get("/Annots", ())
+    ]
+    assert any(action.get("/S") == "/GoTo" for action in actions)  # to the summary
+    assert len(pypdf.PdfReader(files[1]).pages) == 1  # that is what it promises

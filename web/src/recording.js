@@ -81,7 +81,7 @@
       this.heading = element("p", { class: "recording-title" });
       this.number = element("p", { class: "recording-number" });
       this.below = element("p", { class: "recording-below" });
-      this.button = element("button", { type: "button" }, "Pause");
+      this.button = element("button", { type: "button" }, "Play");
       this.button.onclick = () => (this.timer ? this.stop(true) : this.play(true));
       this.slider = element("input", { type: "range", min: 0, max: this.last, value: 0, "aria-label": "Moment of the recording" });
       this.slider.oninput = () => {
