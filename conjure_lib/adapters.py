@@ -66,7 +66,12 @@ class Adapter:
         self._forms: dict[str, Form] = {}
         self._set: dict[str, Any] = {}
         self._learn()
-        alone, both = self.told(TRIALS[:1]), self.told(TRIALS)
+        alone, again, both = (self.told(texts) for texts in (TRIALS[:1], TRIALS[:1], TRIALS))
+        if _apart(alone, again) > 0:
+            raise ValueError(
+                f"{type(pipeline).__name__} is not adapted: what its network is told of a text "
+                "changes from call to call"
+            )
         self.plain = alone.forms[0]
         self.together = both.forms[0] is self.plain and all(
             torch.allclose(part.float(), both.row(0)[name].float(), atol=1e-3)
@@ -370,12 +375,16 @@ def _against(kind: Any) -> str:
     needed = [k for k, p in takes.items() if p.default is p.empty and k not in free]
     ends = ("prior", "transformer", "unet", "decoder")
     networks = [p for p in parts if p.endswith(ends)]
-    if "prompt" not in takes or "num_inference_steps" not in takes:
-        return "it makes no pictures from a text"
-    if beside := needed + [p for p in parts if "controlnet" in p or "adapter" in p]:
-        return f"it needs {', '.join(beside)} beside a text; load the model's pipeline for texts"
     if "num_frames" in takes:
         return "it makes films"
+    if "prompt" not in takes or "num_inference_steps" not in takes:
+        return "it makes no pictures from a text"
+    needed += [p for p in (*parts, *takes) if p in ("controlnet", "control_image", "adapter")]
+    if needed:
+        beside = ", ".join(dict.fromkeys(needed))
+        return f"it needs {beside} beside a text; load the model's pipeline for texts"
+    if not {"vae", "movq", "vqgan"} & set(parts):
+        return "it draws pixels and no latents"
     if len(networks) != 1 or networks[0] not in ("unet", "transformer") or "scheduler" not in parts:
         return f"of {', '.join(networks) or 'no network'} no single one follows a scheduler"
     return ""
@@ -444,9 +453,15 @@ def prediction_of(pipeline: Any) -> Prediction:
         return "flow"
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"{type(pipeline).__name__} predicts {kind!r}, which is not adapted")
-    if not hasattr(pipeline.scheduler, "alphas_cumprod"):
-        raise ValueError(f"{name} has no variance-preserving schedule: it is not adapted")
+    check_scheduler(type(pipeline.scheduler))
     return kind
+
+
+def check_scheduler(kind: Any) -> None:
+    """Raises ValueError: the schedule of a scheduler's class is of another kind, such as EDM's."""
+    known = isinstance(kind, type) and hasattr(kind, "set_timesteps")
+    if known and "FlowMatch" not in kind.__name__ and not hasattr(kind(), "alphas_cumprod"):
+        raise ValueError(f"{kind.__name__} has no variance-preserving schedule: it is not adapted")
 
 
 def readers_of(adapter: Adapter) -> list[Reader]:

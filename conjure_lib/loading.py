@@ -21,6 +21,7 @@ from conjure_lib.adapters import (
     Adapter,
     check_family,
     check_parts,
+    check_scheduler,
     evaluating,
     prediction_of,
     quiet,
@@ -37,34 +38,44 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 def load(
-    model: str | Path = EMBEDDED,
+    model: str | Path | Any = EMBEDDED,
     *,
     device: str | None = None,
     dtype: torch.dtype | str = torch.float32,
     revision: str | None = None,
     variant: str | None = None,
+    **options: Any,
 ) -> GenerativeProcess:
-    """Load a model: the embedded one, a pipeline folder, or a repository of the Hugging Face Hub.
+    """Load a model: the embedded one, a pipeline or its folder, or a repository of the Hub.
 
     Args:
         model: "emoji-diffusion", a folder in diffusers' layout, or for example
-            "CompVis/stable-diffusion-v1-4". Only safetensors are read and no remote code runs.
+            "CompVis/stable-diffusion-v1-4". Only safetensors are read and no remote code runs. A
+            pipeline of diffusers is taken as it is, where and in what precision it is: compiled,
+            quantised, offloaded or with LoRA.
         device: "cpu", "cuda", "mps"; the best one that is there by default.
         dtype: of the U-Net or transformer, one of ``DTYPES``; text encoders, autoencoder and
             everything outside the networks are float32 and sums are float64.
         revision: a commit of a Hub repository; pinned in ``weights.REVISIONS`` for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
+        options: of the pipeline's own call, see :func:`from_pipeline`: ``height``, ``width``, …
 
     Raises:
         FileNotFoundError: there is no such model, or something of it is missing.
         ValueError: a part is damaged or incomplete, or does not fit the others; the model is of a
             family that is not adapted; the device is not there, or the dtype is none.
-        TypeError: the model is neither a name nor a folder.
+        TypeError: the model is neither a name nor a folder nor a pipeline; an unknown option.
     """
+    if hasattr(model, "components") and hasattr(model, "scheduler"):
+        if (device, variant, revision) != (None, None, None) or dtype != torch.float32:
+            raise ValueError(
+                "device, dtype, revision and variant are of models that are loaded by name: set "
+                "them on the pipeline itself"
+            )
+        return from_pipeline(model, **options)
     if not isinstance(model, str | os.PathLike):
         raise TypeError(
-            f"model must be a name or a folder, not {type(model).__name__}: what is loaded already "
-            "goes through from_pipeline"
+            f"model must be a name, a folder or a pipeline of diffusers, not {type(model).__name__}"
         )
     if not str(model).strip():
         raise ValueError(f"model is empty: name one, such as {EMBEDDED!r}, or a folder")
@@ -78,24 +89,33 @@ def load(
     if local:
         weights.no_revision(folder, revision)
     else:
-        folder = _fetched(folder, name, revision, variant)
+        folder = _fetched(folder, name, revision, variant, options)
+    check_options(_index(folder)["_class_name"], options)
     with quiet():
         pipeline = open_pipeline(folder, dtype=precision, variant=variant).to(target)
-    process = from_pipeline(pipeline, folder.name if local and name != EMBEDDED else name)
+    process = from_pipeline(
+        pipeline, folder.name if local and name != EMBEDDED else name, **options
+    )
     for network in process.modules.values():
         network.requires_grad_(False)
     process.revision = None if local else revision or weights.REVISIONS.get(name)
     return process
 
 
-def _fetched(folder: Path, name: str, revision: str | None, variant: str | None) -> Path:
+def _fetched(
+    folder: Path,
+    name: str,
+    revision: str | None,
+    variant: str | None,
+    call: Mapping[str, Any],
+) -> Path:
     """The folder of a pipeline on the Hub; its family is looked at before the weights come."""
     if name == EMBEDDED:
         raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
     if folder.is_file():
         raise FileNotFoundError(
             f"{folder} is a file and a model is a folder: open it with diffusers' "
-            "from_single_file, and make the folder with save_pretrained"
+            "from_single_file, and give the pipeline to load instead"
         )
 
     def fetch(commit: str | None, local: bool) -> str:
@@ -104,6 +124,7 @@ def _fetched(folder: Path, name: str, revision: str | None, variant: str | None)
 
         options: dict[str, Any] = {"revision": commit, "local_files_only": local}
         index = _index(Path(hf_hub_download(name, "model_index.json", **options)).parent)
+        check_options(index["_class_name"], call)
         options |= {part: None for part in UNUSED if part in index}  # which need not come
         download = diffusers.DiffusionPipeline.download
         return str(download(name, use_safetensors=True, variant=variant, **options))
@@ -158,6 +179,9 @@ def _index(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
     kind = getattr(diffusers, name, None)
     check_family(kind if isinstance(kind, type) else name)
+    scheduler = index.get("scheduler")
+    if isinstance(scheduler, list) and len(scheduler) == 2:
+        check_scheduler(getattr(diffusers, str(scheduler[1]), None))
     return index
 
 
@@ -213,11 +237,11 @@ def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> Gen
         TypeError: the pipeline's call has no such option.
     """
     check_family(type(pipeline))
-    check_options(pipeline, options)
+    check_options(type(pipeline).__name__, options)
     check_parts(pipeline)
     kind = prediction_of(pipeline)
-    modules = {
-        k: m
+    modules = {  # compiled or not
+        k: getattr(m, "_orig_mod", m)
         for k, m in pipeline.components.items()
         if isinstance(m, torch.nn.Module) and k not in UNUSED
     }
@@ -284,11 +308,14 @@ def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> Gen
     )
 
 
-def check_options(pipeline: Any, options: Mapping[str, Any]) -> None:
-    """Raises TypeError: the pipeline's call has no such option."""
-    known = inspect.signature(type(pipeline).__call__).parameters
-    if unknown := sorted(set(options) - set(known)):
-        raise TypeError(f"the call of {type(pipeline).__name__} has no {', '.join(unknown)}")
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises TypeError: the call of the pipeline of this name has no such option."""
+    import diffusers
+
+    known = inspect.signature(getattr(diffusers, name).__call__).parameters
+    ours = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type")
+    if unknown := sorted(name for name in options if name not in known or name in ours):
+        raise TypeError(f"the call of {name} has no option {', '.join(unknown)} that could be set")
 
 
 def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:

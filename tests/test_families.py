@@ -17,13 +17,25 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines import auto_pipeline
 from pipelines import FAMILIES, make
 from torch import Tensor
 
 import conjure_lib as cj
+from conjure_lib.adapters import check_family
 from conjure_lib.process import generator
 from conjure_lib.sde import eps_from_output
 
+CLASSES = sorted(
+    {
+        kind
+        for name, mapping in vars(auto_pipeline).items()
+        if "TEXT2IMAGE" in name and name.endswith("MAPPING")
+        for kind in mapping.values()
+    },
+    key=lambda kind: kind.__name__,
+)
+UNTRIED = "it was not tried"
 STEPS = 4
 PROMPTS = ["a red fox", "two boats on the sea"]
 
@@ -178,3 +190,102 @@ def test_samplers_that_do_not_fit() -> None:
         ValueError, match="3Pipeline's sampler must be one of euler, own, not 'ddim'"
     ):
         process.sampler("ddim", 4)
+
+
+# -- the page of families ---------------------------------------------------------------------
+
+PAGE = Path(__file__).resolve().parents[1] / "book" / "families.md"
+
+
+def row(name: str) -> str:
+    """A family's line of the page."""
+    process = both(name)[1]
+    kinds = {"epsilon": "ε", "v_prediction": "v", "flow": "the velocity of a flow"}
+    guided = "1 and 3" if FAMILIES[name].guided else "1; its own rule for others differs"
+    samplers = ", ".join(process.samplers)
+    return f"| {name} | {kinds[process.kind]} | {samplers} | {process.samplers['own']} | {guided} |"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_page_of_families_says_what_is_proven(name: str) -> None:
+    assert row(name) in PAGE.read_text("utf-8")
+
+
+def refusal(kind: type) -> str:
+    """Why a class is not adapted, empty where it may be."""
+    try:
+        check_family(kind)
+    except ValueError as error:
+        return str(error).split(". A GenerativeProcess")[0].partition("not adapted: ")[2]
+    return ""
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_class_for_texts_is_proven_or_named(kind: type) -> None:
+    """What is refused is so by its class alone, before anything is fetched."""
+    if kind.__name__ in FAMILIES:
+        check_family(kind)
+    else:
+        assert f"| {kind.__name__} | {refusal(kind) or UNTRIED} |" in PAGE.read_text("utf-8")
+
+
+def test_thirty_classes_are_proven() -> None:
+    assert len({kind.__name__ for kind in CLASSES} & set(FAMILIES)) >= 30
+
+
+# -- a pipeline as it is ----------------------------------------------------------------------
+
+
+def test_load_takes_a_pipeline_and_options_of_its_call() -> None:
+    pipeline = make("StableDiffusionPipeline")
+    plain = cj.load(pipeline)
+    other = cj.load(pipeline, height=32, width=16, negative_prompt="a dog")
+    assert plain.latent_shape == (4, 8, 8) and other.latent_shape == (4, 16, 8)
+    assert torch.equal(other.encode([""]), plain.encode(["a dog"]))
+    assert not torch.equal(plain.encode([""]), plain.encode(["a dog"]))
+
+
+def test_the_guidance_that_a_distilled_network_is_told() -> None:
+    pipeline = make("FluxPipeline")
+    size: dict[str, Any] = {"height": 16, "width": 16}
+    usual, other = cj.load(pipeline, **size), cj.load(pipeline, guidance_scale=7.0, **size)
+    told = [p.encode(["a cat"]).parts["guidance"] for p in (usual, other)]
+    assert [float(one) for one in told] == [3.5, 7.0]
+
+
+def test_a_compiled_network_is_the_same_model() -> None:
+    pipeline = make("StableDiffusionPipeline")
+    plain = cj.load(pipeline)
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    compiled = cj.load(pipeline)
+    assert compiled.weights_hash() == plain.weights_hash()
+    assert compiled.fingerprint() == plain.fingerprint()
+    numbers = [cj.distance(p, *PROMPTS, steps=2, draws=1).value for p in (plain, compiled)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
+
+
+def test_a_network_stored_in_eight_bits_computes_in_more() -> None:
+    pipeline = make("FluxPipeline")
+    pipeline.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    process = cj.load(pipeline, height=16, width=16)
+    assert process.dtype == "float32"
+    assert cj.distance(process, *PROMPTS, steps=2, draws=1, sampler="euler").value > 0
+
+
+def test_a_texts_numbers_do_not_depend_on_its_company() -> None:
+    """Texts of several lengths in one batch, and each alone."""
+    for name in ("QwenImagePipeline", "ZImagePipeline", "CogView4Pipeline"):
+        process = both(name)[1]
+        texts = ["a", "a red fox on the sea", "two boats"]
+        x, t = process.noise([0, 1, 2], 0), torch.tensor([900.0, 500.0, 100.0])
+        together = process.eps(x, t, process.encode(texts))
+        for i, text in enumerate(texts):
+            alone = process.eps(x[[i]], t[[i]], process.encode([text]))
+            torch.testing.assert_close(together[[i]], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sampler_that_asks_more_often_than_it_steps_is_refused() -> None:
+    pipeline = make("StableDiffusionPipeline")
+    pipeline.scheduler = diffusers.HeunDiscreteScheduler.from_config(pipeline.scheduler.config)
+    with pytest.raises(ValueError, match="HeunDiscreteScheduler asks the network 7 times in 4"):
+        cj.load(pipeline).sampler("own", 4)

@@ -470,8 +470,12 @@ def test_a_folder_has_no_revision(folder: Path) -> None:
 
 
 def test_what_is_no_name_and_no_folder(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="StableDiffusionPipeline.*from_pipeline"):
-        cj.load(model.pipeline)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a folder or a pipeline of diffusers, not list"):
+        cj.load([model.pipeline])
+    with pytest.raises(ValueError, match="set them on the pipeline itself"):
+        cj.load(model.pipeline, device="cpu")
+    with pytest.raises(TypeError, match="StableDiffusionPipeline has no option heigth"):
+        cj.load(device="cpu", heigth=64)
     (tmp_path / "sd.safetensors").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"sd\.safetensors is a file.*from_single_file"):
         cj.load(tmp_path / "sd.safetensors")
