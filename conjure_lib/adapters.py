@@ -134,9 +134,9 @@ class Adapter:
         def step(*_: Any) -> Tensor:
             raise HeardError
 
-        for negative in ({}, {"negative_prompt": [""]}):
+        for negative in ({}, {"negative_prompt": ""}):
             calls.clear()
-            options = negative | _listed(self.options) | {name: GUIDED}
+            options = negative | self.options | {name: GUIDED}
             self._run(TRIALS[:1], hear, step, **options)
             if sum(capture.rows(self.form, tree) for tree in calls) > 1:
                 break
@@ -200,7 +200,10 @@ class Adapter:
     def _run(self, texts: Sequence[str], *given: Any, **options: Any) -> tuple[Any, Any]:
         """The pipeline's own call, listened to."""
         try:
-            return rehearse(self.pipeline, texts, *given, **({"steps": 2} | self.options | options))
+            told = {"steps": 2} | self.options | options
+            if isinstance(told.get("negative_prompt"), str):  # beside a list, one for each text
+                told["negative_prompt"] = [told["negative_prompt"]] * len(texts)
+            return rehearse(self.pipeline, texts, *given, **told)
         except (MemoryError, torch.OutOfMemoryError, _UnclearError):
             raise
         except Exception as error:  # whatever a pipeline raises at parts that do not fit it
@@ -297,11 +300,6 @@ class Adapter:
 
 def _stop(_: Tree) -> Any:
     raise HeardError
-
-
-def _listed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A negative prompt as pipelines ask for it beside a list of prompts."""
-    return {k: [v] if k == "negative_prompt" else v for k, v in options.items()}
 
 
 def _mapped(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:

@@ -77,9 +77,11 @@ class Conditioning:
     @classmethod
     def cat(cls, several: Sequence[Conditioning]) -> Conditioning:
         """All rows of several, in order."""
-        parts = {}
-        for name in several[0].parts:
-            parts[name] = torch.cat(_filled([one.parts[name] for one in several]))
+        parts, named = {}, [one.parts.items() for one in several]
+        for name, like in {k: v for items in named for k, v in items}.items():
+            none = (0,) * (like.ndim - 1)  # of what some texts do without, such as a mask
+            found = [one.parts.get(name, like.new_zeros((len(one), *none))) for one in several]
+            parts[name] = torch.cat(_filled(found))
         return cls(parts, tuple(form for one in several for form in one.forms))
 
     def row(self, i: int) -> dict[str, Tensor]:
@@ -94,9 +96,10 @@ class Conditioning:
         told = []
         for rows in found.values():
             form, parts = self.forms[rows[0]], {}
-            for name, part in self.parts.items():
+            for name, shape in form.shapes.items():
+                part = self.parts[name]
                 own = part if len(rows) == len(self) else part[rows]
-                parts[name] = own[(slice(None), *map(slice, form.shapes[name]))]
+                parts[name] = own[(slice(None), *map(slice, shape))]
             told.append((form, rows, parts))
         return told
 
@@ -239,8 +242,8 @@ def read(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
     """
     if isinstance(form, Slot):
         rows = tree
-        if form.moving:
-            return form
+        if form.moving or not isinstance(tree, Tensor):
+            return form if form.moving else tree
         if form.dim is not None:
             shape = (n, -1) if form.block > 1 else (n,)
             rows = tree.unflatten(form.dim, shape).movedim(form.dim, 0)
@@ -258,6 +261,8 @@ def read(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
         return {key: read(form.get(key, own), own, n, found) for key, own in tree.items()}
     if isinstance(form, list | tuple):
         return type(form)(read(a, b, n, found) for a, b in zip(form, tree, strict=True))
+    if isinstance(tree, Tensor):
+        raise ValueError("the network is told more of some texts than of others")
     return tree
 
 

@@ -652,7 +652,10 @@ def lumina2() -> Any:
         cap_feat_dim=32,
     )
     return diffusers.Lumina2Pipeline(
-        vae=random_vae(), transformer=transformer, scheduler=shifting(), **language_model()
+        vae=random_vae(shift_factor=0.1),
+        transformer=transformer,
+        scheduler=shifting(),
+        **language_model(),
     )
 
 
@@ -773,7 +776,7 @@ def ovis_image() -> Any:
     )
 
 
-@family("HiDreamImagePipeline")
+@family("HiDreamImagePipeline", call={"max_sequence_length": 24})
 def hi_dream_image() -> Any:
     transformer = diffusers.HiDreamImageTransformer2DModel(
         patch_size=2,
@@ -799,8 +802,8 @@ def hi_dream_image() -> Any:
         transformer=transformer,
         tokenizer_4=fourth["tokenizer"],
         text_encoder_4=fourth["text_encoder"],
-        **clips(128),
-        **t5("_3", length=128),
+        **clips(),
+        **t5("_3"),
     )
 
 

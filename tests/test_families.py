@@ -274,10 +274,10 @@ def test_a_network_stored_in_eight_bits_computes_in_more() -> None:
 
 def test_a_texts_numbers_do_not_depend_on_its_company() -> None:
     """Texts of several lengths in one batch, and each alone."""
-    for name in ("QwenImagePipeline", "ZImagePipeline", "CogView4Pipeline"):
+    for name in ("QwenImagePipeline", "ZImagePipeline", "NucleusMoEImagePipeline"):
         process = both(name)[1]
-        texts = ["a", "a red fox on the sea", "two boats"]
-        x, t = process.noise([0, 1, 2], 0), torch.tensor([900.0, 500.0, 100.0])
+        texts = ["a" * n for n in (1, 21, 2, 3, 4, 5, 6, 7)]  # one fills up what it is read in
+        x, t = process.noise(range(8), 0), torch.linspace(900, 100, 8)
         together = process.eps(x, t, process.encode(texts))
         for i, text in enumerate(texts):
             alone = process.eps(x[[i]], t[[i]], process.encode([text]))
