@@ -305,7 +305,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"the checkpoint's scheduler sets {asked[0]}={config[asked[0]]}, and a sampler here "
             f"visits the times of Sampling.spacing: process.scheduler.register_to_config("
-            f"{asked[0]}={'discrete' if asked[0] == 'timestep_type' else False!r}) leaves it out"
+            f"{asked[0]}={'discrete' if asked[0] == 'timestep_type' else False!r}) leaves it out, "
+            'and sampler="own" keeps it'
         )
 
 

@@ -290,7 +290,8 @@ def _cosine(vectors: Tensor, index: np.ndarray, prompts: Sequence[str]) -> np.nd
 
 def _check(sampler: str = "ddim", **settings: Any) -> None:
     """Raise TypeError or ValueError where a setting is not usable; the model knows its samplers."""
-    check_settings(**settings)
-    for name in ("draws", "images", "components"):
+    own = ("images", "components")
+    check_settings(**{k: v for k, v in settings.items() if k not in own})
+    for name in ("draws", *own):
         if name in settings:
             whole(name, settings[name])

@@ -75,7 +75,9 @@ def divergence(low: float, high: float) -> float:
 def test_every_sampler_visits_the_same_times(spacing: Any, steps: int) -> None:
     process = exact()
     times = {
-        name: process.sampler(name, steps, spacing).timesteps.tolist() for name in process.samplers
+        name: process.sampler(name, steps, spacing).timesteps.tolist()
+        for name in process.samplers
+        if name != "own"  # which follows the checkpoint's file
     }
     first = times["ddim"]
     assert all(found == first for found in times.values())

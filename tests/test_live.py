@@ -205,7 +205,7 @@ def test_distances_are_pythons(
     assert found["times"] == terms.timesteps.tolist()
     np.testing.assert_allclose(found["terms"], terms.squares[0], rtol=1e-3)
     for weighting in cj.WEIGHTINGS:
-        (expected,) = terms.estimates(weighting, "sum")
+        (expected,) = terms.estimates(weighting, QUADRATURE)
         values = [draw[weighting] for draw in found["values"]]
         np.testing.assert_allclose(values, expected.by_draw, rtol=1e-3)
 
