@@ -177,7 +177,8 @@ def _index(folder: Path) -> dict[str, Any]:
     name = index.get("_class_name")
     if not isinstance(name, str):
         raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
-    kind = getattr(diffusers, name, None)
+    with quiet():  # a class is imported as it is asked for
+        kind = getattr(diffusers, name, None)
     check_family(kind if isinstance(kind, type) else name)
     scheduler = index.get("scheduler")
     if isinstance(scheduler, list) and len(scheduler) == 2:
