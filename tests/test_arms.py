@@ -227,9 +227,9 @@ def test_similarities_are_minus_the_distances_of_the_first_draws(
 ) -> None:
     pairs = pd.DataFrame({"id": ["a", "b"], "text1": ["cat", "sun"], "text2": ["dog", "moon"]})
     options: dict[str, Any] = {"steps": 2, "report": lambda _: None}
-    runs.score(process, pairs, tmp_path / "run", draws=2, **options)
+    runs.score(process, pairs, tmp_path / "run", draws=2, quadrature="sum", **options)
     found, _ = arms.similarities(process, pairs, tmp_path / "run", 1, **options)
-    near = cj.distance(process, "cat", "dog", draws=1, steps=2)
+    near = cj.distance(process, "cat", "dog", draws=1, steps=2, quadrature="sum")
     assert found["sde"][0] == pytest.approx(-near.value, rel=1e-5)
     assert set(found) == {*cj.WEIGHTINGS, *probes.POOLINGS}
 

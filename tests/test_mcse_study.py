@@ -308,7 +308,7 @@ def test_students_are_compared_with_algorithm_1(done: Done, process: cj.Generati
     draws = np.array([e.by_draw for e in exact])
     between = stats.spearmanr(draws[:, 0], draws[:, 1]).statistic
     assert rows[rows["kind"] == "another draw"]["value"].item() == pytest.approx(between)
-    vectors = cj.Scorer(process, weighting="noise", steps=2, draws=1).encode(
+    vectors = cj.Scorer(process, weighting="noise", quadrature="sum", steps=2, draws=1).encode(
         [*pairs["text1"], *pairs["text2"]]
     )
     apart = ((vectors[:8] - vectors[8:]) ** 2).sum(1)
