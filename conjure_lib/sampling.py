@@ -68,7 +68,7 @@ class Sampling:
             object.__setattr__(self, "draws", tuple(numbers))
         object.__setattr__(self, "steps", whole("steps", self.steps))
         object.__setattr__(self, "seed", whole("seed", self.seed, 0))
-        object.__setattr__(self, "guidance", _guidance(self.guidance))
+        object.__setattr__(self, "guidance", finite("guidance", self.guidance))
         one_of("spacing", self.spacing, SPACINGS)
         if self.log_snr is not None:
             object.__setattr__(self, "log_snr", _window(self.log_snr))
@@ -103,15 +103,14 @@ def check_known(single: Mapping[str, Any], more: Sequence[str] = ()) -> None:
         raise TypeError(f"there is no setting {', '.join(unknown)}: there are {', '.join(known)}")
 
 
-def _guidance(value: Any) -> float:
-    w = finite("guidance", value)
+def _check_guidance(w: float) -> None:
+    """Refuse what a trajectory may have and a distance not."""
     if w == 0:
         raise ValueError(
             "guidance=0 follows no prompt and makes every distance 0: for no guidance take 1"
         )
     if not sys.float_info.min <= w * w <= sys.float_info.max:
         raise ValueError(f"guidance must have a square that float64 holds, not {w:g}")
-    return w
 
 
 def _window(value: Any) -> tuple[float, float]:
@@ -164,6 +163,7 @@ def check_settings(
     work.pop("noise", None)
     check_work(**work)
     check_chain(weighting, quadrature, sampling)
+    _check_guidance(sampling.guidance)
     return sampling
 
 

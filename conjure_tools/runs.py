@@ -189,7 +189,7 @@ def score(
     sampling = Sampling.of(sampling, **single)
     draws = whole("draws", sampling.draws)
     one_of("quadrature of a run", quadrature, ("log-snr", "linear", "sum"))
-    check_settings(pairing=pairing, batch_size=batch_size)
+    check_settings(sampling=sampling, pairing=pairing, batch_size=batch_size)
     process.sampler_of(sampling)
     check_folder(folder)
     folder = Path(folder)

@@ -174,7 +174,7 @@ def weights_in(record: Record) -> set[str]:
     def inside(notes: Any) -> Iterator[str]:
         if isinstance(notes, Mapping):
             for key, value in notes.items():
-                yield from [value] if key == "weights" else inside(value)
+                yield from [value] if key == "weights" and isinstance(value, str) else inside(value)
 
     return set(inside(record.notes))
 
