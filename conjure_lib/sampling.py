@@ -161,16 +161,20 @@ def check_settings(
     work = {name: given.pop(name) for name in OPTIONS if name in given}
     sampling = Sampling.of(work.pop("sampling", None), **given)
     work.pop("noise", None)
-    check_work(**work)
+    check_work(sampling, **work)
     check_chain(weighting, quadrature, sampling)
-    _check_guidance(sampling.guidance)
     return sampling
 
 
 def check_work(
-    pairing: Any = "same", batch_size: Any = 1, memory: Any = 1, progress: Any = None
+    sampling: Sampling,
+    pairing: Any = "same",
+    batch_size: Any = 1,
+    memory: Any = 1,
+    progress: Any = None,
 ) -> None:
-    """Check what changes how terms are made and not where: as :func:`check_settings`."""
+    """Check how terms are made, and that they can be terms: as :func:`check_settings`."""
+    _check_guidance(sampling.guidance)
     one_of("pairing", pairing, PAIRINGS)
     whole("batch_size", batch_size)
     whole("memory", memory)

@@ -84,7 +84,7 @@ def pair_terms(
             prompt and timestep that began.
     """
     sampling = Sampling.of(sampling, **single)
-    check_work(pairing=pairing, batch_size=batch_size, memory=memory, progress=progress)
+    check_work(sampling, pairing, batch_size, memory, progress)
     as_process(process)
     process.sampler_of(sampling)  # raises where there is none, before any work
     numbers, pairs = sampling.numbers, as_pairs(pairs)
@@ -321,6 +321,7 @@ def trace(
 ) -> Trace:
     """Both trajectories of one draw, with both prompts' predictions along each."""
     sampling = replace(Sampling.of(sampling, **single), draws=[draw])
+    check_work(sampling)
     steps = sampling.steps
     as_process(process).sampler_of(sampling)
     check_memory(f"steps={steps}", 32.0 * steps * math.prod(process.latent_shape))
@@ -355,7 +356,7 @@ def floor(
     batches alike, and not that it does not round.
     """
     sampling = replace(Sampling.of(sampling, **single), draws=1)
-    check_work(batch_size=batch_size)
+    check_work(sampling, batch_size=batch_size)
     steps = sampling.steps
     as_process(process).sampler_of(sampling)
     kept = 8.0 * batch_size * steps * math.prod(process.latent_shape)

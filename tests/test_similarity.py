@@ -493,6 +493,26 @@ def test_bad_settings_are_named(
     assert process.evaluations == before  # found before any work
 
 
+@pytest.mark.parametrize("guidance", [0, 1e200, 1e-200])
+def test_a_guidance_that_makes_no_distance_is_for_trajectories_alone(
+    process: cj.GenerativeProcess, guidance: float
+) -> None:
+    """Such a picture may be wanted; of its differences nothing can be told."""
+    before = process.evaluations
+    for ask in (
+        lambda: cj.pair_terms(process, [("a cat", "pizza")], guidance=guidance),
+        lambda: cj.floor(process, "a cat", guidance=guidance),
+        lambda: cj.trace(process, "a cat", "pizza", guidance=guidance),
+        lambda: cj.Scorer(process, guidance=guidance),
+    ):
+        with pytest.raises(ValueError, match=r"guidance(=0 follows no prompt| must have a square)"):
+            ask()
+    assert process.evaluations == before
+    if guidance == 0:
+        cat, pizza = process.generate(["a cat", "pizza"], steps=2, guidance=guidance)
+        np.testing.assert_allclose(cat, pizza, atol=1e-3)  # they follow the empty text alike
+
+
 @pytest.mark.parametrize("name", ["steps", "draws", "seed", "batch_size", "memory", "guidance"])
 @pytest.mark.parametrize("value", [2.7, 2.0, True, np.True_, "2", None, [2.5], np.array([1.5])])
 def test_a_number_of_another_type_is_named(
