@@ -150,7 +150,7 @@ class Terms:
         self, weighting: Weighting = "sde", quadrature: Quadrature = "log-snr"
     ) -> np.ndarray:
         """The value of each pair in each draw, (P, draws), under the weights of all draws."""
-        return np.einsum("pks,ps->pk", self.mixed, self.weights(weighting, quadrature))
+        return _valued(self.mixed, self.weights(weighting, quadrature))
 
     def estimates(
         self, weighting: Weighting = "sde", quadrature: Quadrature = "log-snr"
@@ -162,34 +162,39 @@ class Terms:
         """
         mixed = self.mixed
         check_sound(np.isfinite(mixed).all(axis=1), self.timesteps.tolist())
-        by_step = self.weights(weighting, quadrature) * mixed.mean(axis=1)
-        by_draw = self.by_draw(weighting, quadrature)
+        weights = self.weights(weighting, quadrature)
+        by_step, by_draw = weights * mixed.mean(axis=1), _valued(mixed, weights)
         values, times = by_draw.mean(axis=1), self.timesteps.cpu().numpy()
         draws = by_draw.shape[1]
         errors = np.full(len(self), math.nan)
         if draws > 1:
             errors = by_draw.std(axis=1, ddof=1) / math.sqrt(draws)
-        cost = self._steps_cost(weighting, quadrature)
+        cost = self._steps_cost(values, weighting, quadrature)
         rows = zip(values, errors, by_draw, by_step, cost, strict=True)
         return [Estimate(float(v), float(e), d, s, times, float(q)) for v, e, d, s, q in rows]
 
-    def _steps_cost(self, weighting: Weighting, quadrature: Quadrature) -> np.ndarray:
-        """The quadrature error of each estimate, (P,): NaN of a single step."""
-        count, means = len(self.timesteps), self.mixed.mean(axis=1)
+    def _steps_cost(
+        self, values: np.ndarray, weighting: Weighting, quadrature: Quadrature
+    ) -> np.ndarray:
+        """The quadrature error of each of the ``values`` (P,): NaN of a single step."""
+        count = len(self.timesteps)
         if quadrature == "chain":
             return np.zeros(len(self))
         if count == 1:
             return np.full(len(self), math.nan)
         every_second = self.at(slice(1 - count % 2, None, 2))  # the cleanest is kept
-        values, coarse = (
-            t.by_draw(weighting, quadrature).mean(axis=1) for t in (self, every_second)
-        )
+        coarse = every_second.by_draw(weighting, quadrature).mean(axis=1)
         if quadrature == "sum":
             return np.abs(values - coarse)
         rule, order = self.rule(weighting)
         other = self.by_draw(weighting, "log-snr" if quadrature == "linear" else "linear")
-        beyond = rule.beyond * means[:, order[-1]]
+        beyond = rule.beyond * self.mixed[:, :, order[-1]].mean(axis=1)
         return np.abs(values - coarse) + np.abs(values - other.mean(axis=1)) + beyond
+
+
+def _valued(mixed: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Terms (P, draws, S) under weights (P, S): (P, draws)."""
+    return np.einsum("pks,ps->pk", mixed, weights)
 
 
 @dataclass(frozen=True)
