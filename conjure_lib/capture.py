@@ -261,6 +261,8 @@ def read(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
         return {key: read(form.get(key, own), own, n, found) for key, own in tree.items()}
     if isinstance(form, list | tuple):
         return type(form)(read(a, b, n, found) for a, b in zip(form, tree, strict=True))
+    if isinstance(tree, Tensor):
+        raise ValueError("the network is told more of some texts than of others")
     return tree
 
 
