@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,8 @@ def test_the_tables_hold_what_the_library_gives(
     rest = values["sliced", "independent", 4] - values["sliced", "null", 4]
     np.testing.assert_allclose(values["sliced", "less null", 4], rest)
 
-    path = [e.value for e in cj.distances(process, texts, steps=distances.STEPS, draws=1)]
+    how: dict[str, Any] = {"steps": distances.STEPS, "draws": 1, "quadrature": "sum"}
+    path = [e.value for e in cj.distances(process, texts, **how)]
     np.testing.assert_allclose(values["sde", "common", 1][pairs["id"]], path, rtol=1e-4)
     assert set(agreed["start"]) == {"common", "independent", "less null"}
     row = agreed.set_index(["method", "start", "images"]).loc["coupled", "common", 4]

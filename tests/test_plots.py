@@ -31,9 +31,10 @@ def traces(process: cj.GenerativeProcess) -> list[cj.Trace]:
     return [cj.trace(process, *PAIR, steps=3, guidance=2.0, draw=draw) for draw in (0, 1)]
 
 
-def made_up(states: torch.Tensor, eps: torch.Tensor) -> cj.Trace:
+def made_up(process: cj.GenerativeProcess, states: torch.Tensor, eps: torch.Tensor) -> cj.Trace:
     """A trace of two steps whose numbers are known."""
-    return cj.Trace(("a", "b"), torch.tensor([501, 1]), states, eps, 1.0)
+    sampling = cj.Sampling(steps=2, draws=[0])
+    return cj.Trace(("a", "b"), torch.tensor([501, 1]), states, eps, process.schedule, sampling)
 
 
 # -- what is drawn -------------------------------------------------------------------------
@@ -67,10 +68,10 @@ def test_views_differ_where_their_pixels_do(
     assert 0.01 < found.max() <= 1  # red against blue
 
 
-def test_apartness_of_known_states() -> None:
+def test_apartness_of_known_states(process: cj.GenerativeProcess) -> None:
     one, other = torch.eye(4).reshape(4, 1, 2, 2)[:2]
     states = torch.stack([torch.stack([one, one]), torch.stack([one, other])])  # (2, S, 1, 2, 2)
-    trace = made_up(states, torch.zeros(2, 2, *states.shape[1:]))
+    trace = made_up(process, states, torch.zeros(2, 2, *states.shape[1:]))
     np.testing.assert_allclose(seeing.apartness(trace), [0, 1])
 
 
@@ -81,7 +82,7 @@ def test_the_share_that_is_added_follows_the_weights(
     eps = torch.zeros(2, 2, 2, 1, 2, 2)
     eps[0, 0, 0, 0, 0, 0] = 1  # ‖Δε‖² = 1 at t = 501 on the first trajectory alone
     eps[1, 0, 1, 0, 1, 1] = 2  # ‖Δε‖² = 4 at t = 1 on the second alone
-    trace = made_up(torch.zeros(2, 2, 1, 2, 2), eps)
+    trace = made_up(process, torch.zeros(2, 2, 1, 2, 2), eps)
     early, late = process.schedule.weight(trace.timesteps, weighting).tolist()
     found = seeing.added(trace, weighting)
     np.testing.assert_allclose(found, [early / (early + 4 * late), 1])

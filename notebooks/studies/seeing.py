@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from conjure_lib import GenerativeProcess, Trace
-from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
+from conjure_lib.names import WEIGHTINGS, Weighting
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 
@@ -31,7 +31,6 @@ def where_figure(
     process: GenerativeProcess,
     traces: Sequence[Trace],
     weighting: Weighting = "noise",
-    quadrature: Quadrature = "log-snr",
 ) -> Figure:
     """Where two prompts part: a row for each trace, the maps of each row scaled to its own maximum.
 
@@ -63,7 +62,6 @@ def where_figure(
 def when_figure(
     traces: Mapping[str, Sequence[Trace]],
     dashed: Collection[str] = (),
-    quadrature: Quadrature = "log-snr",
 ) -> Figure:
     """When two prompts part: a line for each name, with a band of one standard error over traces.
 
