@@ -83,7 +83,7 @@ def _by_draw(process: cj.GenerativeProcess, words: list[str], steps: int, draws:
 
 
 def _weights(process: cj.GenerativeProcess, steps: int, weighting: Any) -> np.ndarray:
-    times = process.sampler("ddim", steps).timesteps
+    times = process.sampler(sampler="ddim", steps=steps).timesteps
     return term_weights(process.schedule, times, weighting).numpy()
 
 

@@ -23,8 +23,8 @@ import torch
 from diffusers import DDIMScheduler
 
 import conjure_lib as cj
+from conjure_lib import EMBEDDED
 from conjure_lib.loading import open_pipeline
-from conjure_lib.names import EMBEDDED
 from conjure_tools import benchmarks, runs
 from conjure_tools.cluster import PairScorer
 

@@ -33,16 +33,15 @@ if (
     signal.signal(signal.SIGINT, _stop)
 
 from importlib import import_module  # noqa: E402
-from typing import TYPE_CHECKING, Any  # noqa: E402
+from typing import TYPE_CHECKING, Any, Literal, get_args  # noqa: E402
 
 from conjure_lib.machine import settle  # noqa: E402
 
 if TYPE_CHECKING:
     from conjure_lib.loading import from_pipeline, load
-    from conjure_lib.names import WEIGHTINGS
     from conjure_lib.process import GenerativeProcess
     from conjure_lib.sampling import Sampling
-    from conjure_lib.sde import Mixture, Schedule
+    from conjure_lib.sde import Schedule
     from conjure_lib.similarity import (
         DistanceMatrix,
         Trace,
@@ -62,7 +61,6 @@ __all__ = [
     "DistanceMatrix",
     "Estimate",
     "GenerativeProcess",
-    "Mixture",
     "Sampling",
     "Schedule",
     "Scorer",
@@ -77,7 +75,26 @@ __all__ = [
     "pair_terms",
     "trace",
 ]
-_HOMES = ("names", "loading", "process", "sampling", "sde", "similarity", "terms")  # of those names
+
+# What can be chosen by name stands here, where it is asked for without loading anything.
+EMBEDDED = "emoji-diffusion"
+Weighting = Literal["sde", "score", "noise"]
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+Quadrature = Literal["log-snr", "linear", "sum", "chain"]
+QUADRATURES: tuple[Quadrature, ...] = get_args(Quadrature)
+Spacing = Literal["leading", "trailing", "linspace", "log-snr"]
+SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "ancestral": "DDPMScheduler",  # with the variance of the forward steps
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "dpm++2m": "DPMSolverMultistepScheduler",
+}
+FLOW_SAMPLERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
+
+_HOMES = ("loading", "process", "sampling", "sde", "similarity", "terms")  # of what __all__ names
 
 settle()  # before torch is loaded
 

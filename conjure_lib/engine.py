@@ -43,7 +43,7 @@ def pair_squares(
 
     Each pair stands once in ``pairs``; ``noise`` is x_T, (draws, *latent_shape).
     """
-    timesteps, draws = process.sampler_of(sampling).timesteps, sampling.numbers
+    timesteps, draws = process.sampler(sampling).timesteps, sampling.numbers
     room = len(prompts)
     if room > batch_size:
         room = _room(process, prompts[0], sampling, memory)

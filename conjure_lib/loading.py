@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conjure_lib import weights
+from conjure_lib import EMBEDDED, weights
 from conjure_lib.adapters import (
     HIDDEN,
     Adapter,
@@ -28,9 +28,7 @@ from conjure_lib.adapters import (
     readers_of,
 )
 from conjure_lib.capture import UNUSED, Conditioning
-from conjure_lib.integrity import steady
 from conjure_lib.machine import limit_threads
-from conjure_lib.names import EMBEDDED
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
@@ -276,33 +274,22 @@ def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> Gen
         with alone():
             return adapter.set(scheduler, steps)
 
-    tokenizer: Any = getattr(pipeline, "tokenizer", None)
-
-    def lengths(texts: Sequence[str]) -> Tensor:
-        with TEXTS:
-            tokens = tokenizer(list(texts), truncation=True, max_length=tokenizer.model_max_length)
-        return torch.tensor([len(ids) for ids in tokens["input_ids"]])
-
     def twin(process: GenerativeProcess, memo: dict[int, Any]) -> GenerativeProcess:
-        if [process.predict, process.encode, process.decode] != own:
-            raise TypeError(f"a function of {process.name} was replaced: it cannot be copied")
         fresh = from_pipeline(copy.deepcopy(pipeline, memo), process.name, **options)
         kept = ("scheduler", "latent_shape", "kind", "revision", "evaluations", "rows")
         changes = {field: copy.deepcopy(getattr(process, field), memo) for field in kept}
         return dataclasses.replace(fresh, **changes)
 
-    own = [steady(call) for call in (predict, encode, decode)]
     return GenerativeProcess(
-        own[0],
-        own[1],
+        predict,
+        encode,
         copy.deepcopy(pipeline.scheduler),
         adapter.latent_shape,
-        own[2],
-        lengths if "unet" in modules and "text_encoder_2" not in modules else None,
-        kind,
-        steady(prepare),
-        name or type(pipeline).__name__,
-        torch.device(pipeline._execution_device),
+        decode,
+        kind=kind,
+        prepare=prepare,
+        name=name or type(pipeline).__name__,
+        device=torch.device(pipeline._execution_device),
         modules=modules,
         readers=readers,
         twin=twin,

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib import integrity
+from conjure_lib import FLOW_SAMPLERS, SAMPLERS
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.integrity import check_sound, sound, steady
-from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS, Spacing
 from conjure_lib.reading import Reader
-from conjure_lib.sampling import DEFAULT, Sampling, Single, check_config, scheduler_of, set_flow
+from conjure_lib.sampling import Sampling, Single, check_config, scheduler_of, set_flow
 from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
 
 BEFORE = ("what the text encoder says", "x_T")  # what a trajectory has before its first step
@@ -40,7 +39,6 @@ class GenerativeProcess:
         scheduler: the diffusers scheduler of the checkpoint; samplers take their schedule from it.
         latent_shape: shape of one latent, for Stable Diffusion v1.4 (4, 64, 64).
         decode: latents (n, *latent_shape) to pictures (n, height, width, 3) in [0, 1].
-        lengths: texts to their number of tokens up to the end-of-text token, (n,).
         kind: what ``predict`` predicts: "epsilon", "v_prediction" or "flow".
         prepare: a scheduler and steps to a copy of it whose times are set as the model's pipeline
             sets them.
@@ -58,7 +56,6 @@ class GenerativeProcess:
     scheduler: Any
     latent_shape: tuple[int, ...]
     decode: Callable[[Tensor], np.ndarray] | None = None
-    lengths: Callable[[Sequence[str]], Tensor] | None = None
     kind: Prediction = "epsilon"
     prepare: Callable[[Any, int], Any] | None = None
     name: str = "process"
@@ -74,8 +71,8 @@ class GenerativeProcess:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What runs networks gives the same numbers whatever surrounds it."""
-        if name in ("predict", "encode", "decode") and value is not None:
-            value = steady(value)
+        if name in ("predict", "encode", "decode", "prepare") and value is not None:
+            value, self.twin = steady(value), None  # of other networks, perhaps
         object.__setattr__(self, name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GenerativeProcess:
@@ -85,7 +82,10 @@ class GenerativeProcess:
             TypeError: its functions are somebody else's, and so are the networks in them.
         """
         if self.twin is None:
-            raise TypeError(f"{self.name} was not made by from_pipeline: it cannot be copied")
+            raise TypeError(
+                f"{self.name} was not made by from_pipeline, or a function of it was replaced: it "
+                "cannot be copied"
+            )
         return self.twin(self, memo)
 
     @property
@@ -110,28 +110,6 @@ class GenerativeProcess:
     def dtype(self) -> str:
         """What the network computes in, such as "float32"; everything outside it is float32."""
         return str(getattr(self.network, "dtype", torch.float32)).removeprefix("torch.")
-
-    def fingerprint(self) -> dict[str, Any]:
-        """All of the process that changes a number, as JSON holds it.
-
-        weights and state (of the networks: adapters and their scale, FreeU, quantisation, …) and
-        tokenizers are hashes; the scheduler is its settings.
-        """
-        networks = {k: m for k, m in self.modules.items() if k != "vae"}
-        told = integrity.told_of(networks, self.readers, self.scheduler)
-        scheduler = told.pop("scheduler")
-        return {
-            "weights": self.weights_hash(),
-            **told,
-            "prediction": self.kind,
-            "scheduler": scheduler,
-            "latent_shape": list(self.latent_shape),
-            "dtype": self.dtype,
-        }
-
-    def weights_hash(self) -> str:
-        """SHA-256 over every weight of the networks, as loaded: what a record names them by."""
-        return integrity.weights_hash(self.modules)
 
     @torch.no_grad()
     def eps(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
@@ -178,14 +156,8 @@ class GenerativeProcess:
             return output
         return eps_from_output(output, x, *self.schedule.coefficients(t), self.kind)
 
-    def sampler(
-        self,
-        name: str = DEFAULT.sampler,
-        steps: int = DEFAULT.steps,
-        spacing: Spacing = DEFAULT.spacing,
-        log_snr: tuple[float, float] | None = None,
-    ) -> Any:
-        """A fresh diffusers scheduler for ``name`` with its timesteps set.
+    def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
+        """A fresh diffusers scheduler, the sampler that is asked for, with its timesteps set.
 
         Every sampler visits the same times, whatever its class would do by itself.
 
@@ -194,11 +166,7 @@ class GenerativeProcess:
                 length of the schedule, or so many that the checkpoint's spacing leaves out its
                 noisiest end.
         """
-        given: Single = {"sampler": name, "steps": steps, "spacing": spacing, "log_snr": log_snr}
-        return self.sampler_of(Sampling(**given))
-
-    def sampler_of(self, sampling: Sampling) -> Any:
-        """The scheduler that ``sampling`` asks for, see :meth:`sampler`."""
+        sampling = Sampling.of(sampling, **single)
         steps, schedule = sampling.steps, self.schedule
         one_of(f"{self.name}'s sampler", sampling.sampler, self.samplers)
         if sampling.sampler == "own":
@@ -273,7 +241,7 @@ class GenerativeProcess:
         """
         sampling = Sampling.of(sampling, **single)
         guidance, seed = sampling.guidance, sampling.seed
-        scheduler = self.sampler_of(sampling)
+        scheduler = self.sampler(sampling)
         if guidance != 1 and unconditional is None:
             unconditional = self.encode([""])
         # a flow's scheduler has neither: its state is what the network sees

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conjure_lib import QUADRATURES, SPACINGS, WEIGHTINGS, Quadrature, Spacing, Weighting
 from conjure_lib.adapters import quiet
 from conjure_lib.inputs import draw_numbers, finite, one_of, whole
-from conjure_lib.names import QUADRATURES, SPACINGS, WEIGHTINGS, Quadrature, Spacing, Weighting
 from conjure_lib.sde import FlowSchedule, Schedule
 
 
@@ -40,7 +40,7 @@ class Sampling:
         draws: k Monte Carlo draws of x_T (and of the sampler's noise): 0 … k-1, or the numbers
             of the wanted ones.
         guidance: w of classifier-free guidance.
-        sampler: a name of ``names.SAMPLERS``, or for a flow of ``names.FLOW_SAMPLERS``.
+        sampler: a name of ``conjure_lib.SAMPLERS``, or for a flow of ``FLOW_SAMPLERS``.
         seed: keys all that is random, with the number of the draw.
         spacing: where the steps lie. "leading", "trailing" and "linspace" are even in time as
             diffusers names them, and the same for every sampler; "log-snr" is even in

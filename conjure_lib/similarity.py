@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conjure_lib import Quadrature, Weighting
 from conjure_lib.engine import MEMORY, norms, pair_squares
 from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text
 from conjure_lib.integrity import check_sound
 from conjure_lib.machine import check_memory
-from conjure_lib.names import Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import Reading, quoted, read, warn_alike, warn_same
 from conjure_lib.sampling import (
@@ -86,7 +86,7 @@ def pair_terms(
     sampling = Sampling.of(sampling, **single)
     check_work(sampling, pairing, batch_size, memory, progress)
     as_process(process)
-    process.sampler_of(sampling)  # raises where there is none, before any work
+    process.sampler(sampling)  # raises where there is none, before any work
     numbers, pairs = sampling.numbers, as_pairs(pairs)
     prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
     _check_size(process, len(pairs), len(prompts), sampling, batch_size)
@@ -323,7 +323,7 @@ def trace(
     sampling = replace(Sampling.of(sampling, **single), draws=[draw])
     check_work(sampling)
     steps = sampling.steps
-    as_process(process).sampler_of(sampling)
+    as_process(process).sampler(sampling)
     check_memory(f"steps={steps}", 32.0 * steps * math.prod(process.latent_shape))
     prompts = (as_text("y1", y1), as_text("y2", y2))
     warn_alike(process.readers, prompts)
@@ -358,7 +358,7 @@ def floor(
     sampling = replace(Sampling.of(sampling, **single), draws=1)
     check_work(sampling, batch_size=batch_size)
     steps = sampling.steps
-    as_process(process).sampler_of(sampling)
+    as_process(process).sampler(sampling)
     kept = 8.0 * batch_size * steps * math.prod(process.latent_shape)
     check_memory(f"batch_size={batch_size}", kept + call_bytes(process, batch_size))
     condition, before = process.encode([as_text("prompt", prompt)]), process.evaluations
@@ -385,7 +385,7 @@ def call_bytes(process: GenerativeProcess, rows: int) -> float:
 
 def check_reach(process: GenerativeProcess, sampling: Sampling) -> None:
     """Raise ValueError where a single step takes x_T, which is noise, for a picture."""
-    first = float(process.sampler_of(sampling).timesteps.max())
+    first = float(process.sampler(sampling).timesteps.max())
     if sampling.steps == 1 and first < 0.9 * process.schedule.T:
         raise ValueError(
             f"steps=1 visits timestep {first:g} of {process.schedule.T} alone, and starts from "

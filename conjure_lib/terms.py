@@ -15,9 +15,9 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from conjure_lib import QUADRATURES, WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.inputs import one_of
 from conjure_lib.integrity import check_sound
-from conjure_lib.names import QUADRATURES, WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.reading import SAME, Reading, same
 from conjure_lib.sampling import Sampling, check_chain
 from conjure_lib.sde import FlowSchedule, Schedule, chain_weights, log_snr, term_weights

@@ -25,6 +25,7 @@ from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.integrity import check_sound, sound, steady
 from conjure_lib.loading import pick_device
 from conjure_lib.process import GenerativeProcess
+from conjure_lib.reading import TEXTS
 from conjure_lib.sampling import DEFAULT, check_settings
 from conjure_tools.distributions import (
     few_enough,
@@ -60,7 +61,7 @@ def initial_timestep(
     difference of the two predictions at the initial timestep, at x_T, is our reading.
     """
     _check(guidance=guidance, seed=seed, steps=steps, draws=draws, batch_size=batch_size)
-    times = process.sampler(next(iter(process.samplers)), steps).timesteps
+    times = process.sampler(sampler=next(iter(process.samplers)), steps=steps).timesteps
     # at a flow's very first time Δε = (1 - σ) Δv vanishes whatever the network says
     first = times[int(process.kind == "flow")].to(process.device)
 
@@ -99,6 +100,26 @@ def direct_output(
     return _minus_squares(pairs, output, draws, batch_size, "direct output")
 
 
+def has_lengths(process: GenerativeProcess) -> bool:
+    """Whether texts are read by one encoder alone, which says where they end."""
+    parts = process.modules
+    return bool(process.readers) and "unet" in parts and "text_encoder_2" not in parts
+
+
+def lengths(process: GenerativeProcess, texts: Sequence[str]) -> Tensor:
+    """Numbers of tokens up to the end-of-text token, (n,).
+
+    Raises:
+        ValueError: the model does not say where its texts end.
+    """
+    if not has_lengths(process):
+        raise ValueError(f"{process.name} gives no lengths: it does not say where its texts end")
+    tokenizer = process.readers[0].tokenizer
+    with TEXTS:
+        tokens = tokenizer(list(texts), truncation=True, max_length=tokenizer.model_max_length)
+    return torch.tensor([len(ids) for ids in tokens["input_ids"]])
+
+
 def text_encoder_cosine(
     process: GenerativeProcess, pairs: Pairs, *, pooling: Literal["last", "mean"] = "last"
 ) -> np.ndarray:
@@ -110,13 +131,11 @@ def text_encoder_cosine(
     the text to that one; the begin-of-text token is blind to the text, hence the same for all.
     """
     one_of("pooling", pooling, ("last", "mean"))
-    if process.lengths is None:
-        raise ValueError(f"{process.name} gives no lengths: it does not say where its texts end")
     prompts, index = _unique(pairs)
     pooled = []
     for texts in chunks(prompts, 64):
         hidden = process.encode(texts).cpu().double()  # (n, tokens, width)
-        at, end = torch.arange(hidden.shape[1]), process.lengths(texts).cpu()[:, None] - 1
+        at, end = torch.arange(hidden.shape[1]), lengths(process, texts)[:, None] - 1
         taken = at == end if pooling == "last" else (at > 0) & (at <= end)  # (n, tokens)
         pooled.append(torch.einsum("nt,ntw->nw", taken.double(), hidden))
     return _cosine(torch.cat(pooled), index, prompts)  # to which a sum is as good as a mean

@@ -16,9 +16,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from conjure_lib import __version__, heed_interrupts
+from conjure_lib import (
+    EMBEDDED,
+    QUADRATURES,
+    SAMPLERS,
+    SPACINGS,
+    WEIGHTINGS,
+    __version__,
+    heed_interrupts,
+)
 from conjure_lib.machine import hasten
-from conjure_lib.names import EMBEDDED, QUADRATURES, SAMPLERS, SPACINGS, WEIGHTINGS
 from conjure_tools.unread import UNREAD
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from conjure_lib import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.inputs import finite, whole
 from conjure_lib.loading import load
-from conjure_lib.names import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sampling import check_settings
 from conjure_lib.similarity import pair_terms

@@ -41,8 +41,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from conjure_lib import EMBEDDED
 from conjure_lib.loading import pick_device, shipped
-from conjure_lib.names import EMBEDDED
 from conjure_lib.process import generator
 from conjure_lib.weights import pretrained, reader
 from conjure_tools.folders import claim

@@ -18,7 +18,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from conjure_lib.names import Weighting
+from conjure_lib import Weighting
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.similarity import DistanceMatrix, Trace
 

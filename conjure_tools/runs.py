@@ -35,16 +35,17 @@ import torch
 from tqdm import tqdm
 
 import conjure_lib
+from conjure_lib import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.engine import tiled
 from conjure_lib.inputs import indices, one_of, whole
 from conjure_lib.loading import shipped
-from conjure_lib.names import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import UnreadWarning, fault
 from conjure_lib.sampling import DEFAULT, Pairing, Sampling, Single, check_settings
 from conjure_lib.sde import FlowSchedule, Schedule, term_weights
 from conjure_lib.similarity import floor, pair_terms
 from conjure_lib.terms import Terms
+from conjure_tools.fingerprints import fingerprint
 from conjure_tools.folders import (
     MARKS,
     alone,
@@ -190,14 +191,14 @@ def score(
     draws = whole("draws", sampling.draws)
     one_of("quadrature of a run", quadrature, ("log-snr", "linear", "sum"))
     check_settings(sampling=sampling, pairing=pairing, batch_size=batch_size)
-    process.sampler_of(sampling)
+    process.sampler(sampling)
     check_folder(folder)
     folder = Path(folder)
     pairs = pairs.assign(**columns(process.readers, list(pairs["text1"]), list(pairs["text2"])))
     settings: dict[str, Any] = {
         "model": process.name,
         "revision": process.revision,
-        **process.fingerprint(),
+        **fingerprint(process),
         **sampling.told(),
         "pairing": pairing,
         "quadrature": quadrature,
@@ -538,7 +539,7 @@ def _start(
     """The record of the run in ``folder``: the one that is there, or a new one."""
     schedule = process.schedule
     sampling = _sampling(settings)
-    times = process.sampler_of(sampling).timesteps
+    times = process.sampler(sampling).timesteps
     told: float | list[float] = schedule.T
     if isinstance(schedule, Schedule):
         told = schedule.alphas_cumprod.tolist()

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conjure_lib import Quadrature, Weighting
 from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text, whole
 from conjure_lib.integrity import check_sound, sound
 from conjure_lib.machine import check_memory
-from conjure_lib.names import Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess, as_process, generator
 from conjure_lib.reading import warn_alike
 from conjure_lib.sampling import Sampling, Settings, check_settings
@@ -29,6 +29,7 @@ from conjure_lib.similarity import (
     distances,
 )
 from conjure_lib.terms import Terms
+from conjure_tools.fingerprints import fingerprint
 
 WIDEST = 2**20  # numbers of an embedding that any model may be given
 PORTION = 1024  # texts whose conditions are held at a time
@@ -325,7 +326,7 @@ def _revision(scorer: Scorer) -> str:
         told["noise"] = hashlib.sha256(noise.tobytes()).hexdigest()
     if scorer.process.twin is None:  # functions that nothing is known of: scores of this run alone
         told["functions"] = [RUN, id(scorer.process.predict), id(scorer.process.encode)]
-    told |= {"weighting": scorer.weighting, "process": scorer.process.fingerprint()}
+    told |= {"weighting": scorer.weighting, "process": fingerprint(scorer.process)}
     text = json.dumps(told, sort_keys=True, default=lambda v: np.asarray(v).tolist())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -162,7 +162,7 @@ def toy(predict: Callable[[Tensor, Tensor, Tensor], Tensor]) -> cj.GenerativePro
 
 def carried(steps: int) -> tuple[float, float]:
     """(A, c) such that a constant prediction m takes x_T to A x_T + c m, by DDIM's recursion."""
-    scheduler = toy(lambda x, t, y: y).sampler("ddim", steps)
+    scheduler = toy(lambda x, t, y: y).sampler(sampler="ddim", steps=steps)
     bars = [float(scheduler.alphas_cumprod[t]) for t in scheduler.timesteps]
     scale, shift = 1.0, 0.0
     for now, after in zip(bars, [*bars[1:], float(scheduler.final_alpha_cumprod)], strict=True):

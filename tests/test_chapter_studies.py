@@ -12,7 +12,6 @@ import torch
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
-from conjure_lib import Mixture
 from conjure_lib.process import generator
 from conjure_tools.distributions import energy, mmd
 from studies import (
@@ -28,6 +27,7 @@ from studies import (
     words,
 )
 from studies import known_laws as laws
+from studies.gaussians import Mixture
 
 # -- words and sentences ----------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
 from conjure_tools.cli import _prepare_figure, main
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.runs import open_run
 
 PAIR = ("snow leopard", "bengal tiger")
@@ -168,7 +169,7 @@ def test_score_writes_the_distances(
     reference = cj.distances(process, texts, steps=2, draws=2, weighting="noise")
     np.testing.assert_allclose(table["distance"], [e.value for e in reference], rtol=1e-5)
     record = json.loads((out / "record.json").read_text())
-    assert record["settings"]["weights"] == process.weights_hash()
+    assert record["settings"]["weights"] == weights_hash(process)
     assert {"sampler", "steps", "guidance", "seed", "dtype"} <= record["settings"].keys()
     assert record["unet_evaluations"] == 2 * 2 * (7 + 2 * 4)
     code, said, err = run("score", str(pairs), "--out", str(out), *SMALL, "--seed", "4")

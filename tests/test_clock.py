@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.names import SAMPLERS, SPACINGS
+from conjure_lib import SAMPLERS, SPACINGS
 
 V14: dict[str, Any] = {  # Stable Diffusion v1.4's own scheduler file, which names no spacing
     "num_train_timesteps": 1000,
@@ -75,7 +75,7 @@ def divergence(low: float, high: float) -> float:
 def test_every_sampler_visits_the_same_times(spacing: Any, steps: int) -> None:
     process = exact()
     times = {
-        name: process.sampler(name, steps, spacing).timesteps.tolist()
+        name: process.sampler(sampler=name, steps=steps, spacing=spacing).timesteps.tolist()
         for name in process.samplers
         if name != "own"  # which follows the checkpoint's file
     }

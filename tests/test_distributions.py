@@ -11,8 +11,6 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.special import gamma, hyp1f1
 
-from conjure_lib import Mixture
-from conjure_lib.sde import gaussian_kl
 from conjure_tools.distributions import (
     METHODS,
     directions,
@@ -23,6 +21,7 @@ from conjure_tools.distributions import (
     sliced,
     wasserstein,
 )
+from studies.gaussians import Mixture, gaussian_kl
 
 D, STD_1, STD_2 = 3, 0.7, 1.1
 SHIFT = np.array([0.8, -0.4, 0.3])

@@ -110,12 +110,12 @@ def test_the_default_sampler_takes_no_noise_and_the_other_its_draws(
 @pytest.mark.parametrize("steps", [300, 600])
 def test_steps_that_leave_out_the_noisy_end(process: cj.GenerativeProcess, steps: int) -> None:
     with pytest.raises(ValueError, match=rf"{steps} steps reach only timestep \d+ of 1000"):
-        process.sampler("ddim", steps)
+        process.sampler(sampler="ddim", steps=steps)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 30, 500, 999, 1000])
 def test_visited_timesteps_stay_on_the_schedule(process: cj.GenerativeProcess, steps: int) -> None:
-    timesteps = process.sampler("ddim", steps).timesteps
+    timesteps = process.sampler(sampler="ddim", steps=steps).timesteps
     assert len(timesteps) == steps
     assert 0 <= int(timesteps.min()) and int(timesteps.max()) <= 999
 
@@ -123,10 +123,10 @@ def test_visited_timesteps_stay_on_the_schedule(process: cj.GenerativeProcess, s
 def test_samplers_are_fresh_and_take_the_checkpoints_schedule(model: Model) -> None:
     process = model.process
     for name, kind in (("ddim", DDIMScheduler), ("ddpm", DDPMScheduler)):
-        sampler = process.sampler(name, 5)
+        sampler = process.sampler(sampler=name, steps=5)
         assert type(sampler) is kind
         torch.testing.assert_close(sampler.betas, model.pipeline.scheduler.betas)
-        assert sampler is not process.sampler(name, 5)
+        assert sampler is not process.sampler(sampler=name, steps=5)
         assert not sampler.config.clip_sample
 
 
@@ -160,7 +160,7 @@ def test_predictions_are_counted_and_carry_no_gradient(process: cj.GenerativePro
 def test_denoised_view_is_the_samplers(process: cj.GenerativeProcess) -> None:
     x, eps = process.noise([0, 1], 0), process.noise([2, 3], 0)
     t = torch.tensor([700, 700])
-    expected = process.sampler("ddim", 10).step(eps, 700, x).pred_original_sample
+    expected = process.sampler(sampler="ddim", steps=10).step(eps, 700, x).pred_original_sample
     torch.testing.assert_close(process.clean(x, t, eps), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -25,6 +25,7 @@ from transformers import CLIPTokenizer
 import conjure_lib as cj
 from conjure_tools import runs
 from conjure_tools.cli import main
+from conjure_tools.fingerprints import fingerprint, weights_hash
 
 WORDS = ["cat", "dog", "pizza", "car", "tree", "house", "sun", "moon", "fish"]
 PAIRS = pd.DataFrame(
@@ -202,7 +203,7 @@ def test_the_fingerprint_knows_what_changes_a_number(random_folder: Path, tmp_pa
     pipeline = open_pipeline(random_folder)
 
     def now() -> dict[str, Any]:
-        return cj.from_pipeline(pipeline).fingerprint()
+        return fingerprint(cj.from_pipeline(pipeline))
 
     def changed() -> list[str]:
         return [key for key, value in now().items() if value != before[key]]
@@ -211,9 +212,9 @@ def test_the_fingerprint_knows_what_changes_a_number(random_folder: Path, tmp_pa
     assert before == json.loads(json.dumps(before)) and not changed()
     process = cj.from_pipeline(pipeline)
     cj.distance(process, "cat", "dog", steps=2, draws=1)
-    assert not changed() and cj.from_pipeline(open_pipeline(random_folder)).fingerprint() == before
+    assert not changed() and fingerprint(cj.from_pipeline(open_pipeline(random_folder))) == before
     pipeline.safety_checker = pipeline.image_encoder = random_vae()
-    assert not changed() and cj.from_pipeline(pipeline).weights_hash() == before["weights"]
+    assert not changed() and weights_hash(cj.from_pipeline(pipeline)) == before["weights"]
     pipeline.scheduler.register_to_config(prediction_type="v_prediction")
     assert changed() == ["prediction", "scheduler"]
     pipeline.scheduler.register_to_config(prediction_type="epsilon", timestep_spacing="trailing")
@@ -242,7 +243,7 @@ def test_the_fingerprint_knows_adapters_and_their_state(random_folder: Path) -> 
         lambda: (pipeline.enable_lora(), pipeline.set_adapters(["style"], [1.0])),
     ):
         change()
-        seen.append(cj.from_pipeline(pipeline).fingerprint())
+        seen.append(fingerprint(cj.from_pipeline(pipeline)))
     assert len({told["weights"] for told in seen}) == 1
     states = [told["state"] for told in seen]
     assert len(set(states[:3])) == 3 and states[3] == states[0]
@@ -774,13 +775,13 @@ def test_provenance(tmp_path: Path, process: cj.GenerativeProcess) -> None:
     assert record["devices"] == ["cpu"] and record["seconds"] >= 0
     versions = record["provenance"]["versions"]
     assert versions["torch"] == torch.__version__ and "diffusers" in versions
-    weights = process.weights_hash()
+    weights = weights_hash(process)
     name, weight = next(iter(process.modules["unet"].named_parameters()))
     before = weight.data.clone()
     weight.data[0] += 1
-    assert process.weights_hash() != weights, name
+    assert weights_hash(process) != weights, name
     weight.data.copy_(before)
-    assert process.weights_hash() == weights
+    assert weights_hash(process) == weights
 
 
 def test_stratified_samples_keep_the_proportions() -> None:

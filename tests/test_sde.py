@@ -15,14 +15,13 @@ from torch import Tensor
 
 from conjure_lib.sde import (
     FlowSchedule,
-    Mixture,
     Schedule,
     clean_from_eps,
     eps_from_score,
-    gaussian_kl,
     score_from_eps,
     term_weights,
 )
+from studies.gaussians import Mixture, gaussian_kl
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 SCHEDULE = Schedule.of(SCHEDULER)

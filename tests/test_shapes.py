@@ -27,6 +27,7 @@ import conjure_lib as cj
 import conjure_tools.scorer  # noqa: F401 - looked up by its name
 from conjure_lib import sde
 from conjure_tools import baselines, runs
+from studies import gaussians
 
 pytest.importorskip("jaxtyping", reason="shapes are checked with jaxtyping and beartype")
 pytest.importorskip("beartype", reason="shapes are checked with jaxtyping and beartype")
@@ -46,7 +47,7 @@ PATHS, TIMES = Float32[Tensor, "n S *latent"], Real[Tensor, "S"]
 PAIRS = Float64[Array, "P"]
 FIELDS = "fields of "  # a dataclass, checked when one is made
 
-PACKAGES = ("conjure_lib", "conjure_tools")
+PACKAGES = ("conjure_lib", "conjure_tools", "studies")
 SHAPES: dict[str, dict[str, Any]] = {
     "sde.Schedule.alpha_bar": ANY_TIME,
     "sde.Schedule.beta_step": ANY_TIME,
@@ -77,15 +78,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "sigma": PER_ROW,
         "return": ROWS,
     },
-    FIELDS + "sde.Mixture": {
+    FIELDS + "gaussians.Mixture": {
         "means": Float64[Tensor, "K D"],
         "stds": Float64[Tensor, "K"],
         "weights": Float64[Tensor, "K"],
     },
-    "sde.Mixture.log_prob": {"x": Float64[Tensor, "n D"], "return": Float64[Tensor, "n"]},
-    "sde.Mixture.score": {"x": Float64[Tensor, "n D"], "return": Float64[Tensor, "n D"]},
-    "sde.Mixture.sample": {"return": Float64[Tensor, "{n} {self.means.shape[1]}"]},
-    "sde.gaussian_kl": {"return": Float64[Tensor, ""]},
+    "gaussians.Mixture.log_prob": {"x": Float64[Tensor, "n D"], "return": Float64[Tensor, "n"]},
+    "gaussians.Mixture.score": {"x": Float64[Tensor, "n D"], "return": Float64[Tensor, "n D"]},
+    "gaussians.Mixture.sample": {"return": Float64[Tensor, "{n} {self.means.shape[1]}"]},
+    "gaussians.gaussian_kl": {"return": Float64[Tensor, ""]},
     "process.GenerativeProcess.eps": {"x": ROWS, "t": Real[Tensor, "n"], "return": ROWS32},
     "process.GenerativeProcess.noise": {"return": Float32[Tensor, "{len(draws)} ..."]},
     "process.GenerativeProcess.trajectories": {"x_T": Float[Tensor, "{len(condition)} *latent"]},
@@ -215,11 +216,13 @@ def exercise_sde() -> None:
     for weighting in cj.WEIGHTINGS:
         sde.term_weights(schedule, t, weighting)
         sde.term_weights(sde.FlowSchedule(), torch.tensor([1000.0, 400.0]), weighting)
-    law = sde.Mixture(*(torch.tensor(v).double() for v in ([[0.0, 1], [2, 3]], [1, 2], [0.5, 0.5])))
+    law = gaussians.Mixture(
+        *(torch.tensor(v).double() for v in ([[0.0, 1], [2, 3]], [1, 2], [0.5, 0.5]))
+    )
     x = law.diffuse(0.8, 0.6).sample(3, torch.Generator())
     law.log_prob(x), law.score(x)
-    one, two = (sde.Mixture.gaussian([m, m], 1.0) for m in (0.0, 1.0))
-    sde.gaussian_kl(one, two)
+    one, two = (gaussians.Mixture.gaussian([m, m], 1.0) for m in (0.0, 1.0))
+    gaussians.gaussian_kl(one, two)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 import conjure_lib as cj
-from conjure_lib.names import Weighting
+from conjure_lib import Weighting
 from conjure_tools import benchmarks, correlation, runs
 from studies.records import ROOT, Made
 

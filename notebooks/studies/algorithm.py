@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.names import Weighting
+from conjure_lib import Weighting
 from conjure_lib.sde import FlowSchedule, Schedule
 from conjure_tools.plots import PALETTE
 from studies.records import Pairs
@@ -39,7 +39,7 @@ def plain_distance(
 ) -> float:
     """J in nats by Algorithm 1 as it reads: every prediction is made where it is mentioned."""
     c1, c2, c0 = (process.encode([text]) for text in (y1, y2, ""))  # (1, tokens, width) each
-    scheduler, total = process.sampler("ddim", steps), 0.0
+    scheduler, total = process.sampler(sampler="ddim", steps=steps), 0.0
     weight = process.schedule.weight(torch.arange(process.schedule.T), "sde")  # (T,)
 
     def eps_w(x: Tensor, c: Tensor) -> Tensor:  # guided prediction at t

@@ -26,6 +26,7 @@ from transformers import AutoTokenizer
 
 import conjure_lib as cj
 from conjure_tools import baselines, benchmarks, correlation, runs
+from conjure_tools.fingerprints import weights_hash
 from studies import records
 from studies.probes import (
     POOLINGS,
@@ -227,7 +228,7 @@ def of_probes(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
         print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: it is left out of the probes")
     version = notes["probes_sha256"][:12]  # other probes are another run
     for name, process in models(work, steps):
-        folder = work / f"probes-{version}-{name}-{process.weights_hash()[:12]}"
+        folder = work / f"probes-{version}-{name}-{weights_hash(process)[:12]}"
         scored, notes["runs"][name] = score_probes(process, table, folder, draws=DRAWS["probes"])
         if name not in ("untrained", "distilled"):  # theirs is the shipped text encoder
             scored = pd.concat([scored, read_probes(process, table)])
@@ -253,7 +254,7 @@ def agreement(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
         pairs = benchmarks.load_pairs(benchmark)
         values: dict[tuple[str, str], np.ndarray] = {}
         for name, process in loaded.items():
-            folder = work / f"{benchmark}-{name}-{process.weights_hash()[:12]}"
+            folder = work / f"{benchmark}-{name}-{weights_hash(process)[:12]}"
             if name == "shipped":  # scored already, where the record 'words' was made
                 folder = records.WORK / benchmark
             found, run = similarities(process, pairs, folder, DRAWS[benchmark])

@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
-from conjure_lib.names import EMBEDDED, Weighting
+from conjure_lib import EMBEDDED, Weighting
 from conjure_tools import benchmarks, runs
 from conjure_tools.correlation import paired_bootstrap
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies import ablations
 from studies.ablations import BASE, MIRRORED
@@ -112,7 +113,7 @@ def of_record(process: cj.GenerativeProcess, recompute: bool) -> OfRecord:
     found, spread = opened("ablations"), opened("variance", notes_of="ablations")
     if found is None or spread is None:
         return OfRecord({}, pd.DataFrame())
-    if process.weights_hash() not in weights_in(found):
+    if weights_hash(process) not in weights_in(found):
         laid_over("ablations", pd.DataFrame(columns=["recorded", "fresh"]), others=True)
     return _named(found.table, spread.table)
 
@@ -135,7 +136,7 @@ def overlay(process: cj.GenerativeProcess, live: Live, weighting: Weighting) -> 
         return laid_over("words", pd.DataFrame(columns=["recorded", "fresh"]))
     table = known.table[known.table["benchmark"] == live.benchmark]
     fresh = live.base.distances(weighting, draws=draws).rename(columns={"distance": weighting})
-    record, weights = Record("words", table, known.notes), process.weights_hash()
+    record, weights = Record("words", table, known.notes), weights_hash(process)
     return record.overlay(fresh, value=weighting, weights=weights)
 
 

@@ -18,7 +18,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.names import Weighting
+from conjure_lib import Weighting
 from conjure_lib.process import generator
 from conjure_lib.sde import term_weights
 from conjure_tools.plots import PALETTE, SEQUENTIAL
@@ -43,7 +43,7 @@ class Explainer:
     @cached_property
     def timesteps(self) -> Tensor:
         """Those that the sampler visits, (S,)."""
-        return self.process.sampler("ddim", self.steps).timesteps
+        return self.process.sampler(sampler="ddim", steps=self.steps).timesteps
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,7 +132,7 @@ class Explainer:
         """
         process, w = self.process, self.guidance
         c0, c1, c2 = (process.encode([text]) for text in ("", y1, y2))
-        scheduler = process.sampler("ddim", self.steps)
+        scheduler = process.sampler(sampler="ddim", steps=self.steps)
         masks = masks[:, :, None].to(process.device)  # (M, S, 1, H, W)
         x = process.noise([draw], self.seed).expand(len(masks), *process.latent_shape)
         squares = []

@@ -28,6 +28,8 @@ import torch
 
 import conjure_lib as cj
 from conjure_tools import correlation, runs
+from conjure_tools.baselines import lengths
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import cka, neighbors, nngs
 from studies.records import ROOT, Made
 from studies.zero_shot import CLASSES, TEMPLATES, TIMES, VIEWS, class_means, emoji_of, judge_all
@@ -67,7 +69,7 @@ def scale_record() -> Made:
 
 def _spent(process: cj.GenerativeProcess, began: float) -> dict[str, Any]:
     """What a record took since ``began``, with a process that was loaded for it."""
-    made = runs.provenance(process) | {"weights": process.weights_hash()}
+    made = runs.provenance(process) | {"weights": weights_hash(process)}
     seconds = time.perf_counter() - began
     return {"unet_evaluations": process.evaluations, "seconds": seconds, "provenance": made}
 
@@ -261,12 +263,10 @@ def text_vectors(
     Raises:
         ValueError: the model does not say where its texts end.
     """
-    if process.lengths is None:
-        raise ValueError(f"{process.name} gives no lengths: it does not say where its texts end")
     parts = []
     for start in range(0, len(texts), batch_size):
         part = list(texts[start : start + batch_size])
-        last = process.lengths(part) - 1
+        last = lengths(process, part) - 1
         parts.append(process.encode(part).cpu()[torch.arange(len(part)), last].double().numpy())
     return np.concatenate(parts)
 

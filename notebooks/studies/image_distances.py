@@ -21,6 +21,7 @@ import conjure_lib as cj
 from conjure_lib.engine import chunks
 from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.distributions import METHODS, sample_distances
+from conjure_tools.fingerprints import weights_hash
 from studies.records import WORK, Made, in_single, texts_of, whole
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
@@ -83,7 +84,7 @@ def make(
         agreed.append(agreement(found, pairs, resamples).assign(benchmark=name))
         spent += samples[..., 0].size * STEPS + run.record["unet_evaluations"]
     settings = {"images": images, "draws": draws, "steps": STEPS, "seed": SEED, "sampler": "ddim"}
-    made = {"model": process.name, "weights": process.weights_hash(), "evaluations": spent}
+    made = {"model": process.name, "weights": weights_hash(process), "evaluations": spent}
     notes = {"settings": settings, **made, **runs.provenance(process)}
     return *(pd.concat(parts, ignore_index=True) for parts in (tables, agreed)), notes
 
@@ -99,7 +100,7 @@ def latents(
     batch_size: int = 64,
 ) -> np.ndarray:
     """Final latents (U, 2, images, d), float32: two sets of x_T, each the same for all texts."""
-    key = [process.name, process.weights_hash(), STEPS, SEED, *texts]
+    key = [process.name, weights_hash(process), STEPS, SEED, *texts]
     kept = folder / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     kept.mkdir(parents=True, exist_ok=True)
     numbers = [half * OTHER + i for half in (0, 1) for i in range(images)]
@@ -151,7 +152,7 @@ def of_paths(process: cj.GenerativeProcess, run: runs.Run, draws: int) -> pd.Dat
     for k in range(1, draws + 1):
         wide = pd.DataFrame({w: run.by_draw(w)[:, :k].mean(1) for w in cj.WEIGHTINGS})
         rows.append(_long(wide.assign(id=run.pairs["id"])).assign(start="common", images=k))
-    if process.lengths is not None:
+    if baselines.has_lengths(process):
         cosine = baselines.text_encoder_cosine(process, texts_of(run.pairs))
         wide = pd.DataFrame({"id": run.pairs["id"], "text encoder": 1 - cosine})
         rows.append(_long(wide).assign(start="common", images=0))

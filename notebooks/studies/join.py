@@ -15,6 +15,7 @@ from pandas.io.formats.style import Styler
 from scipy.spatial.distance import pdist, squareform
 
 import conjure_lib as cj
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import nngs, nngs_profile
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import graphs
@@ -204,7 +205,7 @@ def conjured_again(process: cj.GenerativeProcess, found: Spaces, words: int) -> 
         return laid_over("spaces", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))
     picked = found.words[:: max(1, len(found.words) // words)][:words]
     again = graphs.conjured(process, picked, BASE, 0)
-    overlay = found.record.overlay(again, key, weights=process.weights_hash())
+    overlay = found.record.overlay(again, key, weights=weights_hash(process))
     count, worst = len(overlay.rows), overlay.worst
     print(f"{count} distances conjured anew differ from the record's by up to {worst:.1e}.")
     return overlay

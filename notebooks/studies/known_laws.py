@@ -20,10 +20,10 @@ from scipy.special import gammaln, hyp1f1
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import Mixture
 from conjure_lib.process import generator
 from conjure_lib.sde import eps_from_score
 from conjure_tools.plots import PALETTE
+from studies.gaussians import Mixture
 from studies.sample_evidence import COLOURS
 
 

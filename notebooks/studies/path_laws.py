@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import Mixture
-from conjure_lib.names import WEIGHTINGS
+from conjure_lib import WEIGHTINGS
 from conjure_lib.process import generator
-from conjure_lib.sde import Schedule, eps_from_score, gaussian_kl
+from conjure_lib.sde import Schedule, eps_from_score
 from conjure_tools.plots import PALETTE, SEQUENTIAL
+from studies.gaussians import Mixture, gaussian_kl
 
 BOTH = (("KL($p_1$‖$p_2$)", PALETTE[0]), ("KL($p_2$‖$p_1$)", PALETTE[1]))
 """Names and colours of the two directions."""

@@ -24,6 +24,7 @@ from scipy.stats import spearmanr
 
 import conjure_lib as cj
 from conjure_tools import baselines, benchmarks, correlation, runs
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies.probes import POOLINGS
 from studies.records import (
@@ -92,7 +93,7 @@ def others(process: cj.GenerativeProcess, benchmark: str, pairs: pd.DataFrame) -
     empty = ("minilm", "frechet", "jeffreys")
     result = pd.DataFrame({"id": pairs["id"], **dict.fromkeys(empty, np.nan)})
     for method, (rows, compute) in methods.items():
-        file = WORK / f"{benchmark}-{method}-{process.weights_hash()[:12]}.parquet"
+        file = WORK / f"{benchmark}-{method}-{weights_hash(process)[:12]}.parquet"
 
         def made(method: str = method, rows: pd.DataFrame = rows, compute: Any = compute) -> Any:
             return pd.DataFrame({"id": rows["id"], method: compute(texts_of(rows))})
@@ -325,7 +326,7 @@ def scored_again(
             now = terms.by_draw(w, "sum").mean(axis=1)
             recorded = zip(part["id"], -part[w], now, strict=True)
             rows += [(name, i, w, then, value) for i, then, value in recorded]
-    others = made["weights"] != process.weights_hash()
+    others = made["weights"] != weights_hash(process)
     return laid_over(group, pd.DataFrame(rows, columns=columns), others=others)
 
 

@@ -18,6 +18,7 @@ from pandas.io.formats.style import Styler
 import conjure_lib as cj
 from conjure_tools import benchmarks, runs
 from conjure_tools.distributions import METHODS
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import image_distances as study
 from studies.records import WORK, Overlay, Record, laid_over, opened
@@ -128,7 +129,7 @@ def overlay(process: cj.GenerativeProcess, record: Evidence | None, here: Eviden
     keys = ["id", "method", "start", "images"]
     fresh = here.table[here.table["method"].isin(ALONE)]
     return Record("distances", record.table, record.notes).overlay(
-        fresh, keys, "value", per=scale_of, weights=process.weights_hash()
+        fresh, keys, "value", per=scale_of, weights=weights_hash(process)
     )
 
 

@@ -21,8 +21,8 @@ from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
+from conjure_lib import EMBEDDED
 from conjure_lib.loading import shipped
-from conjure_lib.names import EMBEDDED
 from conjure_tools.plots import PALETTE
 from studies import records
 from studies.records import Pairs

@@ -10,8 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from conjure_lib import GenerativeProcess, Trace
-from conjure_lib.names import WEIGHTINGS, Weighting
+from conjure_lib import WEIGHTINGS, GenerativeProcess, Trace, Weighting
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 

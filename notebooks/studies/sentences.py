@@ -17,6 +17,7 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
+from conjure_tools.baselines import lengths
 from conjure_tools.benchmarks import STS
 from conjure_tools.correlation import Correlation, both_texts, spearman
 from conjure_tools.plots import PALETTE, forest
@@ -427,10 +428,9 @@ def with_lengths(process: cj.GenerativeProcess, ranked: pd.DataFrame, room: int)
     """The pairs but those of STS-B, with a slice of their mean length in words, and what is cut."""
     if not len(ranked):
         return ranked
-    assert process.lengths is not None
     alone = ranked[ranked["benchmark"] != "stsb"].copy()
     words = [alone[c].str.split().str.len() for c in ("text1", "text2")]
-    tokens = [process.lengths(alone[c].tolist()).numpy() for c in ("text1", "text2")]
+    tokens = [lengths(process, alone[c].tolist()).numpy() for c in ("text1", "text2")]
     alone["cut"] = np.maximum(*tokens) >= room
     alone["slice"] = pd.qcut((words[0] + words[1]) / 2, 5, duplicates="drop")
     return alone

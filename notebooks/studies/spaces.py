@@ -26,6 +26,7 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_tools import baselines, benchmarks, runs
+from conjure_tools.fingerprints import weights_hash
 from studies.comparison import BASE, agreement
 from studies.records import ROOT, Made
 
@@ -63,7 +64,7 @@ class Space:
 
 def record() -> Made:
     """The table 'spaces', and with its notes how each space agrees with people."""
-    table, notes = make(cj.names.EMBEDDED, ROOT / "_build" / "spaces")
+    table, notes = make(cj.EMBEDDED, ROOT / "_build" / "spaces")
     pairs = benchmarks.load_pairs("rg65")
     notes["agreement"] = agreement(table, pairs).to_dict("records")
     return {"spaces": table}, notes
@@ -118,7 +119,7 @@ def make(
         "left_out": [IGNORING],
         "unet_evaluations": spent + sum(r["unet_evaluations"] for r in records.values()),
         "shared_states": {"draws": READ, "steps": STEPS},
-        "provenance": runs.provenance(process) | {"weights": process.weights_hash()},
+        "provenance": runs.provenance(process) | {"weights": weights_hash(process)},
         "runs": records,
     }
     table = pd.concat(parts, ignore_index=True)

@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import chance, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, zero_shot
@@ -175,7 +176,7 @@ def judged_again(process: cj.GenerativeProcess, found: Judged, pictures: int) ->
     errors = zero_shot.errors(process, clean, keys, texts)  # (pictures, classes)
     own = errors[np.arange(len(picked)), [found.classes.index(c) for c in picked]]
     record = Record("nngs_templates", found.table, found.notes)
-    weights = process.weights_hash() if found.notes else ""
+    weights = weights_hash(process) if found.notes else ""
     fresh = pd.DataFrame({"template": template, "class": picked, "error": own})
     overlay = record.overlay(fresh, ["template", "class"], "error", weights=weights)
     table = found.table[found.table["template"] == template].set_index("class").loc[picked]

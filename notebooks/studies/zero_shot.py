@@ -20,6 +20,7 @@ from tqdm import tqdm
 import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_lib.weights import pretrained, reader
+from conjure_tools.fingerprints import weights_hash
 from studies.records import ROOT, kept_table
 from training import pictures, sources
 
@@ -210,7 +211,7 @@ def judge_all(
     names = [e.name for e in emoji]
     keys = [CLASSES.index(name) for name in names]
     clean = latents(process, np.stack([drawings(e)[0] for e in emoji]))
-    kept = f"{len(names)}-{'-'.join(map(str, TIMES))}-{process.weights_hash()[:12]}.parquet"
+    kept = f"{len(names)}-{'-'.join(map(str, TIMES))}-{weights_hash(process)[:12]}.parquet"
     parts = []
     for template in tqdm(templates, desc="templates", delay=2):
         file = folder / f"{TEMPLATES.index(template):02d}-{kept}" if folder else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import conjure_lib as cj
-from conjure_lib.names import EMBEDDED
+from conjure_lib import EMBEDDED
 from conjure_tools.grounding import Batches, Corpus, Mcse, embed, load_encoder, train
 from conjure_tools.plots import PALETTE
 from studies.mcse import data

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
-from conjure_lib.names import EMBEDDED
+from conjure_lib import EMBEDDED
 from conjure_tools import benchmarks
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.grounding import embed, load_encoder
 from conjure_tools.plots import PALETTE
 from studies.mcse.data import EVERY, REAL, SHUFFLED, photo_data
@@ -83,11 +84,11 @@ def study(
         return photographs.study(to, seeds)
     plan = Plan(seeds=seeds)
     if recompute:
-        table, notes = make(plan, process, WORK / plan.key(process.weights_hash()))
+        table, notes = make(plan, process, WORK / plan.key(weights_hash(process)))
         return Study(plan, Record("grounding", table, notes))
     found = opened("grounding") or Record("grounding", pd.DataFrame(), {})
     known = weights_in(found)
-    if known and process.name == EMBEDDED and process.weights_hash() not in known:
+    if known and process.name == EMBEDDED and weights_hash(process) not in known:
         laid_over("grounding", pd.DataFrame(columns=["recorded", "fresh"]), others=True)
     return Study(plan, found)
 

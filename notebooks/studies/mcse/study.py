@@ -24,8 +24,9 @@ import pandas as pd
 from scipy import stats
 
 import conjure_lib as cj
-from conjure_lib.names import EMBEDDED
+from conjure_lib import EMBEDDED
 from conjure_tools import benchmarks, runs
+from conjure_tools.fingerprints import weights_hash
 from studies.ablations import correlations
 from studies.mcse.data import RESNET, SHUFFLED, emoji_data, photo_data
 from studies.mcse.student import distillation
@@ -38,7 +39,7 @@ WORK = ROOT / "_build" / "grounding"
 def record() -> Made:
     """The table 'grounding'."""
     plan, process = Plan(), cj.load()
-    table, notes = make(plan, process, WORK / plan.key(process.weights_hash()))
+    table, notes = make(plan, process, WORK / plan.key(weights_hash(process)))
     return {"grounding": table}, notes
 
 
@@ -75,7 +76,7 @@ def make(
     conjured = plan.anchors * every + plan.steps * len(data.captions)
     notes |= {
         "plan": asdict(plan),
-        "weights": process.weights_hash(),
+        "weights": weights_hash(process),
         "texts": [len(data.texts), len(data.captions), len(data.held_out)],
         "cpu_seconds_of_training": sum(run["cpu_seconds"] for run in [*found, *students]),
         "evaluations": conjured + notes["teacher"]["unet_evaluations"],

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.names import EMBEDDED
+from conjure_lib import EMBEDDED
 from conjure_tools import benchmarks
 from conjure_tools.grounding import (
     Batches,

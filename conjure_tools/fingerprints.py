@@ -1,0 +1,94 @@
+"""What the numbers of a process depend on, which runs and records are kept with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from conjure_lib.process import GenerativeProcess
+
+
+def fingerprint(process: GenerativeProcess) -> dict[str, Any]:
+    """All of a process that changes a number, as JSON holds it.
+
+    weights and state (of the networks: adapters and their scale, FreeU, quantisation, …) and
+    tokenizers are hashes; the scheduler is its settings.
+    """
+    networks = {k: m for k, m in process.modules.items() if k != "vae"}
+    tokenizers = [[r.name, r.length, _reading(r.tokenizer)] for r in process.readers]
+    told = {
+        "weights": weights_hash(process),
+        "state": _hash_of({k: _state(m) for k, m in networks.items()}),
+        "tokenizers": _hash_of(tokenizers),
+        "prediction": process.kind,
+        "scheduler": {k: v for k, v in dict(process.scheduler.config).items() if k[0] != "_"},
+        "latent_shape": list(process.latent_shape),
+        "dtype": process.dtype,
+    }
+    return json.loads(json.dumps(told, default=lambda v: getattr(v, "tolist", v.__repr__)()))
+
+
+def weights_hash(process: GenerativeProcess) -> str:
+    """SHA-256 over every weight of the networks, as loaded: what a record names them by."""
+    digest = hashlib.sha256()
+    for part, module in sorted(process.modules.items()):
+        for key, weight in sorted(module.state_dict().items()):
+            digest.update(f"{part}/{key}/{weight.dtype}/{tuple(weight.shape)}".encode())
+            digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _state(network: torch.nn.Module) -> dict[str, Any]:
+    """Of every module its class and its plain attributes: all that is set besides the weights."""
+    told = {}
+    for name, module in network.named_modules():
+        # what is None is switched off, or was never set; what is private is the libraries' own,
+        # save for adapters, which have it under these names
+        kept = {k: v for k, v in vars(module).items() if k[0] != "_" and v is not None}
+        kept |= {k: getattr(module, k, None) for k in ("active_adapters", "disable_adapters")}
+        kept.pop("training")
+        told[name] = [type(module).__name__, {k: _plainly(v) for k, v in kept.items()}]
+    return told
+
+
+def _plainly(value: Any) -> Any:
+    """``value`` as JSON has it; of anything else its class."""
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, Mapping):  # a configuration keeps its origin under such names
+        return {str(k): _plainly(v) for k, v in value.items() if str(k)[:1] != "_"}
+    if isinstance(value, list | tuple):
+        return [_plainly(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return type(value).__name__
+
+
+def _reading(tokenizer: Any) -> list[Any]:
+    """What decides how a tokenizer reads: vocabulary, rules, special tokens, length."""
+    told = [tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.model_max_length]
+    told += [getattr(tokenizer, "bpe_ranks", None), getattr(tokenizer, "do_lower_case", None)]
+    if (rules := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        rules = json.loads(rules.to_str())
+        told.append({k: v for k, v in rules.items() if k not in ("truncation", "padding")})
+    if (pieces := getattr(tokenizer, "sp_model", None)) is not None:
+        told.append(pieces.serialized_model_proto().hex())
+    return told
+
+
+def _hash_of(told: Any) -> str:
+    items = json.dumps(_keyed(told), sort_keys=True, default=str)
+    return hashlib.sha256(items.encode()).hexdigest()
+
+
+def _keyed(told: Any) -> Any:
+    """The same with keys that JSON can sort."""
+    if isinstance(told, Mapping):
+        return {str(k): _keyed(v) for k, v in told.items()}
+    return [_keyed(v) for v in told] if isinstance(told, list | tuple) else told
