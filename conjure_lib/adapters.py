@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from conjure_lib import capture
 from conjure_lib.capture import (
@@ -245,7 +246,7 @@ class Adapter:
                     "it asks its network several times a step, also without guidance"
                 )
             if not outputs:  # of its own accord, for the shape of what it says
-                self.answer = self._call(_mapped(self._cast, tree))
+                self.answer = self._call(tree_map_only(Tensor, self._cast, tree))
             shape = _first(self.answer).shape
             return _repeated(self.answer, shape[0], capture.digits(shape, len(outputs)))
 
@@ -307,10 +308,6 @@ class Adapter:
 
 def _stop(_: Tree) -> Any:
     raise HeardError
-
-
-def _mapped(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    return torch.utils._pytree.tree_map_only(Tensor, change, tree)
 
 
 def _first(output: Any) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark", "watermarker")
 BASE = 128  # of the digits that places are told by: exact in bfloat16
@@ -215,9 +216,6 @@ class Each:
     entry: Tree
 
 
-_NODES = (Each, dict, list, tuple)
-
-
 def template(one: Tree, two: Tree, name: str = "") -> Tree:
     """The form of arguments, from those of a call for one row and of one for the same row twice."""
     if isinstance(one, Mapping):
@@ -239,83 +237,74 @@ def read(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
     """Put all tensors into ``found`` and say what is left.
 
     What is not shared is n rows (n, …), a list where they are of several shapes.
+
+    Raises:
+        ValueError: the network is told more of these texts than of those that the form is from.
     """
-    if isinstance(form, Slot):
-        rows = tree
-        if form.moving or not isinstance(tree, Tensor):
-            return form if form.moving else tree
-        if form.dim is not None:
-            shape = (n, -1) if form.block > 1 else (n,)
-            rows = tree.unflatten(form.dim, shape).movedim(form.dim, 0)
-        found[form.name] = rows
-        return form
-    if isinstance(form, Each):
-        each: list[dict[str, Any]] = [{} for _ in tree]
-        left = [read(form.entry, one, 1, own) for one, own in zip(tree, each, strict=True)]
-        for name in each[0]:
-            several = [own[name] for own in each]
-            alike = len({one.shape for one in several}) == 1
-            found[name] = torch.stack(several) if alike else several
-        return Each(left[0])
-    if isinstance(form, Mapping):
-        return {key: read(form.get(key, own), own, n, found) for key, own in tree.items()}
-    if isinstance(form, list | tuple):
-        return type(form)(read(a, b, n, found) for a, b in zip(form, tree, strict=True))
-    if isinstance(tree, Tensor):
-        raise ValueError("the network is told more of some texts than of others")
-    return tree
+
+    def part(at: Any, own: Any) -> Any:
+        if isinstance(at, Each):
+            each: list[dict[str, Any]] = [{} for _ in own]
+            left = [read(at.entry, one, 1, row) for one, row in zip(own, each, strict=True)]
+            for name in each[0]:
+                several = [row[name] for row in each]
+                alike = len({one.shape for one in several}) == 1
+                found[name] = torch.stack(several) if alike else several
+            return Each(left[0])
+        if not isinstance(at, Slot) and isinstance(own, Tensor):
+            raise ValueError("the network is told more of some texts than of others")
+        if not isinstance(own, Tensor):
+            return own
+        if not at.moving:
+            shape = (n, -1) if at.block > 1 else (n,)
+            rows = own if at.dim is None else own.unflatten(at.dim, shape).movedim(at.dim, 0)
+            found[at.name] = rows
+        return at
+
+    return tree_map(part, form, tree)
 
 
 def fill(form: Tree, n: int, found: Mapping[str, Tensor]) -> Tree:
     """The arguments of a call for n rows: the inverse of :func:`read`."""
-    if isinstance(form, Slot):
-        rows = found[form.name]
-        if form.dim is None:
-            return rows
-        rows = rows.movedim(0, form.dim)
-        return rows.flatten(form.dim, form.dim + 1) if form.block > 1 else rows
-    if isinstance(form, Each):
-        return [fill(form.entry, 1, {k: v[i] for k, v in found.items()}) for i in range(n)]
-    if isinstance(form, Mapping):
-        return {key: fill(value, n, found) for key, value in form.items()}
-    if isinstance(form, list | tuple):
-        return type(form)(fill(value, n, found) for value in form)
-    return form
+
+    def part(at: Any) -> Any:
+        if isinstance(at, Each):
+            return [fill(at.entry, 1, {k: v[i] for k, v in found.items()}) for i in range(n)]
+        if not isinstance(at, Slot) or at.dim is None:
+            return found[at.name] if isinstance(at, Slot) else at
+        rows = found[at.name].movedim(0, at.dim)
+        return rows.flatten(at.dim, at.dim + 1) if at.block > 1 else rows
+
+    return tree_map(part, form)
 
 
 def slots(form: Tree) -> list[Slot]:
     """All slots of a form."""
-    if isinstance(form, Slot):
-        return [form]
-    if not isinstance(form, _NODES):
-        return []
-    inside: Any = [form.entry] if isinstance(form, Each) else form
-    inside = inside.values() if isinstance(form, Mapping) else inside
-    return [slot for one in inside for slot in slots(one)]
+    parts = [slots(at.entry) if isinstance(at, Each) else [at] for at in tree_leaves(form)]
+    return [at for some in parts for at in some if isinstance(at, Slot)]
 
 
 def replaced(form: Tree, new: Mapping[str, Slot]) -> Tree:
     """The form with other slots, by name."""
-    if isinstance(form, Slot):
-        return new.get(form.name, form)
-    if isinstance(form, Each):
-        return Each(replaced(form.entry, new))
-    if isinstance(form, Mapping):
-        return {key: replaced(value, new) for key, value in form.items()}
-    return type(form)(replaced(v, new) for v in form) if isinstance(form, list | tuple) else form
+
+    def part(at: Any) -> Any:
+        if isinstance(at, Each):
+            return Each(replaced(at.entry, new))
+        return new.get(at.name, at) if isinstance(at, Slot) else at
+
+    return tree_map(part, form)
 
 
 def rows(form: Tree, tree: Tree) -> int:
     """How many rows arguments have, by the first slot that tells; 0 where none does."""
-    if isinstance(form, Slot):
-        return 0 if form.dim is None or tree.ndim == 0 else tree.shape[form.dim] // form.block
-    if isinstance(form, Each):
-        return len(tree)
-    if isinstance(form, Mapping):
-        return next((n for key in tree if (n := rows(form.get(key), tree[key]))), 0)
-    if isinstance(form, list | tuple):
-        return next((n for one, own in zip(form, tree, strict=True) if (n := rows(one, own))), 0)
-    return 0
+
+    def part(at: Any, own: Any) -> int:
+        if isinstance(at, Each):
+            return len(own)
+        told = isinstance(at, Slot) and at.dim is not None and own.ndim > 0
+        return own.shape[at.dim] // at.block if told else 0
+
+    return next((n for n in tree_leaves(tree_map(part, form, tree)) if n), 0)
 
 
 # -- where x and t go ---------------------------------------------------------------------------
