@@ -7,11 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-ROOT = Path(__file__).parent.parent
 from execute import chapters, declared_parameters
 from tidy import parameters, tidy
 
+ROOT = Path(__file__).parent.parent
 CHAPTERS = chapters(ROOT / "notebooks")
 
 
