@@ -22,6 +22,7 @@ from typing import Any
 
 import explorer
 import live
+import nbformat
 import recording
 import yaml
 from execute import (
@@ -38,6 +39,7 @@ from execute import (
 )
 from finish import finish
 from strict import read_notebook, read_yaml
+from tidy import tidy
 
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
 COLAB = "https://colab.research.google.com"
@@ -118,7 +120,8 @@ def copy_chapters(root: Path, executed: Path, source: Path) -> dict[str, dict[st
                 f"{notebook.name} was executed before something changed that its numbers depend "
                 "on: make book executes it again"
             )
-        shutil.copy(executed / notebook.name, source / "notebooks")
+        page = tidy(read_notebook(executed / notebook.name), file)
+        nbformat.write(page, source / "notebooks" / notebook.name)
     return records
 
 
