@@ -35,10 +35,11 @@ def spend(
     own scatter. Until then it takes what promises to cost less: more draws at the same times, at
     most as many again, which join those that it has; or twice the steps. The trajectories of a
     finer grid are other trajectories: they share x_T with the coarser ones and are made anew, and
-    nothing of the coarser ones stays in the estimate. So it is that of a call with these steps and
-    draws, but for when it stopped: where the draws happen to agree it stops sooner. With four or
-    five draws at first and a spread of 15 to 45 % of a draw that makes the value 0.3 to 2 % too
-    small on average.
+    nothing of the coarser ones stays in the estimate: it is the one of a call with these steps and
+    draws. But a pair stops sooner where its draws happen to agree. Measured on draws that scatter
+    by 15 to 45 % of their mean, the value is on average 0 to 1.5 % too small (log-normal draws; of
+    a gamma law, 0.3 % at most), the standard error up to a fifth too small, and the true error
+    within the tolerance in two of three cases or more, as within one standard error.
 
     Args:
         make: :func:`conjure_lib.pair_terms` of a process.
