@@ -114,7 +114,7 @@ class GenerativeProcess:
     @torch.no_grad()
     def eps(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         """Noise prediction ε(x, t|y) in float32; x (n, …), t (n,), condition of n rows."""
-        return self._to_eps(self._output(x, t, condition), x, t)
+        return self._to_eps(self.output(x, t, condition), x, t)
 
     def compile(self, batch_size: int = 64, *, tf32: bool = True) -> None:
         """Compile the network for calls of ``batch_size`` rows; pays in runs of minutes and more.
@@ -138,7 +138,8 @@ class GenerativeProcess:
         self.network.compile(mode="reduce-overhead" if cuda else None, dynamic=False)
         self.rows = batch_size
 
-    def _output(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+    def output(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+        """The network's output as float32, shaped like x (n, …); ``kind`` says what it means."""
         self.evaluations += len(x)
         if self.rows is None:
             return self.predict(x, t, condition).float()
@@ -253,9 +254,9 @@ class GenerativeProcess:
         for step, t in enumerate(tqdm(times, desc="denoising", delay=2) if progress else times):
             x_in = scale(x, t)
             t_rows = t.to(self.device).expand(len(x))
-            output = output_w = self._output(x_in, t_rows, condition)
+            output = output_w = self.output(x_in, t_rows, condition)
             if guidance != 1 and unconditional is not None:
-                empty = self._output(x_in, t_rows, unconditional[[0] * len(x)])
+                empty = self.output(x_in, t_rows, unconditional[[0] * len(x)])
                 output_w = empty + guidance * (output - empty)
             states.append(x_in)
             own.append(self._to_eps(output, x_in, t_rows))

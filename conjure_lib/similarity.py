@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -38,7 +39,7 @@ from conjure_lib.sampling import (
     check_work,
 )
 from conjure_lib.sde import FlowSchedule, Schedule
-from conjure_lib.terms import Estimate, Terms
+from conjure_lib.terms import BUDGET, Estimate, Terms
 
 HELD = 400  # numbers that a network holds at a time for each one of a latent; U-Nets more
 NEAR = 10  # a distance below so many times the floor of rounding is not told from it
@@ -150,26 +151,46 @@ def distances(
     *,
     weighting: Weighting = "sde",
     quadrature: Quadrature = "log-snr",
+    tolerance: float | None = None,
+    budget: int = BUDGET,
     **settings: Unpack[Settings],
 ) -> list[Estimate]:
     """The distance of each pair; ``settings`` are those of :func:`pair_terms`.
 
     ``weighting`` and ``quadrature`` are those of :meth:`Terms.weights`. A pair whose distance
-    rounding alone could have made is named in a :class:`RoundingWarning`.
+    rounding alone could have made is named in a :class:`RoundingWarning`. With a ``tolerance`` each
+    pair goes on, from the steps and draws that are given, until its relative error is that or its
+    ``budget`` of noise predictions is spent, and its ``spent`` says which
+    (:func:`conjure_tools.spending.spend`); the steps are then even in log-SNR unless a spacing is
+    given, since others never reach the end of the window.
 
     Raises:
-        TypeError, ValueError: as :func:`pair_terms`; so few steps that none of them sees noise.
+        TypeError, ValueError: as :func:`pair_terms`; so few steps that none of them sees noise; a
+            tolerance or a budget that is not usable.
     """
+    if tolerance is not None and not {"sampling", "spacing"} & settings.keys():
+        settings["spacing"] = "log-snr"
     sampling = check_settings(weighting=weighting, quadrature=quadrature, **settings)
     check_reach(as_process(process), sampling)
-    pairs = as_pairs(pairs)
-    terms = pair_terms(process, pairs, **settings)
+    pairs, make = as_pairs(pairs), partial(pair_terms, process)
+    ways: Any = {"weighting": weighting, "quadrature": quadrature}
+    if tolerance is None:
+        parts: Any = [(make(pairs, **settings), None)]
+    else:
+        from conjure_tools.spending import spend  # which stands on this module
+
+        ways_to = {"tolerance": tolerance, "budget": budget, **ways}
+        parts = spend(make, pairs, sampling, settings, **ways_to)
     told = iter(read(process.readers, [text for pair in pairs for text in pair]))
-    found = [
-        replace(estimate, readings=(next(told), next(told)))
-        for estimate in terms.estimates(weighting, quadrature)
-    ]
-    return _beside_floor(process, pairs, found, terms, weighting, quadrature)
+    found: list[Estimate] = []
+    for terms, spent in parts:
+        some = [
+            replace(estimate, readings=(next(told), next(told)), spent=spent)
+            for estimate in terms.estimates(**ways)
+        ]
+        their = pairs[len(found) : len(found) + len(some)]
+        found += _beside_floor(process, their, some, terms, **ways)
+    return found
 
 
 def _beside_floor(
@@ -224,6 +245,8 @@ def distance(
     *,
     weighting: Weighting = "sde",
     quadrature: Quadrature = "log-snr",
+    tolerance: float | None = None,
+    budget: int = BUDGET,
     **settings: Unpack[Settings],
 ) -> Estimate:
     """d(y1, y2) by Algorithm 1: an :class:`Estimate`, in nats for the default weighting.
@@ -232,11 +255,13 @@ def distance(
     the two path measures, of the processes stopped at the end of a window of log-SNR. "score" and
     "noise" leave out g² and also the factor from noise to score. ``settings`` are those of
     :func:`pair_terms`: ``sampling`` or its fields (steps, draws, guidance, sampler, seed, spacing,
-    log_snr), pairing, noise, batch_size, memory, progress.
+    log_snr), pairing, noise, batch_size, memory, progress; with ``tolerance=0.05`` steps and draws
+    are as many as a relative error of that takes, within ``budget``, see :func:`distances`.
     """
     check_known(settings, OPTIONS)
     pairs = [(as_text("y1", y1), as_text("y2", y2))]
-    return distances(process, pairs, weighting=weighting, quadrature=quadrature, **settings)[0]
+    ways: Any = {"weighting": weighting, "quadrature": quadrature}
+    return distances(process, pairs, tolerance=tolerance, budget=budget, **ways, **settings)[0]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,18 @@ from conjure_lib.sde import FlowSchedule, Schedule, chain_weights, log_snr, term
 CELLS = 240  # of a window of log-SNR: a twentieth of a unit each
 UNEVEN = 1.0  # logarithms by which a curve may leave the range of its two neighbouring nodes
 ROWS = 4096  # pairs that are integrated at a time
+BUDGET = 20_000  # noise predictions that a pair may take where it has a tolerance
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a tolerance took: noise predictions of the pair by itself, and whether it was met."""
+
+    evaluations: int
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.evaluations:,} predictions, tolerance {'' if self.met else 'not '}met"
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Estimate:
         floor: what rounding alone makes of a distance, measured where ``value`` is not far above
             it: a distance near its floor is not told from 0. None where it is far above.
         readings: what the model reads of either text, where it was asked.
+        spent: what it took, where a tolerance was given.
     """
 
     value: float
@@ -57,6 +70,7 @@ class Estimate:
     quadrature_error: float = math.nan
     floor: float | None = None
     readings: tuple[Reading, ...] = field(default=(), repr=False)
+    spent: Spent | None = None
 
     @property
     def same_tokens(self) -> bool:
@@ -66,8 +80,8 @@ class Estimate:
     def __str__(self) -> str:
         if self.same_tokens:  # a zero that says nothing of the texts
             return f"not told apart: the texts differ, and {SAME}"
-        error = f" ± {self.stderr:.2g}"
-        return f"{self.value:.4g}{error} (draws) ± {self.quadrature_error:.2g} (steps)"
+        error = f" ± {self.stderr:.2g} (draws) ± {self.quadrature_error:.2g} (steps)"
+        return f"{self.value:.4g}{error}{f'; {self.spent}' if self.spent else ''}"
 
 
 @dataclass(frozen=True)

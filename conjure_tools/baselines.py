@@ -55,21 +55,22 @@ def initial_timestep(
 
     T is the noisiest timestep that a sampler of ``steps`` visits: 901 of 1000 for ten steps of
     Stable Diffusion v1.4 and of the embedded model. One evaluation a unique prompt and draw;
-    ``guidance`` w only multiplies by w², and a single timestep needs no weighting.
+    ``guidance`` w only multiplies by w², and a single timestep needs no weighting. A flow starts at
+    T itself, where Δε = (1 - σ) Δv is 0 whatever its network says: there it is ‖Δv‖².
 
     Source: "initial timestep prediction" in Liu and Soatto (2026), known to us by name only. The
     difference of the two predictions at the initial timestep, at x_T, is our reading.
     """
     _check(guidance=guidance, seed=seed, steps=steps, draws=draws, batch_size=batch_size)
-    times = process.sampler(sampler=next(iter(process.samplers)), steps=steps).timesteps
-    # at a flow's very first time Δε = (1 - σ) Δv vanishes whatever the network says
-    first = times[int(process.kind == "flow")].to(process.device)
+    sampler = process.sampler(sampler=next(iter(process.samplers)), steps=steps)
+    first = sampler.timesteps[0].to(process.device)
+    ask = process.output if process.kind == "flow" else process.eps
 
     def output(prompts: Sequence[str], draw: int) -> Tensor:
         x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)
-        eps = process.eps(x_T, first.expand(len(prompts)), process.encode(prompts)).cpu()
-        check_sound(sound(eps)[:, None], [float(first)], prompts)
-        return eps
+        found = ask(x_T, first.expand(len(prompts)), process.encode(prompts)).cpu()
+        check_sound(sound(found)[:, None], [float(first)], prompts)
+        return found
 
     return guidance**2 * _minus_squares(pairs, output, draws, batch_size, "initial timestep")
 

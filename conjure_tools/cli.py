@@ -108,7 +108,8 @@ def compare(options: argparse.Namespace) -> None:
     sampling, prompts = _sampling(options), (options.first, options.second)
     ways = {"weighting": options.weighting, "quadrature": options.quadrature}
     began = time.perf_counter()
-    estimate = distance(process, *prompts, sampling=sampling, **ways)
+    to = {k: v for k in ("tolerance", "budget") if (v := getattr(options, k)) is not None}
+    estimate = distance(process, *prompts, sampling=sampling, **to, **ways)
     record = {
         "distance": estimate.value,
         "stderr": estimate.stderr,
@@ -123,8 +124,11 @@ def compare(options: argparse.Namespace) -> None:
         "model": process.name,
         "device": str(process.device),
         **sampling.told(),
-        "draws": options.draws,
+        "steps": len(estimate.timesteps),
+        "draws": len(estimate.by_draw),
         **ways,
+        **to,
+        "met": estimate.spent and estimate.spent.met,
         "unet_evaluations": process.evaluations,
         "seconds": round(time.perf_counter() - began, 3),
     }
@@ -303,7 +307,10 @@ def _sampling(options: argparse.Namespace) -> Sampling:
     from conjure_lib import Sampling
 
     names = ("steps", "draws", "guidance", "sampler", "seed", "spacing", "log_snr")
-    return Sampling(**{name: getattr(options, name) for name in names})
+    given = {name: getattr(options, name) for name in names}
+    if given["spacing"] is None:
+        given["spacing"] = "leading" if options.tolerance is None else "log-snr"
+    return Sampling(**given)
 
 
 def _tell_floor(run: Any, weighting: str) -> None:
@@ -360,6 +367,7 @@ def _sentence(estimate: Estimate, record: dict[str, Any]) -> str:
     steps = record["quadrature_error"]
     error += f" ± {steps:.2g} (steps)" if not math.isnan(steps) else ""
     unit = " nats" if record["unit"] else " (no unit)"
+    unmet = "; tolerance not met" if record["met"] is False else ""
     first, second = record["prompts"]
     number = f"{record['distance']:.4g}{error}{unit}"
     folded = dict.fromkeys(one for ours in record["folded"] for one in ours)
@@ -371,7 +379,7 @@ def _sentence(estimate: Estimate, record: dict[str, Any]) -> str:
         f"{record['steps']} steps ({record['sampler']}, guidance {record['guidance']:g}, seed "
         f"{record['seed']})\n"
         f"{record['model']} on {record['device']}: {record['unet_evaluations']} noise predictions "
-        f"in {record['seconds']:.1f} s"
+        f"in {record['seconds']:.1f} s{unmet}"
     )
 
 
@@ -425,6 +433,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("second")
     one.add_argument("--figure", type=_place, metavar="PNG", help="draw both trajectories")
     one.add_argument("--weighting", choices=WEIGHTINGS, default="sde")
+    one.add_argument("--tolerance", type=float, metavar="SHARE", help="add draws or steps to this")
+    one.add_argument("--budget", type=int, help="noise predictions for it, at most")
     one.set_defaults(run=compare)
     some = commands.add_parser("score", help="the distances of a file of pairs, resumable")
     some.add_argument("pairs", type=_place, help="CSV, JSON lines, Excel, Parquet: text1, text2, …")
@@ -455,7 +465,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--guidance", type=float, default=1.0)
         command.add_argument("--sampler", choices=SAMPLERS, default="ddim")
         command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--spacing", choices=SPACINGS, default="leading")
+        spacing = None if command is one else "leading"  # which a tolerance decides
+        command.add_argument("--spacing", choices=SPACINGS, default=spacing)
         command.add_argument("--log-snr", type=float, nargs=2, metavar=("LOW", "HIGH"))
         command.add_argument("--quadrature", choices=QUADRATURES, default="log-snr")
     return parser

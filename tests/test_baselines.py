@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from conftest import Model
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.linalg import sqrtm
@@ -123,6 +123,30 @@ def test_initial_timestep_is_the_first_term_of_algorithm_1(process: cj.Generativ
         terms = cj.pair_terms(process, PAIRS, steps=steps, draws=DRAWS, guidance=2.0).squares
         found = initial_timestep(process, PAIRS, steps=steps, draws=DRAWS, guidance=2.0)
         np.testing.assert_allclose(found, -terms[:, :, 0, 0].mean(axis=1), rtol=1e-4)
+
+
+def test_initial_timestep_of_a_flow_asks_at_noise_itself() -> None:
+    """At T, where the state is N(0, I), and of velocities: the v of N(m, 1/4) at σ = 1 is x - m."""
+    asked = []
+
+    def predict(x: Tensor, t: Tensor, mean: Tensor) -> Tensor:
+        asked.append((x, t))
+        sigma = t[:, None] / 1000
+        clean = mean + (x - (1 - sigma) * mean) * (1 - sigma) / 4 / ((1 - sigma) ** 2 / 4 + sigma**2)
+        eps = (x - (1 - sigma) * clean) / sigma
+        return eps - clean
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[float(text), 0.5] for text in texts])
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    flow = cj.GenerativeProcess(predict, encode, scheduler, (2,), kind="flow")
+    found = initial_timestep(flow, [("1", "3"), ("1", "-2")], draws=DRAWS, seed=SEED, guidance=2.0)
+    np.testing.assert_allclose(found, [-4 * 4, -4 * 9], rtol=1e-5)
+    assert flow.evaluations == 3 * DRAWS
+    for (x, t), draw in zip(asked, range(DRAWS), strict=True):
+        assert (t == 1000).all()
+        torch.testing.assert_close(x[0], torch.randn(2, generator=generator(SEED, draw)))
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])

@@ -59,6 +59,8 @@ SHIFTED = [3 * s / (1 + 2 * s) for s in np.linspace(1, 0.003, 10)]  # as Stable 
 CLOCKS: dict[str, tuple[Schedule | FlowSchedule, list[float]]] = {
     "leading": (VP, [901 - 100 * k for k in range(10)]),
     "log-snr": (VP, [999, 875, 724, 538, 330, 153, 52, 14, 3, 0]),
+    "trailing": (VP, [999 - 100 * k for k in range(10)]),
+    "linspace": (VP, [999 - 111 * k for k in range(10)]),
     "flow": (FLOW, [1000 * s for s in SHIFTED]),
     "flow, even times": (FLOW, np.linspace(1000, 1, 10).tolist()),
     "flow, to a tenth": (FLOW, np.linspace(1000, 100, 10).tolist()),
@@ -90,7 +92,14 @@ def test_ten_steps_are_within_their_error_of_the_integral(clock: str, name: str)
     low, high = (log_snr(schedule, t) for t in ends)
     truth = quad(curve, low, high, limit=200, points=[0.0, 2.0, 4.6])[0]
     (found,) = terms_of(schedule, times, curve).estimates()
-    assert abs(found.value - truth) < max(0.05 * truth, found.quadrature_error)
+    gap = abs(found.value - truth)
+    if (clock, name) == ("trailing", "gaussian 0.1"):
+        # half of J lies beyond t = 99, where nothing is seen: an error of the value's own size is
+        # told, and it is seven eighths of the true one, as Sampling.spacing says
+        assert 0.8 * found.value < found.quadrature_error
+        assert 0.85 * gap < found.quadrature_error < gap
+        return
+    assert gap < max(0.05 * truth, found.quadrature_error)
     if clock == "log-snr":  # which puts the steps where they are needed
         assert found.value == pytest.approx(truth, rel=0.05)
         assert found.quadrature_error < 0.25 * truth
