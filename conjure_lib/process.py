@@ -23,12 +23,19 @@ from conjure_lib.integrity import check_sound, sound, steady
 from conjure_lib.names import FLOW_SAMPLERS, SAMPLERS, Spacing
 from conjure_lib.reading import Reader
 from conjure_lib.sampling import DEFAULT, Sampling, Single, check_config, scheduler_of, set_flow
-from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
+from conjure_lib.sde import (
+    Compared,
+    FlowSchedule,
+    Prediction,
+    Schedule,
+    clean_from_eps,
+    eps_from_output,
+)
 
 BEFORE = ("what the text encoder says", "x_T")  # what a trajectory has before its first step
 
 
-@dataclass
+@dataclass(repr=False)
 class GenerativeProcess:
     """One noise-prediction interface over a diffusion model.
 
@@ -77,6 +84,11 @@ class GenerativeProcess:
         if name in ("predict", "encode", "decode") and value is not None:
             value = steady(value)
         object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.latent_shape))
+        told = f"{self.kind}, latents {shape}, {self.dtype} on {self.device}"
+        return f"<{type(self).__name__} {self.name}: {told}>"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GenerativeProcess:
         """A process with networks of its own.
@@ -351,8 +363,8 @@ def as_process(value: Any) -> GenerativeProcess:
     return value
 
 
-@dataclass(frozen=True)
-class Trajectory:
+@dataclass(frozen=True, eq=False)
+class Trajectory(Compared):
     """Trajectories of n rows over S steps, noisiest first.
 
     Attributes:

@@ -8,7 +8,7 @@ Symbols are those of the book. The forward process is the variance-preserving SD
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +18,25 @@ from torch import Tensor
 from conjure_lib.names import WEIGHTINGS, Weighting
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Compared:
+    """Equality of what holds arrays: of one class and equal in all fields, NaN equal to NaN."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+        return all(_same(a, b) for a, b in pairs)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not isinstance(a, np.ndarray | Tensor | float):
+        return bool(a == b)
+    a, b = (x.cpu() if isinstance(x, Tensor) else x for x in (a, b))
+    return b is not None and np.array_equal(a, b, equal_nan=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule(Compared):
     """A discrete DDPM schedule, and the continuous SDE that passes through it exactly.
 
     DDPM step t = 0 … N-1 ends at continuous time τ = t + 1, measured in steps, so that T = N.
@@ -239,8 +256,8 @@ def clean_from_eps(x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tens
     return (x - _like(sigma, x) * eps) / _like(alpha.clamp_min(1e-6), x)
 
 
-@dataclass(frozen=True)
-class Mixture:
+@dataclass(frozen=True, eq=False)
+class Mixture(Compared):
     """A mixture of K isotropic Gaussians in D dimensions; K = 1 is a single Gaussian.
 
     Its image under the forward SDE is again a mixture, so every score and density that the

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -26,7 +26,7 @@ from conjure_lib.integrity import check_sound
 from conjure_lib.machine import check_memory
 from conjure_lib.names import Quadrature, Weighting
 from conjure_lib.process import GenerativeProcess, as_process
-from conjure_lib.reading import Reading, quoted, read, warn_alike, warn_same
+from conjure_lib.reading import Reading, listed, quoted, read, warn_alike, warn_same
 from conjure_lib.sampling import (
     OPTIONS,
     Pairing,
@@ -37,7 +37,7 @@ from conjure_lib.sampling import (
     check_settings,
     check_work,
 )
-from conjure_lib.sde import FlowSchedule, Schedule
+from conjure_lib.sde import Compared, FlowSchedule, Schedule
 from conjure_lib.terms import Estimate, Terms
 
 HELD = 400  # numbers that a network holds at a time for each one of a latent; U-Nets more
@@ -239,19 +239,62 @@ def distance(
     return distances(process, pairs, weighting=weighting, quadrature=quadrature, **settings)[0]
 
 
-@dataclass(frozen=True)
-class DistanceMatrix:
+@dataclass(frozen=True, eq=False)
+class DistanceMatrix(Compared):
     """Distances of n prompts: ``value`` and ``stderr`` (n, n), symmetric with zero diagonals.
 
     ``same_tokens`` (n, n) holds where two prompts differ and the model cannot tell them apart, and
-    ``readings`` what it reads of each prompt.
+    ``readings`` what it reads of each prompt. As an array it is its ``value``; its parts can be
+    asked for by number and by prompt, as ``matrix["cat", "dog"]`` or ``matrix["cat"]``.
     """
 
     prompts: list[str]
     value: np.ndarray
     stderr: np.ndarray
     same_tokens: np.ndarray
-    readings: list[Reading]
+    readings: list[Reading] = field(repr=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.value, dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, at: Any) -> Any:
+        """A distance, a row or a part of ``value``, by numpy's own indexes or by prompts.
+
+        Raises:
+            KeyError: there is no such prompt.
+        """
+        return self.value[tuple(map(self._place, at)) if isinstance(at, tuple) else self._place(at)]
+
+    def _place(self, at: Any) -> Any:
+        """Prompts, one or a list of them, by their numbers; anything else as it is."""
+        if isinstance(at, list):
+            return [self._place(one) for one in at]
+        if not isinstance(at, str):
+            return at
+        if at not in self.prompts:
+            raise KeyError(f"{quoted(at)} is none of the prompts: {listed(self.prompts)}")
+        return self.prompts.index(at)
+
+    def to_frame(self) -> Any:
+        """``value`` as a DataFrame of pandas, whose rows and columns are the prompts."""
+        from pandas import DataFrame
+
+        return DataFrame(self.value, self.prompts, self.prompts)
+
+    def plot(self, label: str = "distance") -> Any:
+        """The matrix in clusters with its dendrogram, a figure of matplotlib."""
+        from conjure_tools.plots import matrix_figure
+
+        return matrix_figure(self, label)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture of clusters, and the numbers."""
+        from conjure_tools.plots import matrix_html
+
+        return matrix_html(self)
 
 
 def distance_matrix(
@@ -284,8 +327,8 @@ def distance_matrix(
     return DistanceMatrix(prompts, both[0], both[1], alike, read(process.readers, prompts))
 
 
-@dataclass(frozen=True)
-class Trace:
+@dataclass(frozen=True, eq=False)
+class Trace(Compared):
     """One draw of Algorithm 1 laid open, for looking at.
 
     Attributes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +27,7 @@ from conjure_lib.similarity import DistanceMatrix, Trace
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 SEQUENTIAL = "mako_r"  # perceptually uniform, comes with seaborn
+SHOWN = 60  # prompts of a matrix that a notebook draws
 OUTLINED = 0.85  # the share of a picture that stays outside the outlines of `pair_figure`
 
 
@@ -215,6 +219,22 @@ def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Fig
         )
     grid.ax_heatmap.tick_params(length=0)
     return grid.figure
+
+
+def matrix_html(matrix: DistanceMatrix) -> str:
+    """The picture of a matrix and its numbers, for a notebook; of many prompts the numbers alone."""
+    table = matrix.to_frame().to_html(max_rows=SHOWN, max_cols=SHOWN, float_format="{:.4g}".format)
+    if not 1 < len(matrix) <= SHOWN:
+        return table
+    figure, file = matrix.plot(), io.BytesIO()
+    figure.savefig(file, dpi=96, bbox_inches="tight")
+    plt.close(figure)
+    told = html.escape(f"Distances of {', '.join(map(short, matrix.prompts))}, in clusters")
+    picture = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<img src="data:image/png;base64,{picture}" alt="{told}">'
+        f"<details><summary>numbers</summary>{table}</details>"
+    )
 
 
 def picture_grid(
