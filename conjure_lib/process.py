@@ -58,6 +58,13 @@ class GenerativeProcess:
         evaluations: noise predictions made so far, of one prompt at one x each.
         rows: the rows of every network call, where :meth:`compile` has fixed them.
         twin: makes the copy of it that shares no network, for ``copy.deepcopy``.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> x_T = process.noise([0], seed=0)
+    >>> path = process.trajectories(process.encode(["a cat"]), x_T, [0], steps=2)
+    >>> tuple(path.final.shape) == (1, *process.latent_shape)
+    True
     """
 
     predict: Callable[[Tensor, Tensor, Any], Tensor]

@@ -45,6 +45,13 @@ class Schedule(Compared):
 
     Attributes:
         alphas_cumprod: ᾱ_t, float64, shape (N,), decreasing in (0, 1).
+
+    >>> import conjure_lib as cj
+    >>> import torch
+    >>> schedule = cj.Schedule(torch.linspace(0.99, 0.01, 1000))
+    >>> alpha, sigma = schedule.coefficients(torch.tensor([500]))
+    >>> round(float(alpha**2 + sigma**2), 6)
+    1.0
     """
 
     alphas_cumprod: Tensor
@@ -267,6 +274,11 @@ class Mixture(Compared):
         means: (K, D), float64.
         stds: (K,), float64.
         weights: (K,), float64, summing to one.
+
+    >>> import conjure_lib as cj
+    >>> cat = cj.Mixture.gaussian([1.0, 0.0], 0.5)
+    >>> cat.diffuse(0.6, 0.8).means.tolist()
+    [[0.6, 0.0]]
     """
 
     means: Tensor

@@ -82,6 +82,12 @@ def pair_terms(
         TypeError, ValueError: a setting or a prompt is not usable; the message says which.
         ValueError: a number on the way is NaN, infinite or too large; the message says at which
             prompt and timestep that began.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> terms = cj.pair_terms(process, [("cat", "dog"), ("cat", "car")], steps=2, draws=3)
+    >>> terms.squares.shape
+    (2, 3, 2, 2)
     """
     sampling = Sampling.of(sampling, **single)
     check_work(sampling, pairing, batch_size, memory, progress)
@@ -159,6 +165,12 @@ def distances(
 
     Raises:
         TypeError, ValueError: as :func:`pair_terms`; so few steps that none of them sees noise.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> dog, car = cj.distances(process, [("cat", "dog"), ("cat", "car")], steps=2, draws=1)
+    >>> dog < car
+    True
     """
     sampling = check_settings(weighting=weighting, quadrature=quadrature, **settings)
     check_reach(as_process(process), sampling)
@@ -233,6 +245,12 @@ def distance(
     "noise" leave out g² and also the factor from noise to score. ``settings`` are those of
     :func:`pair_terms`: ``sampling`` or its fields (steps, draws, guidance, sampler, seed, spacing,
     log_snr), pairing, noise, batch_size, memory, progress.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> d = cj.distance(process, "snow leopard", "bengal tiger", steps=2, draws=2)
+    >>> float(d) == d.value > 0
+    True
     """
     check_known(settings, OPTIONS)
     pairs = [(as_text("y1", y1), as_text("y2", y2))]
@@ -246,6 +264,14 @@ class DistanceMatrix(Compared):
     ``same_tokens`` (n, n) holds where two prompts differ and the model cannot tell them apart, and
     ``readings`` what it reads of each prompt. As an array it is its ``value``; its parts can be
     asked for by number and by prompt, as ``matrix["cat", "dog"]`` or ``matrix["cat"]``.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
+    >>> matrix["cat", "dog"] == matrix[1, 0]
+    True
+    >>> list(matrix.to_frame().columns)
+    ['cat', 'dog', 'car']
     """
 
     prompts: list[str]
@@ -309,6 +335,12 @@ def distance_matrix(
 
     Raises:
         TypeError, ValueError: as :func:`distances`; fewer than two prompts.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
+    >>> matrix.value.shape
+    (3, 3)
     """
     check_known(settings, OPTIONS)
     prompts = as_prompts(prompts)
@@ -338,6 +370,12 @@ class Trace(Compared):
         eps: (2, 2, S, *latent_shape); [i, j] is the prediction of prompt j on trajectory i.
         schedule: what the timesteps mean.
         sampling: what was drawn.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> trace = cj.trace(process, "cat", "dog", steps=2)
+    >>> (trace.terms().estimates()[0].value > 0, len(trace.timesteps))
+    (True, 2)
     """
 
     prompts: tuple[str, str]
@@ -362,7 +400,14 @@ def trace(
     draw: int = 0,
     **single: Unpack[Single],
 ) -> Trace:
-    """Both trajectories of one draw, with both prompts' predictions along each."""
+    """Both trajectories of one draw, with both prompts' predictions along each.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> trace = cj.trace(process, "cat", "dog", steps=2)
+    >>> tuple(trace.eps.shape[:3])  # whose trajectory, whose prediction, step
+    (2, 2, 2)
+    """
     sampling = replace(Sampling.of(sampling, **single), draws=[draw])
     check_work(sampling)
     steps = sampling.steps
@@ -397,6 +442,12 @@ def floor(
     alone: other sums are rounded otherwise; guidance multiplies by w². One pair and one draw. A
     distance near this floor is rounding. A floor of zero says that this machine rounds both
     batches alike, and not that it does not round.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> rounding = cj.floor(process, "cat", steps=2).estimates()[0]
+    >>> rounding < cj.distance(process, "cat", "dog", steps=2, draws=1)
+    True
     """
     sampling = replace(Sampling.of(sampling, **single), draws=1)
     check_work(sampling, batch_size=batch_size)

@@ -58,6 +58,14 @@ class Estimate(Compared):
         floor: what rounding alone makes of a distance, measured where ``value`` is not far above
             it: a distance near its floor is not told from 0. None where it is far above.
         readings: what the model reads of either text, where it was asked.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> d = cj.distance(process, "cat", "dog", steps=2, draws=2)
+    >>> f"{d:.3f}" == f"{d.value:.3f}"
+    True
+    >>> bool(abs(d.by_step.sum() - d.value) < 1e-6 * d.value)
+    True
     """
 
     value: float
@@ -118,6 +126,12 @@ class Terms(Compared):
         timesteps: (S,), the visited timesteps.
         schedule: what they mean.
         sampling: what was drawn.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> terms = cj.pair_terms(process, [("cat", "dog")], steps=3, draws=2)
+    >>> [len(terms.estimates(weighting)) for weighting in cj.WEIGHTINGS]
+    [1, 1, 1]
     """
 
     squares: np.ndarray = field(repr=False)

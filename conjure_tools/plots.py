@@ -36,6 +36,9 @@ def use_style() -> None:
 
     In notebooks a figure that holds pictures comes as PNG at twice the resolution, and any other
     as SVG; ``%config InlineBackend.figure_formats = ["png"]`` overrides that.
+
+    >>> from conjure_tools.plots import use_style
+    >>> use_style()
     """
     sns.set_theme(context="notebook", style="ticks", palette=PALETTE)
     mpl.rcParams |= {
@@ -92,6 +95,13 @@ def pair_figure(
     Args:
         trace: one draw, from :func:`conjure_lib.trace`.
         columns: how many steps are shown, evenly spread, where the trace has more.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.plots import pair_figure
+    >>> figure = pair_figure(process, cj.trace(process, "cat", "dog", steps=2))
+    >>> len(figure.axes) > 2
+    True
     """
     shown = np.unique(np.linspace(0, len(trace.timesteps) - 1, columns).round().astype(int))
     (estimate,) = trace.terms().estimates(weighting)
@@ -201,7 +211,15 @@ def _contribution_bars(
 
 
 def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Figure:
-    """The distance matrix of some prompts with its dendrogram (average linkage)."""
+    """The distance matrix of some prompts with its dendrogram (average linkage).
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.plots import matrix_figure
+    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
+    >>> len(matrix_figure(matrix).axes) > 2
+    True
+    """
     tree = linkage(squareform(matrix.value, checks=False), method="average")
     size = 2.2 + 0.42 * len(matrix.prompts)
     with mpl.rc_context({"figure.constrained_layout.use": False}):  # clustermap lays out itself
@@ -222,7 +240,7 @@ def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Fig
 
 
 def matrix_html(matrix: DistanceMatrix) -> str:
-    """The picture of a matrix and its numbers, for a notebook; of many prompts the numbers alone."""
+    """A matrix for a notebook: its picture and its numbers, or of many prompts these alone."""
     table = matrix.to_frame().to_html(max_rows=SHOWN, max_cols=SHOWN, float_format="{:.4g}".format)
     if not 1 < len(matrix) <= SHOWN:
         return table
@@ -240,7 +258,16 @@ def matrix_html(matrix: DistanceMatrix) -> str:
 def picture_grid(
     pictures: np.ndarray, titles: Sequence[str], columns: int = 8, size: float = 1.25
 ) -> Figure:
-    """Pictures (n, height, width, 3) with their titles, row by row; long titles are wrapped."""
+    """Pictures (n, height, width, 3) with their titles, row by row; long titles are wrapped.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.plots import picture_grid
+    >>> words = ["cat", "dog"]
+    >>> figure = picture_grid(process.generate(words, steps=2), words)
+    >>> len(figure.axes) >= 2
+    True
+    """
     rows = -(-len(pictures) // columns)
     wrapped = [textwrap.fill(title, max(8, int(16 * size))) for title in titles]
     lines = 1 + max((title.count("\n") for title in wrapped), default=0)

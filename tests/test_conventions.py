@@ -30,7 +30,7 @@ def matrix(process: cj.GenerativeProcess) -> cj.DistanceMatrix:
 
 def test_estimates_are_equal_where_all_of_them_is(estimates: list[cj.Estimate]) -> None:
     first, second, zero = estimates
-    assert first == copy.deepcopy(first) == pickle.loads(pickle.dumps(first))  # noqa: S301
+    assert first == copy.deepcopy(first) == pickle.loads(pickle.dumps(first))
     assert first != second and first in estimates
     assert first != replace(first, stderr=0.5) and first != replace(first, by_draw=second.by_draw)
     assert first != replace(first, by_draw=first.by_draw[:1]) and first != replace(first, floor=1.0)
@@ -45,7 +45,7 @@ def test_an_estimate_is_a_number_by_its_value(estimates: list[cj.Estimate]) -> N
     assert [float(e) for e in estimates] == [e.value for e in estimates]
     assert sorted(estimates) == sorted(estimates, key=lambda e: e.value)
     assert min(estimates) is zero and zero < first and first > zero
-    assert first <= first and first >= first and not first < first and not first > first  # noqa: PLR0124
+    assert first <= first and first >= first and not first < first and not first > first
     assert zero < 1 and first > 1.0 and zero <= 0 and first >= np.float32(0) and 1 < first
     assert (first < second) != (first > second)
     with pytest.raises(TypeError, match="not supported"):
