@@ -213,7 +213,10 @@ def build(source: Path, output: Path) -> Path:
     if not Path(tool).is_file():
         raise ChapterError(f"there is no {tool}: make setup installs it")
     options = ["--path-output", str(output), "--warningiserror", "--keep-going", "--quiet"]
-    if subprocess.run([tool, "build", str(source), *options], check=False).returncode:
+    paths = [str(ROOT), str(ROOT / "book"), os.environ.get("PYTHONPATH", "")]
+    there = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}  # for the reference
+    command = [tool, "build", str(source), *options]
+    if subprocess.run(command, env=there, check=False).returncode:
         raise ChapterError("the book was not built: a warning is an error here, see above")
     config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
     title = config["title"]

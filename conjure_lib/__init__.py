@@ -1,8 +1,9 @@
 """Conjuring semantic similarity: the distance between two texts through the images they conjure.
 
 >>> import conjure_lib as cj
->>> process = cj.load()                                    # the embedded model
->>> cj.distance(process, "snow leopard", "bengal tiger")   # Estimate(value, stderr)
+>>> process = cj.load()  # the embedded model
+>>> cj.distance(process, "snow leopard", "bengal tiger")
+Estimate(value=...)
 
 The names below are imported when they are first used: torch and diffusers take seconds.
 """

@@ -63,6 +63,11 @@ def load(
         ValueError: a part is damaged or incomplete, or does not fit the others; the model is of a
             family that is not adapted; the device is not there, or the dtype is none.
         TypeError: the model is neither a name nor a folder nor a pipeline; an unknown option.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> process.name
+    'emoji-diffusion'
     """
     if hasattr(model, "components") and hasattr(model, "scheduler"):
         if (device, variant, revision) != (None, None, None) or dtype != torch.float32:
@@ -234,6 +239,12 @@ def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> Gen
         ValueError: the pipeline's call is of another kind, its network predicts something else, or
             its parts do not fit together.
         TypeError: the pipeline's call has no such option.
+
+    >>> import conjure_lib as cj
+    >>> from conjure_lib.loading import open_pipeline, shipped
+    >>> pipeline = open_pipeline(shipped("emoji-diffusion"))  # any pipeline of diffusers
+    >>> cj.from_pipeline(pipeline, "mine").name
+    'mine'
     """
     check_family(type(pipeline))
     check_options(type(pipeline).__name__, options)

@@ -22,12 +22,19 @@ from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.integrity import check_sound, sound, steady
 from conjure_lib.reading import Reader
 from conjure_lib.sampling import Sampling, Single, check_config, scheduler_of, set_flow
-from conjure_lib.sde import FlowSchedule, Prediction, Schedule, clean_from_eps, eps_from_output
+from conjure_lib.sde import (
+    Compared,
+    FlowSchedule,
+    Prediction,
+    Schedule,
+    clean_from_eps,
+    eps_from_output,
+)
 
 BEFORE = ("what the text encoder says", "x_T")  # what a trajectory has before its first step
 
 
-@dataclass
+@dataclass(repr=False)
 class GenerativeProcess:
     """One noise-prediction interface over a diffusion model.
 
@@ -49,6 +56,13 @@ class GenerativeProcess:
         evaluations: noise predictions made so far, of one prompt at one x each.
         rows: the rows of every network call, where :meth:`compile` has fixed them.
         twin: makes the copy of it that shares no network, for ``copy.deepcopy``.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> x_T = process.noise([0], seed=0)
+    >>> path = process.trajectories(process.encode(["a cat"]), x_T, [0], steps=2)
+    >>> tuple(path.final.shape) == (1, *process.latent_shape)
+    True
     """
 
     predict: Callable[[Tensor, Tensor, Any], Tensor]
@@ -74,6 +88,11 @@ class GenerativeProcess:
         if name in ("predict", "encode", "decode", "prepare") and value is not None:
             value, self.twin = steady(value), None  # of other networks, perhaps
         object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.latent_shape))
+        told = f"{self.kind}, latents {shape}, {self.dtype} on {self.device}"
+        return f"<{type(self).__name__} {self.name}: {told}>"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GenerativeProcess:
         """A process with networks of its own.
@@ -320,8 +339,8 @@ def as_process(value: Any) -> GenerativeProcess:
     return value
 
 
-@dataclass(frozen=True)
-class Trajectory:
+@dataclass(frozen=True, eq=False)
+class Trajectory(Compared):
     """Trajectories of n rows over S steps, noisiest first.
 
     Attributes:

@@ -52,6 +52,11 @@ class Sampling:
 
     Raises:
         TypeError, ValueError: one is not usable; the message says which and what would be.
+
+    >>> import conjure_lib as cj
+    >>> few = cj.Sampling(steps=2, draws=3)
+    >>> cj.Sampling.of(few, guidance=7.5).draws
+    3
     """
 
     steps: int = 10

@@ -7,7 +7,7 @@ Symbols are those of the book. The forward process is the variance-preserving SD
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +17,25 @@ from torch import Tensor
 from conjure_lib import WEIGHTINGS, Weighting
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Compared:
+    """Equality of what holds arrays: of one class and equal in all fields, NaN equal to NaN."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+        return all(_same(a, b) for a, b in pairs)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not isinstance(a, np.ndarray | Tensor | float):
+        return bool(a == b)
+    a, b = (x.cpu() if isinstance(x, Tensor) else x for x in (a, b))
+    return b is not None and np.array_equal(a, b, equal_nan=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule(Compared):
     """A discrete DDPM schedule, and the continuous SDE that passes through it exactly.
 
     DDPM step t = 0 … N-1 ends at continuous time τ = t + 1, measured in steps, so that T = N.
@@ -27,6 +44,13 @@ class Schedule:
 
     Attributes:
         alphas_cumprod: ᾱ_t, float64, shape (N,), decreasing in (0, 1).
+
+    >>> import conjure_lib as cj
+    >>> import torch
+    >>> schedule = cj.Schedule(torch.linspace(0.99, 0.01, 1000))
+    >>> alpha, sigma = schedule.coefficients(torch.tensor([500]))
+    >>> round(float(alpha**2 + sigma**2), 6)
+    1.0
     """
 
     alphas_cumprod: Tensor

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -27,7 +27,7 @@ from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text
 from conjure_lib.integrity import check_sound
 from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, as_process
-from conjure_lib.reading import Reading, quoted, read, warn_alike, warn_same
+from conjure_lib.reading import Reading, listed, quoted, read, warn_alike, warn_same
 from conjure_lib.sampling import (
     OPTIONS,
     Pairing,
@@ -38,7 +38,7 @@ from conjure_lib.sampling import (
     check_settings,
     check_work,
 )
-from conjure_lib.sde import FlowSchedule, Schedule
+from conjure_lib.sde import Compared, FlowSchedule, Schedule
 from conjure_lib.terms import BUDGET, Estimate, Terms
 
 HELD = 400  # numbers that a network holds at a time for each one of a latent; U-Nets more
@@ -83,6 +83,12 @@ def pair_terms(
         TypeError, ValueError: a setting or a prompt is not usable; the message says which.
         ValueError: a number on the way is NaN, infinite or too large; the message says at which
             prompt and timestep that began.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> terms = cj.pair_terms(process, [("cat", "dog"), ("cat", "car")], steps=2, draws=3)
+    >>> terms.squares.shape
+    (2, 3, 2, 2)
     """
     sampling = Sampling.of(sampling, **single)
     check_work(sampling, pairing, batch_size, memory, progress)
@@ -167,6 +173,12 @@ def distances(
     Raises:
         TypeError, ValueError: as :func:`pair_terms`; so few steps that none of them sees noise; a
             tolerance or a budget that is not usable.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> dog, car = cj.distances(process, [("cat", "dog"), ("cat", "car")], steps=2, draws=1)
+    >>> dog < car
+    True
     """
     if tolerance is not None and not {"sampling", "spacing"} & settings.keys():
         settings["spacing"] = "log-snr"
@@ -257,6 +269,12 @@ def distance(
     :func:`pair_terms`: ``sampling`` or its fields (steps, draws, guidance, sampler, seed, spacing,
     log_snr), pairing, noise, batch_size, memory, progress; with ``tolerance=0.05`` steps and draws
     are as many as a relative error of that takes, within ``budget``, see :func:`distances`.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> d = cj.distance(process, "snow leopard", "bengal tiger", steps=2, draws=2)
+    >>> float(d) == d.value > 0
+    True
     """
     check_known(settings, OPTIONS)
     pairs = [(as_text("y1", y1), as_text("y2", y2))]
@@ -264,19 +282,70 @@ def distance(
     return distances(process, pairs, tolerance=tolerance, budget=budget, **ways, **settings)[0]
 
 
-@dataclass(frozen=True)
-class DistanceMatrix:
+@dataclass(frozen=True, eq=False)
+class DistanceMatrix(Compared):
     """Distances of n prompts: ``value`` and ``stderr`` (n, n), symmetric with zero diagonals.
 
     ``same_tokens`` (n, n) holds where two prompts differ and the model cannot tell them apart, and
-    ``readings`` what it reads of each prompt.
+    ``readings`` what it reads of each prompt. As an array it is its ``value``; its parts can be
+    asked for by number and by prompt, as ``matrix["cat", "dog"]`` or ``matrix["cat"]``.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
+    >>> matrix["cat", "dog"] == matrix[1, 0]
+    True
+    >>> list(matrix.to_frame().columns)
+    ['cat', 'dog', 'car']
     """
 
     prompts: list[str]
     value: np.ndarray
     stderr: np.ndarray
     same_tokens: np.ndarray
-    readings: list[Reading]
+    readings: list[Reading] = field(repr=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.value, dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, at: Any) -> Any:
+        """A distance, a row or a part of ``value``, by numpy's own indexes or by prompts.
+
+        Raises:
+            KeyError: there is no such prompt.
+        """
+        return self.value[tuple(map(self._place, at)) if isinstance(at, tuple) else self._place(at)]
+
+    def _place(self, at: Any) -> Any:
+        """Prompts, one or a list of them, by their numbers; anything else as it is."""
+        if isinstance(at, list):
+            return [self._place(one) for one in at]
+        if not isinstance(at, str):
+            return at
+        if at not in self.prompts:
+            raise KeyError(f"{quoted(at)} is none of the prompts: {listed(self.prompts)}")
+        return self.prompts.index(at)
+
+    def to_frame(self) -> Any:
+        """``value`` as a DataFrame of pandas, whose rows and columns are the prompts."""
+        from pandas import DataFrame
+
+        return DataFrame(self.value, self.prompts, self.prompts)
+
+    def plot(self, label: str = "distance") -> Any:
+        """The matrix in clusters with its dendrogram, a figure of matplotlib."""
+        from conjure_tools.plots import matrix_figure
+
+        return matrix_figure(self, label)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture of clusters, and the numbers."""
+        from conjure_tools.plots import matrix_html
+
+        return matrix_html(self)
 
 
 def distance_matrix(
@@ -291,6 +360,12 @@ def distance_matrix(
 
     Raises:
         TypeError, ValueError: as :func:`distances`; fewer than two prompts.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
+    >>> matrix.value.shape
+    (3, 3)
     """
     check_known(settings, OPTIONS)
     prompts = as_prompts(prompts)
@@ -309,8 +384,8 @@ def distance_matrix(
     return DistanceMatrix(prompts, both[0], both[1], alike, read(process.readers, prompts))
 
 
-@dataclass(frozen=True)
-class Trace:
+@dataclass(frozen=True, eq=False)
+class Trace(Compared):
     """One draw of Algorithm 1 laid open, for looking at.
 
     Attributes:
@@ -320,6 +395,12 @@ class Trace:
         eps: (2, 2, S, *latent_shape); [i, j] is the prediction of prompt j on trajectory i.
         schedule: what the timesteps mean.
         sampling: what was drawn.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> trace = cj.trace(process, "cat", "dog", steps=2)
+    >>> (trace.terms().estimates()[0].value > 0, len(trace.timesteps))
+    (True, 2)
     """
 
     prompts: tuple[str, str]
@@ -344,7 +425,14 @@ def trace(
     draw: int = 0,
     **single: Unpack[Single],
 ) -> Trace:
-    """Both trajectories of one draw, with both prompts' predictions along each."""
+    """Both trajectories of one draw, with both prompts' predictions along each.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> trace = cj.trace(process, "cat", "dog", steps=2)
+    >>> tuple(trace.eps.shape[:3])  # whose trajectory, whose prediction, step
+    (2, 2, 2)
+    """
     sampling = replace(Sampling.of(sampling, **single), draws=[draw])
     check_work(sampling)
     steps = sampling.steps
@@ -379,6 +467,12 @@ def floor(
     alone: other sums are rounded otherwise; guidance multiplies by w². One pair and one draw. A
     distance near this floor is rounding. A floor of zero says that this machine rounds both
     batches alike, and not that it does not round.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> rounding = cj.floor(process, "cat", steps=2).estimates()[0]
+    >>> rounding < cj.distance(process, "cat", "dog", steps=2, draws=1)
+    True
     """
     sampling = replace(Sampling.of(sampling, **single), draws=1)
     check_work(sampling, batch_size=batch_size)

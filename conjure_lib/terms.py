@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 
 import numpy as np
 import torch
@@ -20,7 +21,14 @@ from conjure_lib.inputs import one_of
 from conjure_lib.integrity import check_sound
 from conjure_lib.reading import SAME, Reading, same
 from conjure_lib.sampling import Sampling, check_chain
-from conjure_lib.sde import FlowSchedule, Schedule, chain_weights, log_snr, term_weights
+from conjure_lib.sde import (
+    Compared,
+    FlowSchedule,
+    Schedule,
+    chain_weights,
+    log_snr,
+    term_weights,
+)
 
 CELLS = 240  # of a window of log-SNR: a twentieth of a unit each
 UNEVEN = 1.0  # logarithms by which a curve may leave the range of its two neighbouring nodes
@@ -39,9 +47,12 @@ class Spent:
         return f"{self.evaluations:,} predictions, tolerance {'' if self.met else 'not '}met"
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, eq=False)
+class Estimate(Compared):
     """A Monte Carlo estimate with its two errors: of the draws, and of the quadrature.
+
+    As a number it is its ``value``: in float(), in an order, and under a format such as ``:.1f``.
+    Two are equal where all of them is.
 
     Attributes:
         value: the mean over draws. For weighting "sde" the Jeffreys divergence J in nats of the two
@@ -60,6 +71,14 @@ class Estimate:
             it: a distance near its floor is not told from 0. None where it is far above.
         readings: what the model reads of either text, where it was asked.
         spent: what it took, where a tolerance was given.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> d = cj.distance(process, "cat", "dog", steps=2, draws=2)
+    >>> f"{d:.3f}" == f"{d.value:.3f}"
+    True
+    >>> bool(abs(d.by_step.sum() - d.value) < 1e-6 * d.value)
+    True
     """
 
     value: float
@@ -83,9 +102,36 @@ class Estimate:
         error = f" ± {self.stderr:.2g} (draws) ± {self.quadrature_error:.2g} (steps)"
         return f"{self.value:.4g}{error}{f'; {self.spent}' if self.spent else ''}"
 
+    def __float__(self) -> float:
+        return self.value
 
-@dataclass(frozen=True)
-class Terms:
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
+
+    def __lt__(self, other: Estimate | float) -> bool:
+        return self.value < _number(other)
+
+    def __le__(self, other: Estimate | float) -> bool:
+        return self.value <= _number(other)
+
+    def __gt__(self, other: Estimate | float) -> bool:
+        return self.value > _number(other)
+
+    def __ge__(self, other: Estimate | float) -> bool:
+        return self.value >= _number(other)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the estimate in one line, and what its texts lose."""
+        lost = [f"{one.text}: {what}" for one in self.readings for what in one.lost]
+        return "<br>".join(f"<span>{escape(line)}</span>" for line in (str(self), *lost))
+
+
+def _number(other: Estimate | float) -> float:
+    return other.value if isinstance(other, Estimate) else other
+
+
+@dataclass(frozen=True, eq=False)
+class Terms(Compared):
     """‖Δε‖² of P pairs before any weighting: the raw material of every estimate.
 
     Attributes:
@@ -94,6 +140,12 @@ class Terms:
         timesteps: (S,), the visited timesteps.
         schedule: what they mean.
         sampling: what was drawn.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> terms = cj.pair_terms(process, [("cat", "dog")], steps=3, draws=2)
+    >>> [len(terms.estimates(weighting)) for weighting in cj.WEIGHTINGS]
+    [1, 1, 1]
     """
 
     squares: np.ndarray = field(repr=False)

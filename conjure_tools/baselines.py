@@ -60,6 +60,12 @@ def initial_timestep(
 
     Source: "initial timestep prediction" in Liu and Soatto (2026), known to us by name only. The
     difference of the two predictions at the initial timestep, at x_T, is our reading.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.baselines import initial_timestep
+    >>> initial_timestep(process, [("cat", "dog")], draws=1).shape
+    (1,)
     """
     _check(guidance=guidance, seed=seed, steps=steps, draws=draws, batch_size=batch_size)
     sampler = process.sampler(sampler=next(iter(process.samplers)), steps=steps)
@@ -93,6 +99,12 @@ def direct_output(
 
     Source: "direct output comparison" in Liu and Soatto (2026), known to us by name only. The
     squared distance between the final outputs is our reading.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.baselines import direct_output
+    >>> direct_output(process, [("cat", "dog")], draws=1, steps=2).shape
+    (1,)
     """
     _check(**sampling, draws=draws, batch_size=batch_size)
     one_of("space", space, ("latents", "pixels"))
@@ -130,6 +142,12 @@ def text_encoder_cosine(
     before CLIP's projection, which a diffusion model lacks: in a causal encoder it is the first to
     have read the whole text, and padding follows it. "mean" takes the mean from the first token of
     the text to that one; the begin-of-text token is blind to the text, hence the same for all.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.baselines import text_encoder_cosine
+    >>> bool(text_encoder_cosine(process, [("cat", "dog")])[0] < 1)
+    True
     """
     one_of("pooling", pooling, ("last", "mean"))
     prompts, index = _unique(pairs)

@@ -136,6 +136,10 @@ def load_pairs(name: str, *, split: str | None = None) -> pd.DataFrame:
     Raises:
         ValueError: an unknown set or split; a damaged file, named with the row where possible.
         FileNotFoundError: the set cannot be had; the message says what to set.
+
+    >>> from conjure_tools.benchmarks import load_pairs
+    >>> load_pairs("simlex999").columns.tolist()
+    ['id', 'text1', 'text2', 'score', 'subset', 'pos']
     """
     if name not in STS + WORDS:
         known = ", ".join(STS + WORDS)

@@ -108,7 +108,9 @@ def compare(options: argparse.Namespace) -> None:
     sampling, prompts = _sampling(options), (options.first, options.second)
     ways = {"weighting": options.weighting, "quadrature": options.quadrature}
     began = time.perf_counter()
-    to = {k: v for k in ("tolerance", "budget") if (v := getattr(options, k)) is not None}
+    to: dict[str, Any] = {
+        k: v for k in ("tolerance", "budget") if (v := getattr(options, k)) is not None
+    }
     estimate = distance(process, *prompts, sampling=sampling, **to, **ways)
     record = {
         "distance": estimate.value,

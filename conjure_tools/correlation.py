@@ -62,6 +62,11 @@ def spearman(
 
     Raises:
         ValueError: the lengths differ, fewer than three pairs, or a value that is not finite.
+
+    >>> import numpy as np
+    >>> from conjure_tools.correlation import spearman
+    >>> spearman(np.arange(20.0), np.arange(20.0) ** 2, resamples=50).value
+    1.0
     """
     return _bootstrap([predicted, human], _ranks, _partial, resamples, seed, texts)
 
@@ -112,6 +117,12 @@ def paired_bootstrap(
     Args:
         same_draws: of two that come with as many draws each: whether they started from the same
             noise, so that what they share of it cancels.
+
+    >>> import numpy as np
+    >>> from conjure_tools.correlation import paired_bootstrap
+    >>> right = np.arange(20.0)
+    >>> paired_bootstrap(right, -right, right, resamples=50).value
+    2.0
     """
     vectors = [first, second, human]
     return _bootstrap(vectors, _ranks, _difference, resamples, seed, texts, same_draws)
@@ -146,6 +157,12 @@ def agreement(
     Raises:
         ValueError: as `spearman`; or no column score.
         KeyError: no column ``by``.
+
+    >>> import pandas as pd
+    >>> from conjure_tools.correlation import agreement
+    >>> table = pd.DataFrame({"score": [1.0, 2.0, 3.0, 4.0]})
+    >>> agreement(table, [10.0, 20.0, 30.0, 40.0], resamples=50)[0]["pairs"]
+    4
     """
     if "score" not in table:
         raise ValueError("the pairs have no column score: there is nothing to agree with")

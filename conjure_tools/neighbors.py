@@ -101,6 +101,12 @@ def nngs(
         ValueError: unequal numbers of items, fewer than three, k out of range, a value that is
             masked or not finite, a matrix that holds no distances (not square, not symmetric,
             negative, or not 0 on its diagonal, as similarities are), no such metric or search.
+
+    >>> import numpy as np
+    >>> from conjure_tools.neighbors import nngs
+    >>> X = np.random.default_rng(0).normal(size=(20, 3))
+    >>> nngs(X, X, k=3, permutations=0, resamples=0).value
+    1.0
     """
     x, y = _paired(X, Y, metric)
     _check_counts(block=block, permutations=permutations, resamples=resamples, seed=seed)
@@ -459,6 +465,12 @@ def cka(
 
     Raises:
         ValueError: as `nngs`; an unknown kernel; a space in which nothing varies.
+
+    >>> import numpy as np
+    >>> from conjure_tools.neighbors import cka
+    >>> X = np.random.default_rng(0).normal(size=(20, 3))
+    >>> round(cka(X, 2 * X), 6)
+    1.0
     """
     spaces = _paired(X, Y, "euclidean")
     finite("bandwidth", bandwidth)

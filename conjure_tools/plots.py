@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +27,7 @@ from conjure_lib.similarity import DistanceMatrix, Trace
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 SEQUENTIAL = "mako_r"  # perceptually uniform, comes with seaborn
+SHOWN = 60  # prompts of a matrix that a notebook draws
 OUTLINED = 0.85  # the share of a picture that stays outside the outlines of `pair_figure`
 
 
@@ -32,6 +36,9 @@ def use_style() -> None:
 
     In notebooks a figure that holds pictures comes as PNG at twice the resolution, and any other
     as SVG; ``%config InlineBackend.figure_formats = ["png"]`` overrides that.
+
+    >>> from conjure_tools.plots import use_style
+    >>> use_style()
     """
     sns.set_theme(context="notebook", style="ticks", palette=PALETTE)
     mpl.rcParams |= {
@@ -88,6 +95,13 @@ def pair_figure(
     Args:
         trace: one draw, from :func:`conjure_lib.trace`.
         columns: how many steps are shown, evenly spread, where the trace has more.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.plots import pair_figure
+    >>> figure = pair_figure(process, cj.trace(process, "cat", "dog", steps=2))
+    >>> len(figure.axes) > 2
+    True
     """
     shown = np.unique(np.linspace(0, len(trace.timesteps) - 1, columns).round().astype(int))
     (estimate,) = trace.terms().estimates(weighting)
@@ -197,7 +211,15 @@ def _contribution_bars(
 
 
 def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Figure:
-    """The distance matrix of some prompts with its dendrogram (average linkage)."""
+    """The distance matrix of some prompts with its dendrogram (average linkage).
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.plots import matrix_figure
+    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
+    >>> len(matrix_figure(matrix).axes) > 2
+    True
+    """
     tree = linkage(squareform(matrix.value, checks=False), method="average")
     size = 2.2 + 0.42 * len(matrix.prompts)
     with mpl.rc_context({"figure.constrained_layout.use": False}):  # clustermap lays out itself
@@ -217,10 +239,35 @@ def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Fig
     return grid.figure
 
 
+def matrix_html(matrix: DistanceMatrix) -> str:
+    """A matrix for a notebook: its picture and its numbers, or of many prompts these alone."""
+    table = matrix.to_frame().to_html(max_rows=SHOWN, max_cols=SHOWN, float_format="{:.4g}".format)
+    if not 1 < len(matrix) <= SHOWN:
+        return table
+    figure, file = matrix.plot(), io.BytesIO()
+    figure.savefig(file, dpi=96, bbox_inches="tight")
+    plt.close(figure)
+    told = html.escape(f"Distances of {', '.join(map(short, matrix.prompts))}, in clusters")
+    picture = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<img src="data:image/png;base64,{picture}" alt="{told}">'
+        f"<details><summary>numbers</summary>{table}</details>"
+    )
+
+
 def picture_grid(
     pictures: np.ndarray, titles: Sequence[str], columns: int = 8, size: float = 1.25
 ) -> Figure:
-    """Pictures (n, height, width, 3) with their titles, row by row; long titles are wrapped."""
+    """Pictures (n, height, width, 3) with their titles, row by row; long titles are wrapped.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.plots import picture_grid
+    >>> words = ["cat", "dog"]
+    >>> figure = picture_grid(process.generate(words, steps=2), words)
+    >>> len(figure.axes) >= 2
+    True
+    """
     rows = -(-len(pictures) // columns)
     wrapped = [textwrap.fill(title, max(8, int(16 * size))) for title in titles]
     lines = 1 + max((title.count("\n") for title in wrapped), default=0)

@@ -182,6 +182,16 @@ def score(
         TypeError: an argument is of another kind than it must be.
         FileExistsError: ``folder`` holds files that a run would write over and did not write.
         OSError: a shard could not be written, or was taken away; the finished ones are kept.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from tempfile import mkdtemp
+    >>> import pandas as pd
+    >>> from conjure_tools.runs import score
+    >>> pairs = pd.DataFrame({"id": ["a"], "text1": ["cat"], "text2": ["dog"]})
+    >>> run = score(process, pairs, mkdtemp(), steps=2, draws=1, report=str)
+    >>> len(run.distances())
+    1
     """
     check_pairs(pairs)
     check_kept(pairs)
@@ -272,6 +282,16 @@ def open_run(folder: str | Path) -> Run:
     Raises:
         FileNotFoundError: there is no run, or no draw of it is finished.
         ValueError: ``run.json`` or ``pairs.parquet`` is damaged.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from tempfile import mkdtemp
+    >>> import pandas as pd
+    >>> from conjure_tools.runs import open_run, score
+    >>> pairs, folder = pd.DataFrame({"id": ["a"], "text1": ["cat"], "text2": ["dog"]}), mkdtemp()
+    >>> run = score(process, pairs, folder, steps=2, draws=1, report=str)
+    >>> bool((open_run(folder).by_draw() == run.by_draw()).all())
+    True
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file():

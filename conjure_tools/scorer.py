@@ -34,6 +34,19 @@ from conjure_tools.fingerprints import fingerprint
 WIDEST = 2**20  # numbers of an embedding that any model may be given
 PORTION = 1024  # texts whose conditions are held at a time
 RUN = uuid.uuid4().hex
+UNUSED: dict[str, tuple[Any, ...]] = {  # settings of sentence-transformers, as they change nothing
+    "precision": (None, "float32"),
+    "output_value": (None, "sentence_embedding"),
+    "apply_softmax": (None, False),
+} | dict.fromkeys(
+    ("prompt", "prompt_name", "truncate_dim", "activation_fn", "device", "pool", "chunk_size"),
+    (None,),
+)
+NO_MEANING = {
+    "prompt_name": "is given, and there are no named prompts here",
+    "truncate_dim": "would cut distances: hash them into fewer numbers, Scorer(…, width=…)",
+    "device": "is given, and a process has its own: conjure_lib.load(…, device=…)",
+}
 
 
 class _Card:
@@ -53,14 +66,28 @@ class Scorer:
 
     ``predict`` and ``rank`` follow CrossEncoder: minus the distance, exactly. ``encode``,
     ``similarity`` and ``similarity_pairwise`` follow SentenceTransformer: conjured embeddings, an
-    approximation. ``settings`` are those of :func:`conjure_lib.pair_terms`.
+    approximation. ``settings`` are those of :func:`conjure_lib.pair_terms`. The evaluators of
+    sentence-transformers take a scorer for either of the two. Where a function of theirs compares
+    embeddings by their cosine, which says little of conjured ones, hand it :meth:`similarity`, as
+    in ``util.paraphrase_mining(scorer, texts, score_function=scorer.similarity)``.
 
     Args:
         width: length of an embedding; anchors · latent dimensions where not given, which for Stable
             Diffusion is half a million numbers a text. With a width m these are hashed into m
             (Weinberger et al. 2009): a squared distance keeps its value on average, with a
             standard deviation of at most √(2/m) of it.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> scorer = cj.Scorer(process, steps=2, draws=1)
+    >>> int(scorer.predict([("cat", "car"), ("cat", "cat")]).argmax())
+    1
+    >>> scorer.encode(["cat", "dog"]).shape[0]
+    2
     """
+
+    num_labels = 1  # what an evaluator of CrossEncoders asks for
+    similarity_fn_name = "euclidean"  # and one of SentenceTransformers: in that order are ours
 
     def __init__(
         self,
@@ -96,31 +123,30 @@ class Scorer:
 
     def predict(
         self,
-        sentences: Any,
+        inputs: Any,
         *,
-        prompt_name: str | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        **unknown: Any,
     ) -> Any:
         """Minus the distance of each pair: (P,), or one number for one pair of strings.
 
         Pairs may come in any shape of :func:`conjure_lib.inputs.as_pairs`.
 
         Raises:
-            TypeError: something that is not a pair of texts.
-            ValueError: a prompt name was given, which these models have none of; no pairs; or as
-                :func:`conjure_lib.pair_terms`.
+            TypeError: something that is not a pair of texts; no setting of CrossEncoder's.
+            ValueError: a setting of CrossEncoder's that has no meaning here, such as a prompt name;
+                no pairs; or as :func:`conjure_lib.pair_terms`.
         """
-        if prompt_name is not None:
-            raise ValueError(f"there are no named prompts here, and so no {prompt_name!r}")
+        _check_unused(unknown)
         single = (
-            isinstance(sentences, list | tuple | np.ndarray)
-            and len(sentences) == 2
-            and all(isinstance(s, str) for s in sentences)
+            isinstance(inputs, list | tuple | np.ndarray)
+            and len(inputs) == 2
+            and all(isinstance(s, str) for s in inputs)
         )
-        pairs = as_pairs([sentences] if single else sentences)
+        pairs = as_pairs([inputs] if single else inputs)
         settings: Settings = {**self.settings, "progress": show_progress_bar}
         if batch_size is not None:
             settings["batch_size"] = batch_size
@@ -160,13 +186,14 @@ class Scorer:
 
     def encode(
         self,
-        sentences: Any,
+        inputs: Any,
         *,
         batch_size: int = 64,
         show_progress_bar: bool | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         normalize_embeddings: bool = False,
+        **unknown: Any,
     ) -> Any:
         """Conjured embeddings (n, width): squared Euclidean distance stands in for the distance.
 
@@ -176,16 +203,18 @@ class Scorer:
         vector index with Euclidean distance takes: float32, contiguous, of one width.
 
         Raises:
-            TypeError: something that is not a text, or not a list of texts.
+            TypeError: something that is not a text, or not a list of texts; no setting of
+                SentenceTransformer's.
             ValueError: no texts, a setting that embeddings cannot have, or a number that is not
                 finite, with its text and timestep.
         """
+        _check_unused(unknown)
         if normalize_embeddings:
             raise ValueError("the length of a conjured embedding is part of it: not to normalize")
         if refused := {"noise", "pairing"} & self.settings.keys():
             raise ValueError(f"embeddings have no {', '.join(sorted(refused))}")
         whole("batch_size", batch_size)
-        prompts = as_prompts([sentences] if isinstance(sentences, str) else sentences)
+        prompts = as_prompts([inputs] if isinstance(inputs, str) else inputs)
         self._check_size(len(prompts), batch_size)
         warn_alike(self.process.readers, prompts)
         x, t, weights, keys = self._anchors(batch_size)
@@ -205,8 +234,13 @@ class Scorer:
                 some = slice(first, first + PORTION)
                 anchors = (x, t, roots, hashes)
                 self._embed(prompts[some], vectors[some], *anchors, batch_size, bar)
-        vectors = vectors[0] if isinstance(sentences, str) else vectors
+        if isinstance(inputs, str):
+            vectors = vectors[0]
+        elif not convert_to_numpy and not convert_to_tensor:
+            return list(vectors)
         return vectors.numpy() if convert_to_numpy and not convert_to_tensor else vectors
+
+    encode_query = encode_document = encode  # texts are all of one kind
 
     def _check_size(self, texts: int, batch_size: int) -> None:
         """Raise MemoryError where the anchors or so many embeddings have no room."""
@@ -288,6 +322,15 @@ class Scorer:
         return _finite(-(first - second).square().sum(-1))
 
 
+def _check_unused(given: Mapping[str, Any]) -> None:
+    """Raise where a setting of sentence-transformers is more than its default, which is ours."""
+    for name, value in given.items():
+        if name not in UNUSED:
+            raise TypeError(f"there is no setting {name}")
+        if value not in UNUSED[name]:
+            raise ValueError(f"{name}={value!r} {NO_MEANING.get(name, 'has no meaning here')}")
+
+
 def _embeddings(*several: Any) -> list[Tensor]:
     """Sets of embeddings, or single ones, as float64 of one width, (n, width) each."""
     found = []
@@ -331,19 +374,15 @@ def _revision(scorer: Scorer) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class MtebScorer:
-    """A `conjure_lib.Scorer` as mteb's STS tasks want a model: the exact distance, pair by pair.
+class _Mteb:
+    """What mteb asks of any model, and what it is told where a task is of another kind."""
 
-    mteb encodes both columns and then compares rows, where our distance needs both texts at once:
-    ``encode`` therefore hands out row numbers, and ``similarity_pairwise`` looks the texts up. Read
-    "spearman" of the result; its "cosine_spearman" compares row numbers and means nothing.
-    """
+    kinds: tuple[str, ...]
 
     def __init__(self, scorer: Scorer) -> None:
         import mteb  # noqa: F401  # where it is missing, that is said here
 
         self.scorer = scorer
-        self.texts: list[str] = []
 
     @property
     def mteb_model_meta(self) -> Any:
@@ -354,27 +393,102 @@ class MtebScorer:
         name = name if "/" in name else f"conjure_lib/{name}"
         return ModelMeta.create_empty({"name": name, "revision": _revision(self.scorer)})
 
-    def encode(self, inputs: Iterable[Mapping[str, list[str]]], **_: Any) -> np.ndarray:
-        """Row numbers from 1 on and their squares, (n, 2); the texts are kept.
+    def _check(self, task: Any) -> None:
+        if task.type not in self.kinds or list(task.modalities) != ["text"]:
+            raise ValueError(
+                f"{task.name} is a task of the kind {task.type}: MtebScorer takes STS and "
+                "MtebReranker takes reranking, of texts, and no others"
+            )
 
-        The squares only keep the comparisons that mteb makes by itself from being constant.
+
+class MtebScorer(_Mteb):
+    """A `conjure_lib.Scorer` as mteb's STS tasks want a model: the exact distance, pair by pair.
+
+    mteb encodes both columns and then compares rows, where our distance needs both texts at once.
+    So the first column becomes (1, 0) throughout, and the second the points of a quarter of the
+    unit circle whose cosine with it is 1 - d/d_max: every correlation of mteb's that is one of
+    ranks, the main score among them, and Pearson's of the cosine, are those of minus the distance.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.scorer import MtebScorer
+    >>> model = MtebScorer(cj.Scorer(process))  # for mteb.evaluate(model, mteb.get_task("STS12"))
+    >>> model.mteb_model_meta.name
+    'conjure_lib/emoji-diffusion'
+    """
+
+    kinds = ("STS",)
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__(scorer)
+        self._first: dict[tuple[str, str, str], list[str]] = {}
+
+    def encode(
+        self,
+        inputs: Iterable[Mapping[str, list[str]]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        **_: Any,
+    ) -> np.ndarray:
+        """Points of the plane (n, 2): of the first column, and then of the second.
+
+        Raises:
+            ValueError: a task that is no STS, or columns of different lengths.
         """
-        first = len(self.texts) + 1
-        for batch in inputs:
-            self.texts += batch["text"]
-        rows = np.arange(first, len(self.texts) + 1, dtype=np.float64)
-        return np.stack([rows, rows**2], axis=1)
+        self._check(task_metadata)
+        texts = [text for batch in inputs for text in batch["text"]]
+        place = (task_metadata.name, hf_split, hf_subset)
+        first = self._first.pop(place, None)
+        if first is None or first == texts:  # the same once more: what came between was stopped
+            self._first[place] = texts
+            return np.tile([1.0, 0.0], (len(texts), 1))
+        if len(first) != len(texts):
+            raise ValueError(f"{task_metadata.name} has {len(first)} and {len(texts)} texts")
+        distances = -self.scorer.predict(list(zip(first, texts, strict=True)))
+        cosine = 1 - distances / (distances.max() or 1)
+        return np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Similarity of every row with every other, (n, m)."""
-        first, second = self._look_up(embeddings1), self._look_up(embeddings2)
-        found = self.scorer.predict([(a, b) for a in first for b in second], convert_to_tensor=True)
-        return found.reshape(len(first), len(second))
+        """The cosine of every point with every other, (n, m)."""
+        first, second = _embeddings(embeddings1, embeddings2)
+        return first @ second.T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Similarity of corresponding rows, (n,)."""
-        first, second = self._look_up(embeddings1), self._look_up(embeddings2)
-        return self.scorer.predict(list(zip(first, second, strict=True)), convert_to_tensor=True)
+        """The cosine of corresponding points, (n,)."""
+        first, second = _embeddings(embeddings1, embeddings2)
+        return (first * second).sum(-1)
 
-    def _look_up(self, rows: Any) -> list[str]:
-        return [self.texts[int(i) - 1] for i in np.atleast_2d(rows)[:, 0]]
+
+class MtebReranker(_Mteb):
+    """A `conjure_lib.Scorer` as mteb's reranking tasks want a cross-encoder.
+
+    >>> import conjure_lib as cj
+    >>> process = cj.load()
+    >>> from conjure_tools.scorer import MtebReranker
+    >>> model = MtebReranker(cj.Scorer(process))
+    >>> model.mteb_model_meta.name
+    'conjure_lib/emoji-diffusion'
+    """
+
+    kinds = ("Reranking", "Retrieval")  # one of these that comes with documents to rank
+
+    def predict(
+        self,
+        inputs1: Iterable[Mapping[str, list[str]]],
+        inputs2: Iterable[Mapping[str, list[str]]],
+        *,
+        task_metadata: Any,
+        **_: Any,
+    ) -> np.ndarray:
+        """Minus the distance of each query and its document, (n,).
+
+        Raises:
+            ValueError: a task of another kind.
+        """
+        self._check(task_metadata)
+        first, second = (
+            [t for batch in side for t in batch["text"]] for side in (inputs1, inputs2)
+        )
+        return self.scorer.predict(list(zip(first, second, strict=True)))

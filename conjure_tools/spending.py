@@ -128,9 +128,7 @@ def _squared_errors(estimate: Estimate) -> tuple[float, float]:
     return scatter, math.inf if math.isnan(off) else off**2
 
 
-def _next(
-    terms: Terms, scatter: float, off: float, wanted: float, goal: _Goal
-) -> Sampling | None:
+def _next(terms: Terms, scatter: float, off: float, wanted: float, goal: _Goal) -> Sampling | None:
     """More draws of these steps, or a finer grid: what is expected to cost less, if either helps."""
     draws, steps, begin = terms.squares.shape[1], terms.sampling.steps, goal.begin
     T, divides = terms.schedule.T, begin.spacing == "leading"  # even times need it

@@ -140,6 +140,14 @@ def read_pairs(
         ValueError: it cannot be read, or a row cannot be used: a text is empty, a score no finite
             number, an id empty or there twice, a cell too many or too few. The message names the
             file and the line (Excel, JSON arrays and Parquet: the row) and what to do.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> from conjure_tools.tables import read_pairs
+    >>> file = Path(mkdtemp()) / "pairs.csv"
+    >>> _ = file.write_text("word1,word2,score\\ncat,dog,8.1\\ncat,car,1.2\\n")
+    >>> read_pairs(file)[["text1", "text2", "score"]].values.tolist()
+    [['cat', 'dog', 8.1], ['cat', 'car', 1.2]]
     """
     file = Path(path)
     if not isinstance(drop, (bool, np.bool_)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
-from conjure_tools.scorer import MtebScorer
+from conjure_tools.scorer import MtebReranker, MtebScorer
 
 PAIRS = [("cat", "dog"), ("cat", "pizza"), ("sun", "moon"), ("car", "bus"), ("tree", "tree")]
 HUMAN = [3.5, 0.4, 2.0, 3.0, 5.0]
@@ -60,6 +61,91 @@ def test_cross_encoder_evaluator(scorer: cj.Scorer) -> None:
     assert scorer.model_card_data.metrics["five_spearman"] == found["five_spearman"]
 
 
+def test_all_evaluators_of_cross_encoders(scorer: cj.Scorer) -> None:
+    from sentence_transformers.cross_encoder import evaluation
+
+    labels = [int(h > 2.5) for h in HUMAN]
+    pairs = [list(p) for p in PAIRS]
+    classes = evaluation.CrossEncoderClassificationEvaluator(pairs, labels, name="five")(scorer)
+    mine = scorer.predict(PAIRS)
+    best = max(np.mean((mine >= cut) == np.array(labels)) for cut in [*mine, np.inf])
+    assert classes["five_accuracy"] == pytest.approx(best)
+    samples = [{"query": "cat", "positive": ["dog"], "negative": ["pizza", "bus"]}]
+    ranks = evaluation.CrossEncoderRerankingEvaluator(samples, name="one")(scorer)
+    order = [r["corpus_id"] for r in scorer.rank("cat", ["dog", "pizza", "bus"])]
+    assert ranks["one_mrr@10"] == pytest.approx(1 / (1 + order.index(0)))
+
+
+def near(scorer: cj.Scorer, first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+    """Minus the Euclidean distance of the embeddings of corresponding texts."""
+    return -np.linalg.norm(scorer.encode(list(first)) - scorer.encode(list(second)), axis=1)
+
+
+def test_all_evaluators_of_embeddings(scorer: cj.Scorer) -> None:
+    from sentence_transformers.sentence_transformer import evaluation as ev
+
+    first, second = (list(side) for side in zip(*PAIRS, strict=True))
+    mine, labels = near(scorer, first, second), [int(h > 2.5) for h in HUMAN]
+    sts = ev.EmbeddingSimilarityEvaluator(first, second, [h / 5 for h in HUMAN])(scorer)
+    assert sts["spearman_euclidean"] == pytest.approx(spearmanr(HUMAN, mine).statistic)
+    binary = ev.BinaryClassificationEvaluator(first, second, labels)(scorer)
+    best = max(np.mean((mine >= cut) == np.array(labels)) for cut in [*mine, np.inf])
+    assert binary["euclidean_accuracy"] == pytest.approx(best)
+    triplet = ev.TripletEvaluator(["cat"] * 2, ["dog", "pizza"], ["pizza", "dog"])(scorer)
+    assert triplet["euclidean_accuracy"] == 0.5
+    queries, corpus = {"q": "cat"}, {"a": "pizza", "b": "dog", "c": "cat"}
+    found = ev.InformationRetrievalEvaluator(queries, corpus, {"q": {"c"}})(scorer)
+    assert found["euclidean_accuracy@1"] == 1
+    samples = [{"query": "cat", "positive": ["cat"], "negative": ["pizza", "bus"]}]
+    ranks = ev.RerankingEvaluator(samples, similarity_fct=scorer.similarity)(scorer)
+    assert ranks["mrr@10"] == 1
+    mined = ev.ParaphraseMiningEvaluator(dict(enumerate(["cat", "cat", "pizza"])), [(0, 1)])(scorer)
+    assert mined["average_precision"] == 1
+    same = ev.MSEEvaluator(first, first, teacher_model=scorer)(scorer)
+    assert same["negative_mse"] == pytest.approx(0, abs=1e-6)
+    there = ev.TranslationEvaluator(["cat", "pizza"], ["cat", "pizza"])(scorer)
+    assert there["mean_accuracy"] == 1
+    every = ev.SequentialEvaluator([ev.TripletEvaluator(["cat"], ["cat"], ["dog"])])(scorer)
+    assert every["euclidean_accuracy"] == 1
+
+
+def test_paraphrase_mining(scorer: cj.Scorer) -> None:
+    from sentence_transformers.util import paraphrase_mining
+
+    words = ["cat", "pizza", "dog", "bus"]
+    vectors = scorer.encode(words)
+    found = paraphrase_mining(scorer, words, score_function=scorer.similarity)
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    exact = sorted(
+        ((-((vectors[i] - vectors[j]) ** 2).sum(), i, j) for i, j in pairs), reverse=True
+    )
+    assert [tuple(row[1:]) for row in found] == [row[1:] for row in exact]
+    np.testing.assert_allclose([row[0] for row in found], [row[0] for row in exact], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"precision": "int8"}, ValueError, "precision='int8' has no meaning here"),
+        ({"truncate_dim": 8}, ValueError, r"hash them into fewer numbers, Scorer\(…, width=…\)"),
+        ({"prompt": "query: "}, ValueError, "prompt='query: ' has no meaning here"),
+        ({"device": "cuda"}, ValueError, "a process has its own"),
+        ({"banana": 1}, TypeError, "there is no setting banana"),
+    ],
+)
+def test_settings_of_others_that_mean_nothing_here(
+    scorer: cj.Scorer, given: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    for ask in (scorer.encode, scorer.encode_query, scorer.encode_document):
+        with pytest.raises(error, match=says):
+            ask(["cat"], **given)
+    with pytest.raises(error, match=says):
+        scorer.predict(PAIRS, **given)
+    assert (
+        len(scorer.encode(["cat"], precision="float32", prompt=None, convert_to_numpy=False)) == 1
+    )
+
+
 def test_rank(scorer: cj.Scorer) -> None:
     words = ["pizza", "cat", "dog", "bus"]
     scores = scorer.predict([("cat", w) for w in words])
@@ -84,15 +170,67 @@ def test_similarity_of_embeddings(scorer: cj.Scorer) -> None:
 
 
 def test_mteb(scorer: cj.Scorer) -> None:
+    """Every rank correlation that mteb computes, the main score among them, is the distance's."""
     mteb = pytest.importorskip("mteb")
     task = five(mteb)
     adapter = MtebScorer(scorer)
     found = mteb.evaluate(adapter, task, cache=None, co2_tracker=False, show_progress_bar=False)
     scores = found.task_results[0].scores["test"][0]
-    assert scores["spearman"] == pytest.approx(spearmanr(HUMAN, scorer.predict(PAIRS)).statistic)
-    matrix = adapter.similarity(np.array([[1.0, 1], [2, 4]]), np.array([[6.0, 36], [7, 49]]))
-    assert matrix.shape == (2, 2)
-    assert float(matrix[0, 0]) == pytest.approx(float(scorer.predict(PAIRS)[0]), rel=1e-4)
+    rank = spearmanr(HUMAN, scorer.predict(PAIRS)).statistic
+    assert scores["main_score"] == found.task_results[0].get_score() == pytest.approx(rank)
+    for name in ("spearman", "cosine_spearman", "euclidean_spearman", "manhattan_spearman"):
+        assert scores[name] == pytest.approx(rank)
+    line = pearsonr(HUMAN, scorer.predict(PAIRS)).statistic
+    assert scores["pearson"] == scores["cosine_pearson"] == pytest.approx(line, abs=1e-5)
+
+
+def test_a_run_of_mteb_that_was_stopped_leaves_nothing(scorer: cj.Scorer) -> None:
+    mteb = pytest.importorskip("mteb")
+    adapter, task = MtebScorer(scorer), five(mteb)
+    about = {"task_metadata": task.metadata, "hf_split": "test", "hf_subset": "default"}
+    adapter.encode([{"text": [a for a, _ in PAIRS]}], **about)  # and then Ctrl-C
+    found = mteb.evaluate(adapter, task, cache=None, co2_tracker=False, show_progress_bar=False)
+    rank = spearmanr(HUMAN, scorer.predict(PAIRS)).statistic
+    assert found.task_results[0].get_score() == pytest.approx(rank)
+
+
+def reranking(mteb: Any) -> Any:
+    """A task of mteb in which two queries have documents to rank."""
+    from datasets import Dataset
+
+    task = mteb.get_task("AskUbuntuDupQuestions")
+    told = {
+        "corpus": Dataset.from_dict({"id": list("abcd"), "text": ["dog", "pizza", "bus", "moon"]}),
+        "queries": Dataset.from_dict({"id": ["1", "2"], "text": ["cat", "car"]}),
+        "relevant_docs": {"1": {"a": 1}, "2": {"c": 1}},
+        "top_ranked": {"1": ["a", "b", "c"], "2": ["c", "d"]},
+    }
+    task.dataset, task.data_loaded = {"default": {"test": told}}, True
+    return task
+
+
+def test_mteb_reranking(scorer: cj.Scorer) -> None:
+    mteb = pytest.importorskip("mteb")
+    task, adapter = reranking(mteb), MtebReranker(scorer)
+    found = mteb.evaluate(adapter, task, cache=None, co2_tracker=False, show_progress_bar=False)
+    scores = found.task_results[0].scores["test"][0]
+    ranks = []
+    for query, right, others in (("cat", "dog", ["pizza", "bus"]), ("car", "bus", ["moon"])):
+        mine = scorer.predict([(query, text) for text in (right, *others)])
+        ranks.append(1 + int((mine[1:] > mine[0]).sum()))
+    assert scores["main_score"] == found.task_results[0].get_score()
+    assert scores["map_at_1000"] == pytest.approx(np.mean(1 / np.array(ranks)), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Banking77Classification", "TwentyNewsgroupsClustering"])
+def test_other_tasks_of_mteb_are_refused_in_a_sentence(scorer: cj.Scorer, kind: str) -> None:
+    mteb = pytest.importorskip("mteb")
+    about = {"task_metadata": mteb.get_task(kind).metadata, "hf_split": "test", "hf_subset": "x"}
+    says = f"{kind}.* is a task of the kind .*: MtebScorer takes STS and MtebReranker takes rerank"
+    with pytest.raises(ValueError, match=says):
+        MtebScorer(scorer).encode([{"text": ["cat"]}], **about)
+    with pytest.raises(ValueError, match=says):
+        MtebReranker(scorer).predict([{"text": ["cat"]}], [{"text": ["dog"]}], **about)
 
 
 def test_mteb_keeps_scores_of_other_settings_apart(process: cj.GenerativeProcess) -> None:

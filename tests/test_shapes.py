@@ -128,8 +128,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "states": Float32[Tensor, "2 S *latent"],
         "eps": Float32[Tensor, "2 2 S *latent"],
     },
-    "scorer.Scorer.predict": {"return": Float64[Array, "{len(sentences)}"]},
-    "scorer.Scorer.encode": {"return": Float32[Array, "{len(sentences)} width"]},
+    "scorer.Scorer.predict": {"return": Float64[Array, "{len(inputs)}"]},
+    "scorer.Scorer.encode": {"return": Float32[Array, "{len(inputs)} width"]},
     "scorer.Scorer.similarity": {
         "embeddings1": Float[Array, "n width"],
         "embeddings2": Float[Array, "m width"],
