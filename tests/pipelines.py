@@ -796,7 +796,7 @@ def hi_dream_image() -> Any:
         force_inference_output=True,
     )
     fourth = language_model("Qwen3ForCausalLM")
-    return diffusers.HiDreamImagePipeline(
+    pipeline = diffusers.HiDreamImagePipeline(
         scheduler=flow(),
         vae=random_vae(shift_factor=0.1),
         transformer=transformer,
@@ -805,6 +805,9 @@ def hi_dream_image() -> Any:
         **clips(),
         **t5("_3"),
     )
+    # it scales every picture to the area that this stands for: by itself to 1024 × 1024
+    pipeline.default_sample_size = 32 // pipeline.vae_scale_factor
+    return pipeline
 
 
 @family("BriaPipeline")
