@@ -27,6 +27,7 @@ from conjure_lib import EMBEDDED
 from conjure_lib.loading import open_pipeline
 from conjure_tools import benchmarks, runs
 from conjure_tools.cluster import PairScorer
+from conjure_tools.hardware import compile_network
 
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]
@@ -278,7 +279,7 @@ def device(small: bool) -> list[Row]:
                 except torch.OutOfMemoryError:
                     print(f"{name}: no memory for {batch} rows")
             if plain and not small:
-                process.compile(64, tf32=tf32)  # the size that the engine takes by default
+                compile_network(process, 64, tf32=tf32)  # the size that the engine takes by default
                 rows.append({**shared, "compiled": True, **rate(process, 64, limit)})
     return rows
 

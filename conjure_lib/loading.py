@@ -287,7 +287,7 @@ def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> Gen
 
     def twin(process: GenerativeProcess, memo: dict[int, Any]) -> GenerativeProcess:
         fresh = from_pipeline(copy.deepcopy(pipeline, memo), process.name, **options)
-        kept = ("scheduler", "latent_shape", "kind", "revision", "evaluations", "rows")
+        kept = ("scheduler", "latent_shape", "kind", "revision", "evaluations")
         changes = {field: copy.deepcopy(getattr(process, field), memo) for field in kept}
         return dataclasses.replace(fresh, **changes)
 

@@ -5,7 +5,6 @@ Imported before torch, whose OpenMP reads the environment once, as it is loaded.
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import re
@@ -119,12 +118,3 @@ def memory(proc: Path = PROC) -> tuple[int, int]:
     except (OSError, IndexError):  # no limit
         pass
     return free, used
-
-
-def hasten() -> None:
-    """For a program that loads, works once and ends: hardly any search for garbage.
-
-    A fifth of the time from the start to a distance goes into searches through what the imports
-    have left, of which nothing is garbage.
-    """
-    gc.set_threshold(200_000, 50, 1000)

@@ -54,7 +54,6 @@ class GenerativeProcess:
         modules: the networks that ``predict``, ``encode`` and ``decode`` run, by name.
         readers: the tokenizers that texts go through; what is lost on the way is asked of them.
         evaluations: noise predictions made so far, of one prompt at one x each.
-        rows: the rows of every network call, where :meth:`compile` has fixed them.
         twin: makes the copy of it that shares no network, for ``copy.deepcopy``.
 
     >>> import conjure_lib as cj
@@ -78,7 +77,6 @@ class GenerativeProcess:
     modules: Mapping[str, torch.nn.Module] = field(default_factory=dict, repr=False)
     readers: Sequence[Reader] = field(default=(), repr=False)
     evaluations: int = 0
-    rows: int | None = None
     twin: Callable[[GenerativeProcess, dict[int, Any]], GenerativeProcess] | None = field(
         default=None, repr=False
     )
@@ -135,41 +133,10 @@ class GenerativeProcess:
         """Noise prediction ε(x, t|y) in float32; x (n, …), t (n,), condition of n rows."""
         return self._to_eps(self.output(x, t, condition), x, t)
 
-    def compile(self, batch_size: int = 64, *, tf32: bool = True) -> None:
-        """Compile the network for calls of ``batch_size`` rows; pays in runs of minutes and more.
-
-        Every evaluation is still made, in other kernels: numbers agree to rounding. A call with
-        fewer rows is filled up and one with more is cut, so that there is one shape to compile. On
-        CUDA the calls are replayed as graphs, and ``tf32`` lets float32 products be rounded to ten
-        bits, for the whole program.
-
-        Raises:
-            ValueError: there is no network to compile.
-        """
-        if self.network is None:
-            raise ValueError(f"{self.name} has no network that could be compiled")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        cuda = self.device.type == "cuda"
-        if cuda and tf32:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network.compile(mode="reduce-overhead" if cuda else None, dynamic=False)
-        self.rows = batch_size
-
     def output(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         """The network's output as float32, shaped like x (n, …); ``kind`` says what it means."""
         self.evaluations += len(x)
-        if self.rows is None:
-            return self.predict(x, t, condition).float()
-        parts = []
-        for first in range(0, len(x), self.rows):
-            rows = torch.arange(first, first + self.rows).clamp_max(len(x) - 1)  # the last, often
-            if self.device.type == "cuda":  # what an earlier graph returned was kept elsewhere
-                torch.compiler.cudagraph_mark_step_begin()
-            output = self.predict(x[rows], t.expand(len(x))[rows], condition[rows])
-            parts.append(output[: len(x) - first].float().clone())
-        return torch.cat(parts)
+        return self.predict(x, t, condition).float()
 
     def _to_eps(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         if self.kind == "epsilon":

@@ -1,4 +1,4 @@
-"""Algorithm 1: the distance between two prompts, many pairs, matrices.
+"""Algorithm 1: the distance between two prompts, and of many pairs.
 
     d(y1, y2) = E_{t, x ~ ½ p_t(·|y1) + ½ p_t(·|y2)} [ g(t)² ‖s(x,t|y1) - s(x,t|y2)‖² ]
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -23,11 +23,10 @@ from torch import Tensor
 
 from conjure_lib import Quadrature, Weighting
 from conjure_lib.engine import MEMORY, norms, pair_squares
-from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text
-from conjure_lib.integrity import check_sound
+from conjure_lib.inputs import as_numbers, as_pairs, as_text
 from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, as_process
-from conjure_lib.reading import Reading, listed, quoted, read, warn_alike, warn_same
+from conjure_lib.reading import quoted, read, warn_same
 from conjure_lib.sampling import (
     OPTIONS,
     Pairing,
@@ -38,7 +37,6 @@ from conjure_lib.sampling import (
     check_settings,
     check_work,
 )
-from conjure_lib.sde import Compared, FlowSchedule, Schedule
 from conjure_lib.terms import BUDGET, Estimate, Terms
 
 HELD = 400  # numbers that a network holds at a time for each one of a latent; U-Nets more
@@ -280,176 +278,6 @@ def distance(
     pairs = [(as_text("y1", y1), as_text("y2", y2))]
     ways: Any = {"weighting": weighting, "quadrature": quadrature}
     return distances(process, pairs, tolerance=tolerance, budget=budget, **ways, **settings)[0]
-
-
-@dataclass(frozen=True, eq=False)
-class DistanceMatrix(Compared):
-    """Distances of n prompts: ``value`` and ``stderr`` (n, n), symmetric with zero diagonals.
-
-    ``same_tokens`` (n, n) holds where two prompts differ and the model cannot tell them apart, and
-    ``readings`` what it reads of each prompt. As an array it is its ``value``; its parts can be
-    asked for by number and by prompt, as ``matrix["cat", "dog"]`` or ``matrix["cat"]``.
-
-    >>> import conjure_lib as cj
-    >>> process = cj.load()
-    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
-    >>> matrix["cat", "dog"] == matrix[1, 0]
-    True
-    >>> list(matrix.to_frame().columns)
-    ['cat', 'dog', 'car']
-    """
-
-    prompts: list[str]
-    value: np.ndarray
-    stderr: np.ndarray
-    same_tokens: np.ndarray
-    readings: list[Reading] = field(repr=False)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.value, dtype, copy=copy)
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __getitem__(self, at: Any) -> Any:
-        """A distance, a row or a part of ``value``, by numpy's own indexes or by prompts.
-
-        Raises:
-            KeyError: there is no such prompt.
-        """
-        return self.value[tuple(map(self._place, at)) if isinstance(at, tuple) else self._place(at)]
-
-    def _place(self, at: Any) -> Any:
-        """Prompts, one or a list of them, by their numbers; anything else as it is."""
-        if isinstance(at, list):
-            return [self._place(one) for one in at]
-        if not isinstance(at, str):
-            return at
-        if at not in self.prompts:
-            raise KeyError(f"{quoted(at)} is none of the prompts: {listed(self.prompts)}")
-        return self.prompts.index(at)
-
-    def to_frame(self) -> Any:
-        """``value`` as a DataFrame of pandas, whose rows and columns are the prompts."""
-        from pandas import DataFrame
-
-        return DataFrame(self.value, self.prompts, self.prompts)
-
-    def plot(self, label: str = "distance") -> Any:
-        """The matrix in clusters with its dendrogram, a figure of matplotlib."""
-        from conjure_tools.plots import matrix_figure
-
-        return matrix_figure(self, label)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the picture of clusters, and the numbers."""
-        from conjure_tools.plots import matrix_html
-
-        return matrix_html(self)
-
-
-def distance_matrix(
-    process: GenerativeProcess,
-    prompts: Any,
-    *,
-    weighting: Weighting = "sde",
-    quadrature: Quadrature = "log-snr",
-    **settings: Unpack[Settings],
-) -> DistanceMatrix:
-    """All pairwise distances of ``prompts``; the rest is as of :func:`distances`.
-
-    Raises:
-        TypeError, ValueError: as :func:`distances`; fewer than two prompts.
-
-    >>> import conjure_lib as cj
-    >>> process = cj.load()
-    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
-    >>> matrix.value.shape
-    (3, 3)
-    """
-    check_known(settings, OPTIONS)
-    prompts = as_prompts(prompts)
-    if len(prompts) < 2:
-        raise ValueError(
-            f"a matrix of distances needs 2 prompts or more, not only {quoted(prompts[0])}"
-        )
-    rows, columns = np.triu_indices(len(prompts), 1)
-    pairs = [(prompts[i], prompts[j]) for i, j in zip(rows, columns, strict=True)]
-    estimates = distances(process, pairs, weighting=weighting, quadrature=quadrature, **settings)
-    both = np.zeros((2, len(prompts), len(prompts)))  # values, standard errors
-    both[:, rows, columns] = [[e.value for e in estimates], [e.stderr for e in estimates]]
-    both += both.transpose(0, 2, 1)
-    alike = np.zeros((len(prompts), len(prompts)), bool)
-    alike[rows, columns] = alike[columns, rows] = [e.same_tokens for e in estimates]
-    return DistanceMatrix(prompts, both[0], both[1], alike, read(process.readers, prompts))
-
-
-@dataclass(frozen=True, eq=False)
-class Trace(Compared):
-    """One draw of Algorithm 1 laid open, for looking at.
-
-    Attributes:
-        prompts: (y1, y2).
-        timesteps: (S,).
-        states: (2, S, *latent_shape); [i] is the trajectory of prompt i.
-        eps: (2, 2, S, *latent_shape); [i, j] is the prediction of prompt j on trajectory i.
-        schedule: what the timesteps mean.
-        sampling: what was drawn.
-
-    >>> import conjure_lib as cj
-    >>> process = cj.load()
-    >>> trace = cj.trace(process, "cat", "dog", steps=2)
-    >>> (trace.terms().estimates()[0].value > 0, len(trace.timesteps))
-    (True, 2)
-    """
-
-    prompts: tuple[str, str]
-    timesteps: Tensor
-    states: Tensor
-    eps: Tensor
-    schedule: Schedule | FlowSchedule
-    sampling: Sampling
-
-    def terms(self) -> Terms:
-        """One draw of one pair, as :func:`pair_terms` gives it."""
-        square = self.sampling.guidance**2 * norms(self.eps[:, 0] - self.eps[:, 1])  # (2, S)
-        return Terms(square.T[None, None], self.timesteps, self.schedule, self.sampling)
-
-
-def trace(
-    process: GenerativeProcess,
-    y1: str,
-    y2: str,
-    *,
-    sampling: Sampling | None = None,
-    draw: int = 0,
-    **single: Unpack[Single],
-) -> Trace:
-    """Both trajectories of one draw, with both prompts' predictions along each.
-
-    >>> import conjure_lib as cj
-    >>> process = cj.load()
-    >>> trace = cj.trace(process, "cat", "dog", steps=2)
-    >>> tuple(trace.eps.shape[:3])  # whose trajectory, whose prediction, step
-    (2, 2, 2)
-    """
-    sampling = replace(Sampling.of(sampling, **single), draws=[draw])
-    check_work(sampling)
-    steps = sampling.steps
-    as_process(process).sampler(sampling)
-    check_memory(f"steps={steps}", 32.0 * steps * math.prod(process.latent_shape))
-    prompts = (as_text("y1", y1), as_text("y2", y2))
-    warn_alike(process.readers, prompts)
-    condition = process.encode(prompts)
-    x_T = process.noise([draw], sampling.seed).expand(2, *process.latent_shape)
-    path = process.trajectories(condition, x_T, [draw] * 2, sampling=sampling, texts=prompts)
-    t = path.timesteps.to(process.device)
-    other = torch.stack(
-        [process.eps(path.states[i], t, condition[[1 - i] * steps]) for i in range(2)]
-    )
-    check_sound(other.isfinite().flatten(2).all(2), t.tolist(), prompts[::-1])
-    eps = torch.stack([torch.stack([path.eps[0], other[0]]), torch.stack([other[1], path.eps[1]])])
-    return Trace(prompts, path.timesteps, path.states, eps, process.schedule, sampling)
 
 
 @torch.no_grad()

@@ -29,8 +29,6 @@ from conjure_lib.adapters import first_line, quiet
 from conjure_lib.sde import Schedule
 
 LOADED = "LOADED_SHA256"  # a file beside a model: the hash that its weights have once loaded
-FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")
-
 SETTINGS = tuple(f"{of}config.json" for of in ("", "generation_", "scheduler_", "tokenizer_"))
 NAME = re.compile(r"[^.]+?(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")  # with its variant
 
@@ -39,13 +37,8 @@ SHIFTS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
 NEEDED = ("num_train_timesteps", *BETAS, "prediction_type", "shift", *SHIFTS)
 SPACINGS = ("linspace", "leading", "trailing")
 
-REVISIONS = {  # of repositories, each a commit with safetensors
+REVISIONS = {  # of pipelines, each a commit with safetensors
     "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
-    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
-    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
-    "openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef",
-    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
-    "sentence-transformers/all-MiniLM-L6-v2": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
 }
 SECONDS = 5.0  # for the one answer
 REST = 60.0  # seconds until a Hub that gave none is asked again
@@ -55,18 +48,15 @@ _alone = threading.Lock()
 
 def pretrained(
     kind: Any,
-    source: str | Path,
+    folder: Path,
     *,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
     variant: str | None = None,
     unread: Sequence[str] = (),
 ) -> Any:
     """A model of class ``kind``, of diffusers or transformers, that is complete: in eval mode.
 
     Args:
-        source: a folder, or a repository of the Hub with a transformers model.
-        revision: a commit of the repository; pinned in ``REVISIONS`` for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
         unread: parts of the model that the caller does not use, and that a checkpoint of another
             class need not have: ("pooler",).
@@ -75,7 +65,6 @@ def pretrained(
         FileNotFoundError: there is no such model.
         ValueError: weights are damaged, missing, unexpected or of another shape; or pickled.
     """
-    folder = model_folder(source, revision)
     there = _variants(folder)
     if variant not in there and None not in there:
         names = " or ".join(f"variant={name!r}" for name in sorted(map(str, there)))
@@ -99,14 +88,12 @@ def pretrained(
     return model.eval()
 
 
-def reader(kind: Any, source: str | Path, *, revision: str | None = None) -> Any:
+def reader(kind: Any, folder: Path) -> Any:
     """What has no weights: a tokenizer, a processor of images or a scheduler of class ``kind``.
 
     Raises:
-        FileNotFoundError: there is no such folder or repository.
         ValueError: its files are missing or cannot be read.
     """
-    folder = model_folder(source, revision)
     with reading(folder, kind):
         found = kind.from_pretrained(str(folder), local_files_only=True)
     special = getattr(found, "all_special_ids", None)
@@ -128,33 +115,6 @@ def settings_in(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{file} must name settings, and holds a {type(found).__name__}")
     return found
-
-
-def model_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The folder of a transformers model, fetched from the Hub if it is a repository.
-
-    Raises:
-        FileNotFoundError: there is neither.
-        ValueError: a revision of a folder.
-    """
-    folder = Path(source)
-    if folder.is_dir():
-        no_revision(folder, revision)
-        return folder
-
-    def fetch(commit: str | None, local: bool) -> str:
-        from huggingface_hub import snapshot_download
-
-        return snapshot_download(
-            str(source),
-            revision=commit,
-            local_files_only=local,
-            allow_patterns=list(FILES),
-            ignore_patterns=["*/*"],
-        )
-
-    with quiet():
-        return from_hub(str(source), revision, fetch)
 
 
 def no_revision(folder: Path, revision: str | None) -> None:

@@ -34,6 +34,7 @@ from conjure_tools.distributions import (
     gaussian_jeffreys,
     principal_components,
 )
+from conjure_tools.encoders import encoder_folder
 
 Pairs = Any  # of any shape that `inputs.as_pairs` takes
 Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
@@ -304,8 +305,9 @@ def _pretrained(
     """A transformers model on the best device, and its tokenizer or image processor before it."""
     import transformers
 
-    model = weights.pretrained(transformers.AutoModel, source, revision=revision, unread=unread)
-    read = weights.reader(getattr(transformers, reader), source, revision=revision)
+    folder = encoder_folder(source, revision)
+    model = weights.pretrained(transformers.AutoModel, folder, unread=unread)
+    read = weights.reader(getattr(transformers, reader), folder)
     return read, model.to(pick_device())
 
 

@@ -25,7 +25,6 @@ from conjure_lib import (
     __version__,
     heed_interrupts,
 )
-from conjure_lib.machine import hasten
 from conjure_tools.unread import UNREAD
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
 
 def entry() -> NoReturn:
     """The program ``conjure``."""
-    hasten()
+    # a fifth of the time from the start to a distance goes into searches through what imports left
+    gc.set_threshold(200_000, 50, 1000)
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: only the end is left
     gc.freeze()  # nor a last search, before all is gone anyway

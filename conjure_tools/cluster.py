@@ -30,6 +30,7 @@ from conjure_lib.sampling import check_settings
 from conjure_lib.similarity import pair_terms
 from conjure_tools import unread
 from conjure_tools.folders import check_place, claim, write_whole
+from conjure_tools.hardware import compile_network
 from conjure_tools.runs import check_pairs, digest
 from conjure_tools.tables import read_pairs
 
@@ -108,7 +109,7 @@ def _process(
     """The model of this worker, loaded at its first block."""
     process = loader(model, device=device, dtype=getattr(torch, dtype))
     if compiled:
-        process.compile(batch_size)
+        compile_network(process, batch_size)
     return process
 
 

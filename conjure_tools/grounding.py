@@ -45,6 +45,7 @@ from conjure_lib import EMBEDDED
 from conjure_lib.loading import pick_device, shipped
 from conjure_lib.process import generator
 from conjure_lib.weights import pretrained, reader
+from conjure_tools.encoders import encoder_folder
 from conjure_tools.folders import claim
 from conjure_tools.hardware import half_pays
 
@@ -402,8 +403,9 @@ def load_encoder(name: str | Path = EMBEDDED, *, seed: int = 0) -> tuple[Any, An
         FileNotFoundError, ValueError: as :func:`conjure_lib.weights.pretrained`.
     """
     if str(name) != EMBEDDED:
-        found = pretrained(AutoModel, name, unread=("pooler",))
-        return found, reader(AutoTokenizer, name)
+        source = encoder_folder(name)
+        found = pretrained(AutoModel, source, unread=("pooler",))
+        return found, reader(AutoTokenizer, source)
     folder = shipped(EMBEDDED)
     tokenizer = reader(AutoTokenizer, folder / "tokenizer")
     clip = pretrained(CLIPTextModel, folder / "text_encoder")

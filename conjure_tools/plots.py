@@ -23,7 +23,8 @@ from torch import Tensor
 
 from conjure_lib import Weighting
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.similarity import DistanceMatrix, Trace
+from conjure_tools.matrices import DistanceMatrix
+from conjure_tools.traces import Trace
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 SEQUENTIAL = "mako_r"  # perceptually uniform, comes with seaborn

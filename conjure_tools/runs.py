@@ -57,7 +57,7 @@ from conjure_tools.folders import (
     refuse_others,
     write_whole,
 )
-from conjure_tools.hardware import within_memory
+from conjure_tools.hardware import is_compiled, within_memory
 from conjure_tools.tables import write_dropped
 from conjure_tools.unread import COLUMNS, UNREAD, columns, examples, summary
 
@@ -415,7 +415,7 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
         "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         if cuda
         else None,
-        "compiled": process.rows is not None,
+        "compiled": is_compiled(process),
         "versions": {
             "python": platform.python_version(),
             "conjure_lib": conjure_lib.__version__,

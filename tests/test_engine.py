@@ -19,6 +19,7 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib import engine
 from conjure_tools import runs
+from conjure_tools.hardware import compile_network
 
 WORDS = [f"word {i}" for i in range(24)]
 MATRIX = list(itertools.combinations(WORDS, 2))  # 276 pairs
@@ -153,7 +154,7 @@ def test_compiled_calls_have_one_shape_and_the_same_numbers() -> None:
     process, network = toy()
     plain = terms(process, MATRIX[:20])
     spent = process.evaluations
-    process.compile(batch_size=12)
+    compile_network(process, batch_size=12)
     network.asked.clear()
     compiled = terms(process, MATRIX[:20])
     np.testing.assert_allclose(compiled, plain, rtol=1e-4)
@@ -165,10 +166,10 @@ def test_compiled_calls_have_one_shape_and_the_same_numbers() -> None:
 def test_what_cannot_be_compiled() -> None:
     process, _ = toy()
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        process.compile(0)
+        compile_network(process, 0)
     process.modules = {}
     with pytest.raises(ValueError, match="no network that could be compiled"):
-        process.compile()
+        compile_network(process)
 
 
 # -- embeddings ------------------------------------------------------------------------------

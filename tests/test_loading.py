@@ -31,6 +31,7 @@ from conjure_lib import weights
 from conjure_lib.adapters import quiet
 from conjure_lib.loading import pick_device
 from conjure_tools.baselines import lengths, sentence_cosine
+from conjure_tools.encoders import COMMITS
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.grounding import embed, load_encoder
 
@@ -679,14 +680,13 @@ def test_the_hub_is_asked_once_or_never(
     assert "emoji-diffusion" in first
     again = "did not answer a moment ago" if offline == "0" else "HF_HUB_OFFLINE is set"
     assert all(again in message for message in others)
-    assert f"--revision {weights.REVISIONS['sentence-transformers/all-MiniLM-L6-v2']}" in others[0]
+    assert f"--revision {COMMITS['sentence-transformers/all-MiniLM-L6-v2']}" in others[0]
 
 
 def test_pins_are_commits() -> None:
-    assert weights.REVISIONS["openai/clip-vit-base-patch32"].startswith("c237dc49")
-    assert all(
-        len(c) == 40 and set(c) <= set("0123456789abcdef") for c in weights.REVISIONS.values()
-    )
+    assert COMMITS["openai/clip-vit-base-patch32"].startswith("c237dc49")
+    pins = (weights.REVISIONS | COMMITS).values()
+    assert all(len(c) == 40 and set(c) <= set("0123456789abcdef") for c in pins)
 
 
 # -- nothing is unpickled ----------------------------------------------------------------------

@@ -119,11 +119,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "by_step": Float64[Array, "S"],
         "timesteps": Real[Array, "S"],
     },
-    FIELDS + "similarity.DistanceMatrix": {
+    FIELDS + "matrices.DistanceMatrix": {
         "value": Float64[Array, "{len(prompts)} {len(prompts)}"],
         "stderr": Float64[Array, "{len(prompts)} {len(prompts)}"],
     },
-    FIELDS + "similarity.Trace": {
+    FIELDS + "traces.Trace": {
         "timesteps": TIMES,
         "states": Float32[Tensor, "2 S *latent"],
         "eps": Float32[Tensor, "2 2 S *latent"],

@@ -72,7 +72,11 @@ def test_every_name_of_the_library_is_that_of_its_module() -> None:
 
 
 LEANS = {  # the two ways that lead on, each when it is asked for
-    "__init__.py": ["from conjure_tools.scorer import Scorer"],
+    "__init__.py": [
+        "from conjure_tools.matrices import DistanceMatrix, distance_matrix",
+        "from conjure_tools.scorer import Scorer",
+        "from conjure_tools.traces import Trace, trace",
+    ],
     "__main__.py": ["from conjure_tools.cli import entry as run"],
 }
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_lib.weights import pretrained, reader
+from conjure_tools.encoders import encoder_folder
 from conjure_tools.fingerprints import weights_hash
 from studies.records import ROOT, kept_table
 from training import pictures, sources
@@ -246,8 +247,9 @@ def clip_embeddings(
     from transformers import AutoProcessor, CLIPModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = pretrained(CLIPModel, source).to(device)
-    prepare = reader(AutoProcessor, source)
+    folder = encoder_folder(source)
+    model = pretrained(CLIPModel, folder).to(device)
+    prepare = reader(AutoProcessor, folder)
 
     def embedded(of: Callable[..., Any], rows: Sequence[Any], ready: Callable[..., Any]) -> Any:
         parts = []
