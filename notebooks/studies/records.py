@@ -41,6 +41,7 @@ MADE_BY = {
     "agreement": ("people:agreements", 300),
     "matrix": ("matrix:record", 600),
     "ablations": ("ablations:record", 3600),
+    "tolerance": ("tolerances:record", 600),
     "spaces": ("spaces:record", 1800),
     "distances": ("image_distances:record", 600),
     "probes": ("arms:probe_record", 4000),
