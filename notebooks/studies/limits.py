@@ -225,24 +225,6 @@ def overlay(record: Record | None, fresh: pd.DataFrame, weights: str) -> Overlay
     return laid_over("probes", pd.concat(rows)[columns], others=others or of_other)
 
 
-def draw_overlay(found: Overlay, weighting: str) -> None:
-    """Recorded against fresh distances."""
-    _, axis = plt.subplots(figsize=(3.6, 3.4))
-    rows = found.rows[found.rows["method"] == weighting]
-    for side, colour in zip(SIDES, PALETTE, strict=False):
-        part, label = rows[rows["side"] == side], f"anchor and {side}"
-        look: dict[str, Any] = {"ms": 5, "alpha": 0.7, "color": colour, "label": label}
-        if len(part):
-            axis.plot(part["recorded"], part["fresh"], "o", **look)
-    if len(rows):
-        axis.axline((0, 0), slope=1, color="0.5", lw=1)
-        axis.set(xlabel="distance, of record", ylabel="distance, of this page")
-        axis.legend(fontsize=8)
-    else:
-        no_record(axis)
-    plt.show()
-
-
 def overlay_facts(found: Overlay) -> dict[str, Any]:
     """Whether the record holds."""
     sentence = (
@@ -395,10 +377,10 @@ def accuracy_facts(found: Answers, resamples: int) -> dict[str, Any]:
         both, (own, ("untrained", found.weighting), ("scratch", found.weighting))
     )
     answer = (
-        f"The conjured distance answers {ours.loc['', 'accuracy']:.0%} of the "
-        f"{ours.loc['', 'items']:.0f} that were scored rightly (weighting {found.weighting}), its "
-        f"text encoder alone {results.loc[(*own, ''), 'accuracy']:.0%}. It is surely better than "
-        f"guessing at {names(over)}, surely worse at {names(under)}, and cannot be told from "
+        f"The conjured distance is right on {ours.loc['', 'accuracy']:.0%} of the "
+        f"{ours.loc['', 'items']:.0f} that were scored (weighting {found.weighting}), its "
+        f"text encoder alone {results.loc[(*own, ''), 'accuracy']:.0%}. By intervals of 95 % it is better than "
+        f"guessing at {names(over)}, worse at {names(under)}, and cannot be told from "
         f"guessing at {names(~over & ~under)}."
     )
     versus = (

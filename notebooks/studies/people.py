@@ -14,18 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
-from matplotlib.ticker import NullFormatter
 from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
 from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.fingerprints import weights_hash
-from conjure_tools.plots import PALETTE
 from studies.probes import POOLINGS
 from studies.records import (
     RESULTS,
@@ -331,23 +328,6 @@ def scored_again(
 
 
 # -- what both chapters show ------------------------------------------------------------------
-
-
-def draw_fresh(found: Overlay) -> None:
-    """Recorded against fresh distances, a panel for each weighting."""
-    if not len(found.rows):
-        return
-    _, axes = plt.subplots(1, len(cj.WEIGHTINGS), figsize=(9, 3.1))
-    for axis, w, colour in zip(axes, cj.WEIGHTINGS, PALETTE, strict=False):
-        both = found.rows.loc[found.rows["weighting"] == w, ["recorded", "fresh"]].to_numpy().T
-        axis.loglog(*both, "o", color=colour, markersize=4)
-        ends = [both[both > 0].min(), both.max()]
-        axis.plot(ends, ends, color="0.6", linewidth=1, zorder=0)
-        axis.set(title=w, xlabel="recorded distance")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.yaxis.set_minor_formatter(NullFormatter())
-    axes[0].set_ylabel("fresh distance")
-    plt.show()
 
 
 def interval(rows: pd.DataFrame) -> pd.DataFrame:

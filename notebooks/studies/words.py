@@ -462,8 +462,8 @@ def trend_facts(
         for name, frame in trends.items()
         for ours, text in [(frame.loc["conjured"], frame.loc["text encoder"])]
     ]
-    absent = "Slices by concreteness need ratings that are not at hand in this run."
-    sentence = "Too few nouns and verbs that match are at hand in this run to compare them."
+    absent = "That needs ratings of concreteness, which are not at hand in this run."
+    sentence = "Too few nouns and verbs match to compare them." if couples else absent
     if like is not None:
         row = like.loc["conjured"]
         sizes = ", ".join(f"{part['concreteness'].mean():.2f}" for part in couples)
@@ -529,7 +529,7 @@ def control_facts(found: Mapping[str, Correlation]) -> dict[str, Any]:
             found[f"trained, given {what}"] for what in ("both cosines", "cosines and untrained")
         )
         outcome = (
-            "so training on pictures has added something that agrees with people"
+            "which one twin suggests is due to training on pictures"
             if last.low > 0
             else "so training on pictures has moved the order away from people's"
             if last.high < 0
