@@ -101,7 +101,8 @@ def compare(options: argparse.Namespace) -> None:
     sampling, prompts = _sampling(options), (options.first, options.second)
     ways = {"weighting": options.weighting, "quadrature": options.quadrature}
     began = time.perf_counter()
-    to = {k: v for k in ("tolerance", "budget") if (v := getattr(options, k)) is not None}
+    aims = ("tolerance", "budget")
+    to: Any = {name: given for name in aims if (given := getattr(options, name)) is not None}
     estimate = distance(process, *prompts, sampling=sampling, **to, **ways)
     record = {
         "distance": estimate.value,
