@@ -100,7 +100,7 @@ class _Owner:
     met: bool = False
 
     def take(self, made: Terms, goal: _Goal) -> None:
-        """Join what was asked for, and ask for more if both errors want it and the budget allows."""
+        """Join what was asked for; ask for more if both errors want it and the budget allows."""
         self.bought += made.sampling.steps * len(made.sampling.numbers)
         if self.terms is not None and self.terms.sampling.steps == made.sampling.steps:
             both = np.concatenate([self.terms.squares, made.squares], axis=1)
@@ -129,7 +129,7 @@ def _squared_errors(estimate: Estimate) -> tuple[float, float]:
 
 
 def _next(terms: Terms, scatter: float, off: float, wanted: float, goal: _Goal) -> Sampling | None:
-    """More draws of these steps, or a finer grid: what is expected to cost less, if either helps."""
+    """More draws of these steps, or a finer grid: the one that is expected to cost less."""
     draws, steps, begin = terms.squares.shape[1], terms.sampling.steps, goal.begin
     T, divides = terms.schedule.T, begin.spacing == "leading"  # even times need it
     finer = next((s for s in range(2 * steps, T + 1) if not divides or T % s == 0), None)

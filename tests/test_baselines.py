@@ -132,7 +132,9 @@ def test_initial_timestep_of_a_flow_asks_at_noise_itself() -> None:
     def predict(x: Tensor, t: Tensor, mean: Tensor) -> Tensor:
         asked.append((x, t))
         sigma = t[:, None] / 1000
-        clean = mean + (x - (1 - sigma) * mean) * (1 - sigma) / 4 / ((1 - sigma) ** 2 / 4 + sigma**2)
+        clean = mean + (x - (1 - sigma) * mean) * (1 - sigma) / 4 / (
+            (1 - sigma) ** 2 / 4 + sigma**2
+        )
         eps = (x - (1 - sigma) * clean) / sigma
         return eps - clean
 

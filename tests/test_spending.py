@@ -60,7 +60,9 @@ def test_steps_are_added_where_the_error_is_theirs() -> None:
         taken.append(len(found.timesteps))
     assert taken[0] < taken[1] < taken[2]
     # every grid on the way was made, and paid for
-    assert found.spent.evaluations == 16 * sum(3 * 2**n for n in range(int(math.log2(taken[-1] / 3)) + 1))
+    assert found.spent.evaluations == 16 * sum(
+        3 * 2**n for n in range(int(math.log2(taken[-1] / 3)) + 1)
+    )
 
 
 def test_draws_are_added_where_the_error_is_theirs() -> None:
@@ -153,7 +155,9 @@ def test_stopping_early_biases_little() -> None:
         rows = z[np.ix_([int(a) for a, _ in pairs], list(sampling.numbers))]
         times = torch.linspace(999, 0, sampling.steps).round().long()
         flat = schedule.coefficients(times)[0].numpy() ** 2  # ‖Δv‖² = 1
-        return cj.Terms(rows[..., None, None] * np.stack([flat, flat], 1), times, schedule, sampling)
+        return cj.Terms(
+            rows[..., None, None] * np.stack([flat, flat], 1), times, schedule, sampling
+        )
 
     pairs = [(str(i), "") for i in range(len(z))]
     begin = cj.Sampling(steps=30, draws=4, spacing="log-snr")

@@ -134,7 +134,9 @@ class Asked:
         """What the text quotes."""
         pairs, texts = self.pair_table(), self.text_table()
         ours, theirs = self.maps()
-        alike = [pd.Series(a).corr(pd.Series(b), "spearman") for a, b in zip(ours, theirs, strict=True)]
+        alike = [
+            pd.Series(a).corr(pd.Series(b), "spearman") for a, b in zip(ours, theirs, strict=True)
+        ]
         ranks, facts = pairs.corr("spearman"), {}
         for kind, name in (("MINDE", "minde"), ("excess loss", "excess")):
             ratio = pairs[kind] / pairs["paths"]
@@ -194,12 +196,14 @@ def asked(
     times = path.timesteps
     noise = torch.stack([torch.stack([torch.randn(shape, generator=generator(seed, FORWARD + d, s))
                                       for s in range(steps)]) for d in range(k)])  # fmt: skip
-    alpha, sigma = (c.float().view(-1, *[1] * len(shape)) for c in process.schedule.coefficients(times))
+    alpha, sigma = (
+        c.float().view(-1, *[1] * len(shape)) for c in process.schedule.coefficients(times)
+    )
     pictures = torch.cat(final).view(n, k, 1, *shape)
     places = (torch.cat(states).view(n, k, steps, *shape), alpha * pictures + sigma * noise)
-    found = [_predicted(process, x, times, condition, n + 1, batch_size) for x in places]
+    reverse, forward = (_predicted(process, x, times, condition, n + 1, batch_size) for x in places)
     none = cj.Terms(np.zeros((0, k, steps, 2)), times, process.schedule, sampling)
-    return Asked(texts, none, *found, noise)
+    return Asked(texts, none, reverse, forward, noise)
 
 
 def _predicted(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def make(
 
     The fixed settings take as many draws as cost what the adaptive one takes in the mean.
     """
-    kept, how = folder / process.weights_hash()[:12], {"batch_size": batch_size}
+    kept, how = folder / process.weights_hash()[:12], dict[str, Any](batch_size=batch_size)
     adaptive = {**BEGIN, "tolerance": tolerance, **how}
     parts = [_kept(process, pairs, kept, ADAPTIVE, adaptive)]
     spent = float(parts[0]["evaluations"].mean())
@@ -109,7 +110,7 @@ def _kept(
     for first in range(0, len(pairs), BLOCK):
         some = pairs[first : first + BLOCK]
         file = folder / f"{stem}-{first:04d}-{len(some)}.parquet"
-        parts.append(kept_table(file, lambda some=some: measured(process, some, name, **how)))  # type: ignore[misc]
+        parts.append(kept_table(file, partial(measured, process, some, name, **how)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -144,7 +145,8 @@ def referred(
     Many draws of ten steps, and what more steps change in a few of them: fine and coarse paths of
     one draw scatter alike, so that little is left in the difference.
     """
-    texts, even = texts_of(pairs), {"spacing": "log-snr", "batch_size": batch_size}
+    even: dict[str, Any] = {"spacing": "log-snr", "batch_size": batch_size}
+    texts = texts_of(pairs)
     few = range(OTHER, OTHER + fine_draws)
     many = cj.distances(process, texts, steps=10, draws=range(OTHER, OTHER + draws), **even)
     coarse = cj.distances(process, texts, steps=10, draws=few, **even)
@@ -159,9 +161,10 @@ def referred(
 
 def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> list[dict[str, Any]]:
     """ρ of minus the distance with people for the settings that have all pairs, with intervals."""
-    human, rows = pairs["score"].to_numpy(float), []
-    of = {name: -part.set_index("id").loc[pairs["id"], "value"].to_numpy()
-          for name, part in table.groupby("setting", sort=False) if len(part) == len(pairs)}  # fmt: skip
+    human, rows, of = pairs["score"].to_numpy(float), [], {}
+    for name, part in table.groupby("setting", sort=False):
+        if len(part) == len(pairs):
+            of[name] = -part.set_index("id").loc[pairs["id"], "value"].to_numpy()
     how: dict[str, Any] = {"texts": correlation.both_texts(pairs), "resamples": resamples}
     for name, values in of.items():
         found = correlation.spearman(values, human, **how)
@@ -212,8 +215,7 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
     """A row a setting: pairs, cost, relative error against the reference, and how far it is told.
 
     ``rms`` is freed of the reference's own variance; ``told`` is the rms of both errors that the
-    estimates print, and ``spread`` how unequal the true errors of the pairs may be: the standard
-    deviation of what is told.
+    estimates print, of all pairs, and ``worst told`` the largest.
     """
     rows = []
     for name, part in table.groupby("setting", sort=False):
@@ -245,24 +247,31 @@ def shown_errors(found: Record | None) -> Styler | None:
 
 def facts(here: pd.DataFrame, found: Record | None) -> dict[str, Any]:
     """What the text quotes."""
-    told = {
-        "aimed": 100 * float(found.notes["settings"]["tolerance"] if found else TOLERANCE),
-        "here_least": int(here["evaluations"].min()), "here_most": int(here["evaluations"].max()),
-    }  # fmt: skip
-    if found is None:
-        return told | {"tolerance_found": "There is no record of more pairs, so nothing is compared."}
+    aimed = float(found.notes["settings"]["tolerance"]) if found else TOLERANCE
+    spent = here["evaluations"]
+    return {
+        "aimed": 100 * aimed,
+        "here_least": int(spent.min()),
+        "here_most": int(spent.max()),
+        "tolerance_found": "There is no record of more pairs." if found is None else _said(found),
+    }
+
+
+def _said(found: Record) -> str:
+    """The record in words."""
     table, mine = errors(found.table), found.table[found.table["setting"] == ADAPTIVE]
-    best = table.drop(index=ADAPTIVE)["rms"]
-    agreed = pd.DataFrame(found.notes["agreement"]).set_index("setting").drop(index=ADAPTIVE).iloc[0]
-    return told | {"tolerance_found": (
-        f"Of {len(mine)} pairs {100 * mine['met'].mean():.0f} % met it, with {mine['draws'].min()} to "
-        f"{mine['draws'].max()} draws and {mine['evaluations'].mean():.0f} predictions in the mean. "
-        f"Against the reference ({found.table.dropna(subset='reference')['id'].nunique()} pairs) they "
-        f"are off by {table.loc[ADAPTIVE, 'rms']:.0f} % (root of the mean square); the fixed settings, "
-        f"at the same cost, by {best.min():.0f} % ({best.idxmin()}) to {best.max():.0f} % "
-        f"({best.idxmax()}). The largest error that a pair is told is "
-        f"{table.loc[ADAPTIVE, 'worst told']:.0f} % of its value with the tolerance, and "
-        f"{table['worst told'].drop(index=ADAPTIVE).iloc[0]:.0f} % with {table.index[1]}. With people "
-        f"the latter agrees by {100 * agreed['less']:+.1f} points of ρ × 100 "
-        f"[{100 * agreed['less_low']:+.1f}, {100 * agreed['less_high']:+.1f}] more."
-    )}  # fmt: skip
+    fixed, pairs = table.drop(index=ADAPTIVE), found.table.dropna(subset="reference")["id"]
+    agreed = pd.DataFrame(found.notes["agreement"]).set_index("setting").drop(index=ADAPTIVE)
+    less = 100 * agreed[["less", "less_low", "less_high"]].iloc[0]
+    best, worst, told = fixed["rms"].min(), fixed["rms"].max(), table["worst told"]
+    return (
+        f"Of {len(mine)} pairs {100 * mine['met'].mean():.0f} % met it, with "
+        f"{mine['draws'].min()} to {mine['draws'].max()} draws and "
+        f"{mine['evaluations'].mean():.0f} predictions in the mean. Against the reference, of "
+        f"{pairs.nunique()} pairs, they are off by {table.loc[ADAPTIVE, 'rms']:.0f} % (root of the "
+        f"mean square); fixed settings, at the same cost, by {best:.0f} % "
+        f"({fixed['rms'].idxmin()}) to {worst:.0f} % ({fixed['rms'].idxmax()}). The largest error "
+        f"that a pair is told is {told[ADAPTIVE]:.0f} % of its value with the tolerance, and "
+        f"{told[agreed.index[0]]:.0f} % with {agreed.index[0]}. With people the latter agrees by "
+        f"{less.iloc[0]:+.1f} [{less.iloc[1]:+.1f}, {less.iloc[2]:+.1f}] points of ρ × 100 more."
+    )
