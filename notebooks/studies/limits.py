@@ -379,8 +379,8 @@ def accuracy_facts(found: Answers, resamples: int) -> dict[str, Any]:
     answer = (
         f"The conjured distance is right on {ours.loc['', 'accuracy']:.0%} of the "
         f"{ours.loc['', 'items']:.0f} that were scored (weighting {found.weighting}), its "
-        f"text encoder alone {results.loc[(*own, ''), 'accuracy']:.0%}. By intervals of 95 % it is better than "
-        f"guessing at {names(over)}, worse at {names(under)}, and cannot be told from "
+        f"text encoder alone on {results.loc[(*own, ''), 'accuracy']:.0%}. By intervals of 95 % it "
+        f"is better than guessing at {names(over)}, worse at {names(under)}, and not told from "
         f"guessing at {names(~over & ~under)}."
     )
     versus = (

@@ -334,15 +334,6 @@ def search_costs(sizes: Sequence[int]) -> tuple[pd.DataFrame, int]:
     return costs, cores
 
 
-def cost_table(costs: pd.DataFrame) -> Styler:
-    """For reading."""
-    shown = costs.drop(columns=["width", "k"]).style.hide().format(precision=1)
-    shown = shown.format(precision=3, subset="µs a pair").format("{:,}", subset=["n", "block"])
-    return shown.set_caption(
-        f"Searching the {graphs.NEAREST} nearest of n items of width {graphs.WIDTH}, in blocks"
-    )
-
-
 def cost_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
     """The largest search, how time grows, and what a million items would take."""
     in_blocks = costs[costs["search"] == "torch"].sort_values("n")
