@@ -35,6 +35,7 @@ from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
+POOLED = ("added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids")  # one for all of a text
 GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
 TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
 
@@ -64,6 +65,7 @@ class Adapter:
         self.network: torch.nn.Module = getattr(pipeline, capture.network_name(pipeline))
         self.dtype = dtype_of(self.network)
         self.mixed = any(dtype_of(one) != self.dtype for one in encoders(pipeline).values())
+        self.window: Reader | None = None
         self._forms: dict[str, Form] = {}
         self._set: dict[str, Any] = {}
         self._learn()
@@ -117,7 +119,7 @@ class Adapter:
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of texts; the empty one is the pipeline's unconditional one."""
         written = [text for text in texts if text]
-        size = 64 if self.together else 1
+        size = 64 if self.together and self.window is None else 1
         parts = [self.told(written[i : i + size]) for i in range(0, len(written), size)]
         if len(written) < len(texts):
             parts.append(self.unconditional())
@@ -128,7 +130,29 @@ class Adapter:
 
     def told(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of texts, without guidance."""
+        if self.window is not None and len(texts) == 1:
+            pieces = self.window.pieces(texts[0])
+            return self._strung([self._read(self._first_call([one]), 1) for one in pieces])
         return self._read(self._first_call(texts), len(texts))
+
+    def read_in_pieces(self, readers: Sequence[Reader]) -> None:
+        """From now on, texts beyond the window are read in pieces.
+
+        Raises:
+            ValueError: the network is told more than hidden states and what one piece can give.
+        """
+        if set(self.plain.shapes) - {HIDDEN, *POOLED} or HIDDEN not in self.plain.shapes:
+            name, more = type(self.pipeline).__name__, ", ".join(sorted(self.plain.shapes))
+            raise ValueError(f"{name} reads no long prompts: its network is told {more}")
+        self.window = min(readers, key=lambda reader: reader.room)
+
+    def _strung(self, pieces: Sequence[Conditioning]) -> Conditioning:
+        """Pieces of one text as one row: all their hidden states, and the rest of the first."""
+        if len(pieces) == 1:
+            return pieces[0]
+        parts = {**pieces[0].parts, HIDDEN: torch.cat([one.parts[HIDDEN] for one in pieces], 1)}
+        form = pieces[0].forms[0]
+        return self._formed(form.tree, form.shared, parts, 1)
 
     def unconditional(self) -> Conditioning:
         """What guidance compares with: what else the network is told with guidance on, one row."""

@@ -22,16 +22,18 @@ from conjure_lib.adapters import (
     check_family,
     check_parts,
     check_scheduler,
+    encoders,
     evaluating,
     prediction_of,
     quiet,
     readers_of,
 )
-from conjure_lib.capture import UNUSED, Conditioning
+from conjure_lib.capture import UNUSED, Conditioning, network_name
 from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
+ENDLESS = 1 << 30  # tokens that are read where nothing is cut
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -40,11 +42,16 @@ def load(
     *,
     device: str | None = None,
     dtype: torch.dtype | str = torch.float32,
+    text_dtype: torch.dtype | str = torch.float32,
     revision: str | None = None,
     variant: str | None = None,
+    config: str | Path | None = None,
+    quantization_config: Any = None,
+    device_map: Any = None,
+    long_prompts: bool = False,
     **options: Any,
 ) -> GenerativeProcess:
-    """Load a model: the embedded one, a pipeline or its folder, or a repository of the Hub.
+    """Load a model: the embedded one, a pipeline, its folder or file, or a repository of the Hub.
 
     Args:
         model: "emoji-diffusion", a folder in diffusers' layout, or for example
@@ -52,11 +59,16 @@ def load(
             pipeline of diffusers is taken as it is, where and in what precision it is: compiled,
             quantised, offloaded or with LoRA.
         device: "cpu", "cuda", "mps"; the best one that is there by default.
-        dtype: of the U-Net or transformer, one of ``DTYPES``; text encoders, autoencoder and
-            everything outside the networks are float32 and sums are float64.
+        dtype: of the U-Net or transformer, one of ``DTYPES``; the autoencoder and everything
+            outside the networks are float32 and sums are float64.
+        text_dtype: of the text encoders, one of ``DTYPES``, or "auto" for that of their files.
         revision: a commit of a Hub repository; pinned in ``weights.REVISIONS`` for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
-        options: of the pipeline's own call, see :func:`from_pipeline`: ``height``, ``width``, …
+        config: of a single file of weights, the folder of a pipeline of its family, of which the
+            settings and tokenizers are taken; fetched from the Hub where it is not given.
+        quantization_config: of the U-Net or transformer, one of diffusers.
+        device_map: of the networks, as accelerate has it, such as "auto", in place of a device.
+        long_prompts, options: see :func:`from_pipeline`; ``height``, ``width``, …
 
     Raises:
         FileNotFoundError: there is no such model, or something of it is missing.
@@ -69,13 +81,14 @@ def load(
     >>> process.name
     'emoji-diffusion'
     """
+    given = (device, variant, revision, config, quantization_config, device_map)
     if hasattr(model, "components") and hasattr(model, "scheduler"):
-        if (device, variant, revision) != (None, None, None) or dtype != torch.float32:
+        if any(one is not None for one in given) or {dtype, text_dtype} != {torch.float32}:
             raise ValueError(
-                "device, dtype, revision and variant are of models that are loaded by name: set "
-                "them on the pipeline itself"
+                "device, dtype, revision, variant and the like are of models that are loaded by "
+                "name: set them on the pipeline itself"
             )
-        return from_pipeline(model, **options)
+        return from_pipeline(model, long_prompts=long_prompts, **options)
     if not isinstance(model, str | os.PathLike):
         raise TypeError(
             f"model must be a name, a folder or a pipeline of diffusers, not {type(model).__name__}"
@@ -83,22 +96,39 @@ def load(
     if not str(model).strip():
         raise ValueError(f"model is empty: name one, such as {EMBEDDED!r}, or a folder")
     limit_threads()
-    target, precision = pick_device(device), pick_dtype(dtype)
+    if device is not None and device_map is not None:
+        raise ValueError("device and device_map both say where the networks go: give one of them")
+    target = pick_device(device)
+    how: dict[str, Any] = {"dtype": pick_dtype(dtype)}
+    how["text_dtype"] = "auto" if text_dtype == "auto" else pick_dtype(text_dtype)
+    of_folder = {
+        "variant": variant,
+        "quantization_config": quantization_config,
+        "device_map": device_map,
+    }
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
     name = str(model)
     folder = shipped(EMBEDDED) if name == EMBEDDED else Path(name)
-    local = folder.is_dir()
+    local = folder.exists()
     if local:
         weights.no_revision(folder, revision)
+    if folder.is_file():
+        if refused := [k for k, v in of_folder.items() if v is not None]:
+            raise ValueError(f"a single file has no {', '.join(refused)}: leave that out")
+        pipeline = open_file(folder, config, **how)
+        check_options(type(pipeline).__name__, options)
     else:
-        folder = _fetched(folder, name, revision, variant, options)
-    check_options(_index(folder)["_class_name"], options)
-    with quiet():
-        pipeline = open_pipeline(folder, dtype=precision, variant=variant).to(target)
-    process = from_pipeline(
-        pipeline, folder.name if local and name != EMBEDDED else name, **options
-    )
+        if config is not None:
+            raise ValueError(f"config is of a single file of weights, and {name} is none")
+        folder = folder if local else _fetched(folder, name, revision, variant, options)
+        check_options(_index(folder)["_class_name"], options)
+        with quiet():
+            pipeline = open_pipeline(folder, **how, **of_folder)
+    if device_map is None:
+        pipeline = pipeline.to(target)
+    shown = folder.name if local and name != EMBEDDED else name
+    process = from_pipeline(pipeline, shown, long_prompts=long_prompts, **options)
     for network in process.modules.values():
         network.requires_grad_(False)
     process.revision = None if local else revision or weights.REVISIONS.get(name)
@@ -115,11 +145,6 @@ def _fetched(
     """The folder of a pipeline on the Hub; its family is looked at before the weights come."""
     if name == EMBEDDED:
         raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
-    if folder.is_file():
-        raise FileNotFoundError(
-            f"{folder} is a file and a model is a folder: open it with diffusers' "
-            "from_single_file, and give the pipeline to load instead"
-        )
 
     def fetch(commit: str | None, local: bool) -> str:
         import diffusers
@@ -136,14 +161,88 @@ def _fetched(
         return weights.from_hub(name, revision, fetch)
 
 
+def open_file(
+    file: Path,
+    config: str | Path | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    text_dtype: torch.dtype | str = torch.float32,
+) -> Any:
+    """The diffusers pipeline of a single file of weights, see :func:`load`.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load`.
+    """
+    import diffusers
+
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file} is no .safetensors file: other weights are not read")
+    folder = Path(config) if config is not None else _settings_of(file)
+    index = _index(folder)
+    kind = getattr(diffusers, index["_class_name"])
+    if not hasattr(kind, "from_single_file"):
+        raise ValueError(f"diffusers reads no {kind.__name__} from a single file")
+    unused = {part: None for part in UNUSED if part in index}
+    with weights.reading(file, kind):
+        how: dict[str, Any] = {"torch_dtype": torch.float32, "local_files_only": True}
+        pipeline = kind.from_single_file(str(file), config=str(folder), **how, **unused)
+        for part in (
+            getattr(pipeline, network_name(pipeline)),
+            pipeline.vae,
+            *encoders(pipeline).values(),
+        ):
+            if lacking := [name for name, weight in part.named_parameters() if weight.is_meta]:
+                raise ValueError(f"it lacks {len(lacking)} weights, such as {lacking[0]}")
+    if text_dtype != "auto":
+        for encoder in encoders(pipeline).values():
+            encoder.to(text_dtype)
+    getattr(pipeline, network_name(pipeline)).to(dtype)
+    return pipeline
+
+
+def _settings_of(file: Path) -> Path:
+    """The folder of settings that diffusers names for such weights, without any weights."""
+    import diffusers
+    from diffusers.loaders.single_file_utils import (
+        fetch_diffusers_config,
+        load_single_file_checkpoint,
+    )
+    from huggingface_hub import snapshot_download
+
+    with weights.reading(file, diffusers.DiffusionPipeline):
+        found = fetch_diffusers_config(load_single_file_checkpoint(str(file)))
+    name, kinds = found["pretrained_model_name_or_path"], ["*.json", "*.txt", "*.model"]
+
+    def fetch(commit: str | None, local: bool) -> str:
+        how: dict[str, Any] = {"revision": commit, "local_files_only": local}
+        return str(snapshot_download(name, allow_patterns=kinds, **how))
+
+    try:
+        return weights.from_hub(name, None, fetch)
+    except (FileNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{file} holds weights alone, and the settings of {name}, which it is like, cannot be "
+            "fetched: name a folder of its family, as config=…"
+        ) from error
+
+
 def open_pipeline(
-    folder: Path, *, dtype: torch.dtype = torch.float32, variant: str | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    text_dtype: torch.dtype | str = torch.float32,
+    variant: str | None = None,
+    quantization_config: Any = None,
+    device_map: Any = None,
 ) -> Any:
     """The diffusers pipeline of a folder, every part of it complete, on the CPU.
 
     Args:
-        dtype: of the U-Net or transformer; the other parts are float32.
+        dtype: of the U-Net or transformer; what else there is, is float32.
+        text_dtype: of the text encoders; "auto" is that of their files.
         variant: of the weights' files, such as "fp16", where there are several.
+        quantization_config: of the U-Net or transformer.
+        device_map: where the networks go, in place of the CPU.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`load`.
@@ -154,17 +253,26 @@ def open_pipeline(
     weights.check_sums(folder)
     weights.check_variant(folder, variant)
     known = (folder / weights.LOADED).is_file()  # a hash of the weights in float32
-    first = torch.float32 if known else dtype
+    dtypes = dict.fromkeys(("unet", "transformer"), dtype)
+    dtypes |= {part: text_dtype for part in index if part.startswith("text_encoder")}
+    first = {} if known else dtypes
+    how: dict[str, Any] = {"variant": variant}
+    how |= {"device_map": device_map} if device_map is not None else {}
+    quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
     parts: dict[str, Any] = {}
     for part, entry in index.items():
         if isinstance(entry, list):
             unused = part in UNUSED or entry == [None, None]
-            parts[part] = None if unused else _part(folder, part, entry, first, variant)
+            more = quantized if part in ("unet", "transformer") else {}
+            precision = first.get(part, torch.float32)
+            options = {"dtype": precision, **how, **more}
+            parts[part] = None if unused else _part(folder, part, entry, options)
     weights.check_tokenizers(folder, parts)
     if known:
         weights.check_loaded(folder, parts)
-        for part in {"unet", "transformer"} & set(parts):
-            parts[part].to(dtype)
+        for part in dtypes.keys() & parts.keys():
+            if isinstance(dtypes[part], torch.dtype):
+                parts[part].to(dtypes[part])
     with weights.reading(folder, getattr(diffusers, index["_class_name"])) as kind:
         return kind.from_pretrained(str(folder), local_files_only=True, **parts)
 
@@ -189,10 +297,11 @@ def _index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _part(
-    folder: Path, part: str, entry: list[Any], dtype: torch.dtype, variant: str | None
-) -> Any:
-    """One part of a pipeline, of the library and class that its index names."""
+def _part(folder: Path, part: str, entry: list[Any], options: Mapping[str, Any]) -> Any:
+    """One part of a pipeline, of the library and class that its index names.
+
+    ``options`` are those of :func:`weights.pretrained`, where the part has weights.
+    """
     import diffusers
     import transformers
 
@@ -211,8 +320,7 @@ def _part(
         return weights.scheduler(kind, folder / part)
     if base is not torch.nn.Module:
         return weights.reader(kind, folder / part)
-    precision = dtype if part in ("unet", "transformer") else torch.float32
-    return weights.pretrained(kind, folder / part, dtype=precision, variant=variant)
+    return weights.pretrained(kind, folder / part, **options)
 
 
 def _base(part: str) -> type:
@@ -225,13 +333,18 @@ def _base(part: str) -> type:
     return transformers.PreTrainedTokenizerBase if "tokenizer" in part else torch.nn.Module
 
 
-def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> GenerativeProcess:
+def from_pipeline(
+    pipeline: Any, name: str | None = None, *, long_prompts: bool = False, **options: Any
+) -> GenerativeProcess:
     """A process over a loaded diffusers text-to-image pipeline.
 
     The pipeline stays as it is: its networks are in eval mode only while the process runs them.
     How its network is called is learned from its own call, see :mod:`conjure_lib.capture`.
 
     Args:
+        long_prompts: read texts beyond the encoder's window in pieces, whose hidden states are
+            strung together; otherwise they are cut, with a warning. For U-Nets that are told hidden
+            states and, of the first piece, a pooled one: Stable Diffusion and SDXL.
         options: of the pipeline's own call, such as ``height``, ``width``, ``negative_prompt``,
             ``max_sequence_length`` or the ``guidance_scale`` that a distilled network is told.
 
@@ -265,6 +378,10 @@ def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> Gen
     with torch.no_grad(), alone():
         adapter = Adapter(pipeline, options)
     readers = readers_of(adapter)
+    told = {**options, "long_prompts": long_prompts}
+    if long_prompts:
+        adapter.read_in_pieces(readers)
+        readers = [dataclasses.replace(reader, length=ENDLESS) for reader in readers]
 
     def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         with evaluating(adapter.network):
@@ -285,12 +402,6 @@ def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> Gen
         with alone():
             return adapter.set(scheduler, steps)
 
-    def twin(process: GenerativeProcess, memo: dict[int, Any]) -> GenerativeProcess:
-        fresh = from_pipeline(copy.deepcopy(pipeline, memo), process.name, **options)
-        kept = ("scheduler", "latent_shape", "kind", "revision", "evaluations")
-        changes = {field: copy.deepcopy(getattr(process, field), memo) for field in kept}
-        return dataclasses.replace(fresh, **changes)
-
     return GenerativeProcess(
         predict,
         encode,
@@ -303,8 +414,13 @@ def from_pipeline(pipeline: Any, name: str | None = None, **options: Any) -> Gen
         device=torch.device(pipeline._execution_device),
         modules=modules,
         readers=readers,
-        twin=twin,
+        source=(pipeline, told),
     )
+
+
+def remade(pipeline: Any, options: Mapping[str, Any], kept: Mapping[str, Any]) -> GenerativeProcess:
+    """A process over a pipeline that was copied or unpickled, with what was ``kept`` of it."""
+    return dataclasses.replace(from_pipeline(pipeline, **options), **kept)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:

@@ -54,7 +54,7 @@ class GenerativeProcess:
         modules: the networks that ``predict``, ``encode`` and ``decode`` run, by name.
         readers: the tokenizers that texts go through; what is lost on the way is asked of them.
         evaluations: noise predictions made so far, of one prompt at one x each.
-        twin: makes the copy of it that shares no network, for ``copy.deepcopy``.
+        source: the pipeline and the options of :func:`from_pipeline` that it was made of.
 
     >>> import conjure_lib as cj
     >>> process = cj.load()
@@ -77,14 +77,12 @@ class GenerativeProcess:
     modules: Mapping[str, torch.nn.Module] = field(default_factory=dict, repr=False)
     readers: Sequence[Reader] = field(default=(), repr=False)
     evaluations: int = 0
-    twin: Callable[[GenerativeProcess, dict[int, Any]], GenerativeProcess] | None = field(
-        default=None, repr=False
-    )
+    source: tuple[Any, Mapping[str, Any]] | None = field(default=None, repr=False)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What runs networks gives the same numbers whatever surrounds it."""
         if name in ("predict", "encode", "decode", "prepare") and value is not None:
-            value, self.twin = steady(value), None  # of other networks, perhaps
+            value, self.source = steady(value), None  # of other networks, perhaps
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -92,18 +90,21 @@ class GenerativeProcess:
         told = f"{self.kind}, latents {shape}, {self.dtype} on {self.device}"
         return f"<{type(self).__name__} {self.name}: {told}>"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> GenerativeProcess:
-        """A process with networks of its own.
+    def __reduce__(self) -> Any:
+        """What copies and pickles are made of: the pipeline, so that they share no network.
 
         Raises:
             TypeError: its functions are somebody else's, and so are the networks in them.
         """
-        if self.twin is None:
+        from conjure_lib.loading import remade
+
+        if self.source is None:
             raise TypeError(
                 f"{self.name} was not made by from_pipeline, or a function of it was replaced: it "
                 "cannot be copied"
             )
-        return self.twin(self, memo)
+        names = ("name", "scheduler", "latent_shape", "kind", "revision", "evaluations")
+        return remade, (*self.source, {name: getattr(self, name) for name in names})
 
     @property
     def network(self) -> torch.nn.Module | None:

@@ -69,6 +69,17 @@ class Reader:
         ids = iter(found["input_ids"])
         return [[(i, *at) for at in ours for i in next(ids)] for ours in spans]
 
+    def pieces(self, text: str) -> list[str]:
+        """``text`` in pieces that there is room for, cut between words where that can be."""
+        (row,), found, first = self([text]), [], 0
+        while len(row) - first > self.room:
+            last = first + self.room
+            words = [i for i in range(first + 1, last + 1) if row[i][1] > row[i - 1][2]]
+            last = words[-1] if words else last
+            found.append(text[row[first][1] : row[last - 1][2]])
+            first = last
+        return [*found, text[row[first][1] :] if found else text]
+
 
 @dataclass(frozen=True)
 class Reading:

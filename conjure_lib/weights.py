@@ -50,9 +50,10 @@ def pretrained(
     kind: Any,
     folder: Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     variant: str | None = None,
     unread: Sequence[str] = (),
+    **more: Any,
 ) -> Any:
     """A model of class ``kind``, of diffusers or transformers, that is complete: in eval mode.
 
@@ -60,6 +61,7 @@ def pretrained(
         variant: of the weights' files, such as "fp16", where there are several.
         unread: parts of the model that the caller does not use, and that a checkpoint of another
             class need not have: ("pooler",).
+        more: of the class's own ``from_pretrained``: quantization_config, device_map.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -70,7 +72,7 @@ def pretrained(
         names = " or ".join(f"variant={name!r}" for name in sorted(map(str, there)))
         raise ValueError(f"{folder} holds a variant of its weights alone: say {names}")
     module = kind.__module__.split(".")[0]
-    options: dict[str, Any] = {"dtype" if module == "transformers" else "torch_dtype": dtype}
+    options = more | {"dtype" if module == "transformers" else "torch_dtype": dtype}
     if module == "transformers":
         options["ignore_mismatched_sizes"] = True  # reported by name, and refused below
     with reading(folder, kind):

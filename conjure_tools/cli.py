@@ -292,7 +292,12 @@ def _tell(message: str) -> None:
 def _load(options: argparse.Namespace) -> GenerativeProcess:
     from conjure_lib import load
 
-    process = load(options.model, device=options.device)
+    names = ("device", "dtype", "text_dtype", "revision", "variant", "config", "device_map")
+    how = {name: getattr(options, name) for name in names}
+    how |= {k: getattr(options, k) for k in ("height", "width") if getattr(options, k) is not None}
+    if options.negative_prompt is not None:
+        how["negative_prompt"] = options.negative_prompt
+    process = load(options.model, long_prompts=options.long_prompts, **how)
     heed_interrupts()
     return process
 
@@ -452,8 +457,22 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--block", type=int, default=128, help="pairs a shard")
     one.add_argument("--json", action="store_true", help="one JSON object for machines")
     for command, draws in ((one, 5), (some, 3), (many, 3)):
-        command.add_argument("--model", default=EMBEDDED, help="name, folder or Hub repository")
+        command.add_argument(
+            "--model", default=EMBEDDED, help="name, folder, file or Hub repository"
+        )
         command.add_argument("--device", help="cpu, cuda or mps; the best one by default")
+        command.add_argument("--dtype", default="float32", help="of the network: float16, …")
+        command.add_argument("--text-dtype", default="float32", help="of the text encoders; auto")
+        command.add_argument("--revision", metavar="COMMIT", help="of a Hub repository")
+        command.add_argument("--variant", help="of the weights' files, such as fp16")
+        command.add_argument("--config", metavar="FOLDER", help="the settings of a single file")
+        command.add_argument("--device-map", help="of large networks, such as auto")
+        command.add_argument("--height", type=int, help="of the pictures, in pixels")
+        command.add_argument("--width", type=int)
+        command.add_argument("--negative-prompt", help="what guidance leads away from")
+        command.add_argument(
+            "--long-prompts", action="store_true", help="read them whole, in pieces"
+        )
         command.add_argument("--steps", type=int, default=10)
         command.add_argument("--draws", type=int, default=draws)
         command.add_argument("--guidance", type=float, default=1.0)

@@ -16,7 +16,7 @@ def fingerprint(process: GenerativeProcess) -> dict[str, Any]:
     """All of a process that changes a number, as JSON holds it.
 
     weights and state (of the networks: adapters and their scale, FreeU, quantisation, …) and
-    tokenizers are hashes; the scheduler is its settings.
+    tokenizers are hashes; the scheduler is its settings, and so are the options of the call.
     """
     networks = {k: m for k, m in process.modules.items() if k != "vae"}
     tokenizers = [[r.name, r.length, _reading(r.tokenizer)] for r in process.readers]
@@ -29,6 +29,9 @@ def fingerprint(process: GenerativeProcess) -> dict[str, Any]:
         "latent_shape": list(process.latent_shape),
         "dtype": process.dtype,
     }
+    options = {} if process.source is None else process.source[1]
+    if options := {k: v for k, v in options.items() if v is not None and v is not False}:
+        told["options"] = options
     return json.loads(json.dumps(told, default=lambda v: getattr(v, "tolist", v.__repr__)()))
 
 

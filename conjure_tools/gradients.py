@@ -160,4 +160,4 @@ def with_embeddings(
             )
     name = f"{process.name} with embeddings {digest.hexdigest()[:16]}"
     # the tokenizers know nothing of these names; what `encode` is left to read, it warns of itself
-    return dataclasses.replace(process, encode=encode, name=name, readers=(), twin=None)
+    return dataclasses.replace(process, encode=encode, name=name, readers=(), source=None)

@@ -89,7 +89,7 @@ def compile_network(process: GenerativeProcess, batch_size: int = 64, *, tf32: b
         raise ValueError(f"{process.name} has no network that could be compiled")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    cuda, predict, twin = process.device.type == "cuda", process.predict, process.twin
+    cuda, predict, source = process.device.type == "cuda", process.predict, process.source
     if cuda and tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     process.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -106,7 +106,7 @@ def compile_network(process: GenerativeProcess, batch_size: int = 64, *, tf32: b
         return torch.cat(parts)
 
     one_shape.compiled = True  # type: ignore[attr-defined]
-    process.predict, process.twin = one_shape, twin  # of which a copy is, as yet, not compiled
+    process.predict, process.source = one_shape, source  # of which a copy is, as yet, not compiled
 
 
 def is_compiled(process: GenerativeProcess) -> bool:

@@ -75,8 +75,7 @@ def test_equality_of_the_others_that_hold_arrays(
 ) -> None:
     terms = cj.pair_terms(process, [("cat", "dog"), ("cat", "pizza")], **FEW)
     trace = cj.trace(process, "cat", "dog", steps=2)
-    mixture = cj.Mixture.gaussian([0.0, 1.0], 1.0)
-    for one in (terms, trace, matrix, process.schedule, mixture):
+    for one in (terms, trace, matrix, process.schedule):
         assert one == copy.deepcopy(one) and one != 1 and one is not None
     assert terms != terms[:1] and terms != terms[[1, 0]] and terms != terms.at([0])
     assert trace != replace(trace, prompts=("a", "b"))

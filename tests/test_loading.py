@@ -478,9 +478,10 @@ def test_what_is_no_name_and_no_folder(model: Model, tmp_path: Path) -> None:
         cj.load(model.pipeline, device="cpu")
     with pytest.raises(TypeError, match="StableDiffusionPipeline has no option heigth"):
         cj.load(device="cpu", heigth=64)
-    (tmp_path / "sd.safetensors").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"sd\.safetensors is a file.*from_single_file"):
-        cj.load(tmp_path / "sd.safetensors")
+    with pytest.raises(ValueError, match="config is of a single file of weights, and .* is none"):
+        cj.load(tmp_path, config=tmp_path)
+    with pytest.raises(ValueError, match="device and device_map both say where"):
+        cj.load(tmp_path, device="cpu", device_map="auto")
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_the_examples_run(
     if "Mteb" in name:
         pytest.importorskip("mteb")
     plt.switch_backend("agg")
-    monkeypatch.setitem(vars(cj), "load", lambda: process)  # the embedded model, which is there
     one = cj if name == "conjure_lib" else named(name)
+    monkeypatch.setitem(vars(cj), "load", lambda: process)  # the embedded model, which is there
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     test = parser.get_doctest(inspect.getdoc(one) or "", {}, name, None, None)
     assert test.examples, f"{name} has no example"

@@ -283,7 +283,7 @@ def test_mteb_serves_no_score_of_another_scorer(
             next(scorer.process.network.parameters()).mul_(1.5)  # type: ignore[union-attr]
 
     def predict() -> None:
-        scorer.process = replace(scorer.process, twin=None)
+        scorer.process = replace(scorer.process, source=None)
         scorer.process.predict = lambda x, t, c: x * c.mean()
 
     noise = torch.randn(1, *process.latent_shape)

@@ -1,0 +1,322 @@
+"""What is done to a model before it is measured: files, precisions, places, copies, prompts."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from conftest import open_pipeline, random_vae
+from peft import LoraConfig
+from pipelines import make
+from safetensors.torch import save_file
+from torch import Tensor
+
+import conjure_lib as cj
+from conjure_lib.reading import UnreadWarning
+from conjure_tools.fingerprints import fingerprint
+
+PROMPTS = ("a red fox", "two boats on the sea")
+FEW: dict[str, Any] = {"steps": 2, "draws": 1}
+PAGE = Path(__file__).resolve().parents[1] / "book" / "your_model.md"
+
+
+def measured(process: cj.GenerativeProcess, **settings: Any) -> float:
+    return cj.distance(process, *PROMPTS, **(FEW | settings)).value
+
+
+# -- single files -------------------------------------------------------------------------------
+
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+UNET = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op",
+    "up_blocks.0.upsamplers.0": "output_blocks.2.1",
+}  # fmt: skip
+VAE = {"conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "group_norm": "norm"}
+VAE |= {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def of_unet(name: str) -> str:
+    """A weight of the small U-Net as Stable Diffusion's first files called it."""
+    for ours, theirs in UNET.items():
+        if name.startswith(f"{ours}."):
+            return theirs + name.removeprefix(ours)
+    side, *rest = name.split(".", 1)
+    if side == "mid_block":
+        kind, k, end = rest[0].split(".", 2)
+        place = f"middle_block.{1 if kind == 'attentions' else 2 * int(k)}"
+    else:
+        i, kind, k, end = rest[0].split(".", 3)
+        at = 3 * int(i) + int(k) + (side == "down_blocks")
+        blocks = "input_blocks" if side == "down_blocks" else "output_blocks"
+        place = f"{blocks}.{at}.{int(kind == 'attentions')}"
+    if kind == "resnets":
+        own, end = end.split(".", 1)
+        end = f"{RESNET[own]}.{end}"
+    return f"{place}.{end}"
+
+
+def of_vae(name: str, blocks: int = 2) -> str:
+    """The same of the autoencoder."""
+    for ours, theirs in VAE.items():
+        name = re.sub(rf"\b{re.escape(ours)}\b", theirs, name)
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+    name = name.replace("mid_block.attentions.0", "mid.attn_1")
+    name = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", name)
+    name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
+    up = [(r"resnets", "block"), (r"upsamplers\.0", "upsample")]
+    for ours, theirs in up:
+        pattern = rf"up_blocks\.(\d)\.{ours}"
+        name = re.sub(pattern, lambda m, t=theirs: f"up.{blocks - 1 - int(m[1])}.{t}", name)  # type: ignore[misc]
+    return name
+
+
+def as_single_file(pipeline: Any, file: Path) -> None:
+    """All weights of a pipeline of the Stable Diffusion architecture under their first names."""
+    found: dict[str, Tensor] = {}
+    for name, weight in pipeline.unet.state_dict().items():
+        found[f"model.diffusion_model.{of_unet(name)}"] = weight
+    for name, weight in pipeline.vae.state_dict().items():
+        is_linear = ".attn_1." in of_vae(name) and weight.ndim == 2
+        found[f"first_stage_model.{of_vae(name)}"] = (
+            weight[..., None, None] if is_linear else weight
+        )
+    for name, weight in pipeline.text_encoder.state_dict().items():
+        own = name.removeprefix("text_model.")
+        found[f"cond_stage_model.transformer.text_model.{own}"] = weight
+    save_file({name: weight.clone().contiguous() for name, weight in found.items()}, file)
+
+
+def test_a_single_file_is_the_folder_that_it_was_made_of(
+    random_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.safetensors"
+    as_single_file(open_pipeline(random_folder), file)
+    whole = cj.load(random_folder, device="cpu")
+    alone = cj.load(file, device="cpu", config=random_folder)
+    assert alone.name == "small.safetensors" and measured(alone) == measured(whole)
+    half = cj.load(file, device="cpu", config=random_folder, dtype="bfloat16")
+    assert half.dtype == "bfloat16"
+    assert next(half.modules["text_encoder"].parameters()).dtype == torch.float32
+
+
+def test_a_single_file_that_cannot_be_read_says_so(random_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.safetensors"
+    as_single_file(open_pipeline(random_folder), file)
+    with pytest.raises(FileNotFoundError, match=r"name a folder of its family, as config="):
+        cj.load(file, device="cpu")  # there is no network to fetch settings from
+    with pytest.raises(ValueError, match="a single file has no variant: leave that out"):
+        cj.load(file, device="cpu", config=random_folder, variant="fp16")
+    pickled = tmp_path / "small.ckpt"
+    pickled.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"small\.ckpt is no \.safetensors file"):
+        cj.load(pickled, device="cpu", config=random_folder)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"small\.safetensors cannot be read"):
+        cj.load(file, device="cpu", config=random_folder)
+
+
+# -- precisions and places ----------------------------------------------------------------------
+
+
+def test_the_text_encoders_own_precision(tmp_path: Path) -> None:
+    pipeline = make("StableDiffusionXLPipeline")
+    pipeline.text_encoder.half(), pipeline.text_encoder_2.half()
+    pipeline.save_pretrained(tmp_path / "xl")
+
+    def dtypes(**given: Any) -> list[torch.dtype]:
+        modules = cj.load(tmp_path / "xl", device="cpu", **given).modules
+        names = ("unet", "text_encoder", "text_encoder_2", "vae")
+        return [next(modules[name].parameters()).dtype for name in names]
+
+    single, half, brain = torch.float32, torch.float16, torch.bfloat16
+    assert dtypes() == [single] * 4
+    assert dtypes(text_dtype="auto") == [single, half, half, single]
+    assert dtypes(text_dtype="bfloat16", dtype=half) == [half, brain, brain, single]
+    with pytest.raises(ValueError, match="dtype must be one of .*, not 'banana'"):
+        cj.load(tmp_path / "xl", device="cpu", text_dtype="banana")
+
+
+def test_a_device_map_in_place_of_a_device(random_folder: Path) -> None:
+    mapped = cj.load(random_folder, device_map="cpu")
+    assert measured(mapped) == measured(cj.load(random_folder, device="cpu"))
+    assert str(mapped.device) == "cpu"
+
+
+def test_a_quantization_reaches_the_network_alone(
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any]] = []
+    for kind in (diffusers.UNet2DConditionModel, diffusers.AutoencoderKL):
+        own = kind.from_pretrained
+
+        def hear(*given: Any, _own: Any = own, _name: str = kind.__name__, **named: Any) -> Any:
+            asked.append((_name, named.pop("quantization_config", None)))
+            return _own(*given, **named)
+
+        monkeypatch.setattr(kind, "from_pretrained", hear)
+    cj.load(random_folder, device="cpu", quantization_config="mine")
+    assert sorted(asked, key=str) == [("AutoencoderKL", None), ("UNet2DConditionModel", "mine")]
+
+
+def test_an_offloaded_pipeline_runs_where_it_executes(random_folder: Path) -> None:
+    """Accelerate moves the network when it is called; a device without numbers stands for rest."""
+    from accelerate import cpu_offload
+
+    pipeline = open_pipeline(random_folder)
+    expected = measured(cj.load(pipeline))
+    offloaded = open_pipeline(random_folder)
+    cpu_offload(offloaded.unet, torch.device("cpu"))  # its weights are on "meta" till they are used
+    assert next(offloaded.unet.parameters()).device.type == "meta"
+    process = cj.load(offloaded)
+    assert process.device.type == "cpu" and measured(process) == pytest.approx(expected, rel=1e-6)
+
+
+# -- copies -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_a_copied_or_pickled_process_is_independent(
+    random_folder: Path, copied: Callable[[Any], cj.GenerativeProcess]
+) -> None:
+    process = cj.load(random_folder, device="cpu", negative_prompt="a dog")
+    before = measured(process, guidance=3.0)
+    other = copied(process)
+    assert other.name == process.name and other.evaluations == process.evaluations
+    assert fingerprint(other) == fingerprint(process)
+    assert measured(other, guidance=3.0) == before
+    with torch.no_grad():
+        for weight in other.modules["unet"].parameters():
+            weight.mul_(1.5)
+    assert measured(process, guidance=3.0) == before != measured(other, guidance=3.0)
+    scorer = copied(cj.Scorer(process, **FEW))  # type: ignore[arg-type]
+    assert scorer.predict([PROMPTS])[0] == pytest.approx(-measured(process))  # type: ignore[attr-defined]
+
+
+# -- what a record tells models apart by --------------------------------------------------------
+
+
+def test_the_fingerprint_sees_what_changes_a_prediction_and_nothing_else(
+    random_folder: Path,
+) -> None:
+    pipeline = open_pipeline(random_folder)
+    process = cj.load(pipeline)
+
+    def state() -> tuple[str, float]:
+        return repr(fingerprint(process)), measured(process)
+
+    plain = state()
+    pipeline.safety_checker = random_vae()
+    assert repr(fingerprint(cj.load(pipeline))) == plain[0]
+    pipeline.unet.compile(backend="eager")
+    assert state()[0] == plain[0]
+    pipeline.unet._compiled_call_impl = None
+
+    pipeline.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    freed = state()
+    pipeline.disable_freeu()
+    assert freed[0] != plain[0] and freed[1] != plain[1] and state() == plain
+
+    targets = ["to_q", "to_k", "to_v"]
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False), "a")
+    adapted = state()
+    assert adapted[0] != plain[0] and adapted[1] != plain[1]
+    pipeline.set_adapters(["a"], [0.5])
+    scaled = state()
+    assert scaled[0] not in (plain[0], adapted[0]) and scaled[1] not in (plain[1], adapted[1])
+    pipeline.disable_lora()
+    off = state()
+    assert off[0] not in (adapted[0], scaled[0]) and off[1] == pytest.approx(plain[1], rel=1e-5)
+    pipeline.enable_lora()
+    assert state()[0] == scaled[0]
+
+    pipeline.unet.disable_adapters()
+    eight = open_pipeline(random_folder)
+    eight.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    assert repr(fingerprint(cj.load(eight))) != plain[0]
+
+
+def test_the_fingerprint_sees_the_options_of_the_call(random_folder: Path) -> None:
+    pipeline = open_pipeline(random_folder)
+    plain = fingerprint(cj.load(pipeline))
+    assert "options" not in plain
+    for options in ({"negative_prompt": "a dog"}, {"long_prompts": True}, {"height": 32}):
+        assert fingerprint(cj.load(pipeline, **options)) != plain  # type: ignore[arg-type]
+
+
+# -- prompts ------------------------------------------------------------------------------------
+
+LONG = " ".join(["a red fox and a cat"] * 8)  # spelt in letters: some hundred tokens
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "StableDiffusionXLPipeline"])
+def test_long_prompts_are_read_in_pieces_on_request(name: str) -> None:
+    pipeline = make(name)
+    cut, whole = cj.load(pipeline), cj.load(pipeline, long_prompts=True)
+    (reader,) = {r.name: r for r in cut.readers if r.name == "tokenizer"}.values()
+    pieces = reader.pieces(LONG)
+    assert " ".join(pieces) == LONG and len(pieces) > 1
+    assert all(len(reader([piece])[0]) <= reader.room for piece in pieces)
+
+    def hidden(condition: Any) -> Tensor:
+        return getattr(condition, "parts", {"encoder_hidden_states": condition})[
+            "encoder_hidden_states"
+        ]
+
+    told = hidden(whole.encode([LONG]))
+    expected = torch.cat([hidden(cut.encode([piece])) for piece in pieces], dim=1)
+    torch.testing.assert_close(told, expected)
+    short = whole.encode(["a fox"])
+    torch.testing.assert_close(hidden(short), hidden(cut.encode(["a fox"])))
+
+    other = LONG + " in the snow"  # the same to a model that cuts it
+    with pytest.warns(UnreadWarning, match="are the same tokens"):
+        assert cj.distance(cut, LONG, other, **FEW).same_tokens
+    found = cj.distances(whole, [(LONG, other), (LONG, "a fox"), ("a fox", "a cat")], **FEW)
+    assert all(one.value > 0 and not one.same_tokens for one in found)
+    alone = cj.distance(whole, "a fox", "a cat", **FEW)
+    assert found[2].value == pytest.approx(alone.value, rel=1e-4)
+    guided = cj.distance(whole, LONG, "a fox", guidance=3.0, **FEW)
+    assert guided.value > 0
+    plain = cj.distance(cut, "a fox", "a cat", **FEW)
+    assert alone.value == pytest.approx(plain.value, rel=1e-4)
+
+
+def test_a_word_that_is_longer_than_the_window_is_cut_in_itself(random_folder: Path) -> None:
+    reader = cj.load(random_folder, device="cpu").readers[0]
+    pieces = reader.pieces("x" * 200)
+    assert "".join(pieces) == "x" * 200 and len(pieces) == 3
+    assert reader.pieces("") == [""] and reader.pieces("a fox") == ["a fox"]
+
+
+def test_long_prompts_are_refused_where_a_network_is_told_more() -> None:
+    with pytest.raises(ValueError, match="FluxPipeline reads no long prompts: its network is told"):
+        cj.load(make("FluxPipeline"), height=16, width=16, long_prompts=True)
+
+
+# -- the page -----------------------------------------------------------------------------------
+
+
+def test_the_page_runs(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code from top to bottom, with a small pipeline in the place of the one it names."""
+    small = open_pipeline(random_folder)
+    monkeypatch.setattr(small, "to", lambda *_: small, raising=False)
+    monkeypatch.setattr(
+        diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: small, raising=True
+    )
+    text = re.sub(r"(height|width)=512", r"\1=16", PAGE.read_text("utf-8"))
+    space: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.+?)```", text, re.S):
+        exec(block, space)
+    assert space["cat"].grad is not None
