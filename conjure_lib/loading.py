@@ -253,7 +253,7 @@ def open_pipeline(
     weights.check_sums(folder)
     weights.check_variant(folder, variant)
     known = (folder / weights.LOADED).is_file()  # a hash of the weights in float32
-    dtypes = dict.fromkeys(("unet", "transformer"), dtype)
+    dtypes: dict[str, Any] = dict.fromkeys(("unet", "transformer"), dtype)
     dtypes |= {part: text_dtype for part in index if part.startswith("text_encoder")}
     first = {} if known else dtypes
     how: dict[str, Any] = {"variant": variant}

@@ -16,9 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from conjure_lib import __version__, heed_interrupts
-from conjure_lib.machine import hasten
-from conjure_lib.names import EMBEDDED, QUADRATURES, SAMPLERS, SPACINGS, WEIGHTINGS
+from conjure_lib import (
+    EMBEDDED,
+    QUADRATURES,
+    SAMPLERS,
+    SPACINGS,
+    WEIGHTINGS,
+    __version__,
+    heed_interrupts,
+)
 from conjure_tools.unread import UNREAD
 
 if TYPE_CHECKING:
@@ -27,7 +33,8 @@ if TYPE_CHECKING:
 
 def entry() -> NoReturn:
     """The program ``conjure``."""
-    hasten()
+    # a fifth of the time from the start to a distance goes into searches through what imports left
+    gc.set_threshold(200_000, 50, 1000)
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: only the end is left
     gc.freeze()  # nor a last search, before all is gone anyway
@@ -103,7 +110,7 @@ def compare(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     aims = ("tolerance", "budget")
     to: Any = {name: given for name in aims if (given := getattr(options, name)) is not None}
-    estimate = distance(process, *prompts, sampling=sampling, **to, **ways)
+    estimate = distance(process, prompts[0], prompts[1], sampling=sampling, **to, **ways)
     record = {
         "distance": estimate.value,
         "stderr": estimate.stderr,

@@ -20,6 +20,7 @@ from pandas.io.formats.style import Styler
 import conjure_lib as cj
 from conjure_lib.terms import BUDGET, Spent
 from conjure_tools import benchmarks, correlation, runs
+from conjure_tools.fingerprints import weights_hash
 from studies.records import (
     WORK,
     Made,
@@ -78,7 +79,7 @@ def make(
 
     The fixed settings take as many draws as cost what the adaptive one takes in the mean.
     """
-    kept, how = folder / process.weights_hash()[:12], dict[str, Any](batch_size=batch_size)
+    kept, how = folder / weights_hash(process)[:12], dict[str, Any](batch_size=batch_size)
     adaptive = {**BEGIN, "tolerance": tolerance, **how}
     parts = [_kept(process, pairs, kept, ADAPTIVE, adaptive)]
     spent = float(parts[0]["evaluations"].mean())
@@ -95,7 +96,7 @@ def make(
     notes = {
         "settings": {"tolerance": tolerance, "budget": BUDGET, **BEGIN, "seed": 0},
         "reference": reference or REFERENCE, "model": process.name,
-        "weights": process.weights_hash(), "agreement": agreement(table, pairs, resamples),
+        "weights": weights_hash(process), "agreement": agreement(table, pairs, resamples),
         **runs.provenance(process),
     }  # fmt: skip
     return table, notes
@@ -202,7 +203,7 @@ def of_record(
     if found.notes["settings"]["tolerance"] != tolerance:
         return found, nothing
     keys = ["id", "setting"]
-    return found, found.overlay(here, keys, "value", weights=process.weights_hash())
+    return found, found.overlay(here, keys, "value", weights=weights_hash(process))
 
 
 def shown(here: pd.DataFrame) -> Styler:
