@@ -210,7 +210,7 @@ class Adapter:
 
     def _read(self, tree: Tree, n: int) -> Conditioning:
         found: dict[str, Any] = {}
-        left = capture.read(self.form, tree, n, found)
+        left = capture.unfill(self.form, tree, n, found)
         shared = {s.name: found.pop(s.name) for s in capture.slots(left) if s.shared}
         if all(isinstance(part, Tensor) for part in found.values()):
             return self._formed(left, shared, found, n)
@@ -293,7 +293,7 @@ class Adapter:
             raise _UnclearError("for two texts its network is not told twice as much") from error
         found: list[dict[str, Tensor]] = [{} for _ in calls]
         left = [
-            capture.read(self.form, tree, 1, own) for tree, own in zip(calls, found, strict=True)
+            capture.unfill(self.form, tree, 1, own) for tree, own in zip(calls, found, strict=True)
         ]
         if any(repr(one) != repr(left[0]) for one in left):
             raise _UnclearError("arguments that are no tensors change from step to step")

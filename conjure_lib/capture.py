@@ -233,7 +233,7 @@ def template(one: Tree, two: Tree, name: str = "") -> Tree:
     return Slot(name, shared=not name.count(".each"))
 
 
-def read(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
+def unfill(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
     """Put all tensors into ``found`` and say what is left.
 
     What is not shared is n rows (n, …), a list where they are of several shapes.
@@ -245,7 +245,7 @@ def read(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
     def part(at: Any, own: Any) -> Any:
         if isinstance(at, Each):
             each: list[dict[str, Any]] = [{} for _ in own]
-            left = [read(at.entry, one, 1, row) for one, row in zip(own, each, strict=True)]
+            left = [unfill(at.entry, one, 1, row) for one, row in zip(own, each, strict=True)]
             for name in each[0]:
                 several = [row[name] for row in each]
                 alike = len({one.shape for one in several}) == 1
@@ -265,7 +265,7 @@ def read(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
 
 
 def fill(form: Tree, n: int, found: Mapping[str, Tensor]) -> Tree:
-    """The arguments of a call for n rows: the inverse of :func:`read`."""
+    """The arguments of a call for n rows: the inverse of :func:`unfill`."""
 
     def part(at: Any) -> Any:
         if isinstance(at, Each):

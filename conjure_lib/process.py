@@ -132,14 +132,14 @@ class GenerativeProcess:
     @torch.no_grad()
     def eps(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         """Noise prediction ε(x, t|y) in float32; x (n, …), t (n,), condition of n rows."""
-        return self._to_eps(self.output(x, t, condition), x, t)
+        return self.to_eps(self.output(x, t, condition), x, t)
 
     def output(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         """The network's output as float32, shaped like x (n, …); ``kind`` says what it means."""
         self.evaluations += len(x)
         return self.predict(x, t, condition).float()
 
-    def _to_eps(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def to_eps(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         if self.kind == "epsilon":
             return output
         return eps_from_output(output, x, *self.schedule.coefficients(t), self.kind)
@@ -246,8 +246,8 @@ class GenerativeProcess:
                 empty = self.output(x_in, t_rows, unconditional[[0] * len(x)])
                 output_w = empty + guidance * (output - empty)
             states.append(x_in)
-            own.append(self._to_eps(output, x_in, t_rows))
-            guided.append(self._to_eps(output_w, x_in, t_rows))
+            own.append(self.to_eps(output, x_in, t_rows))
+            guided.append(self.to_eps(output_w, x_in, t_rows))
             if takes_noise:
                 noise = {"generator": [generator(seed, d, step) for d in draws]}
             x = scheduler.step(output_w, t, x, **noise, return_dict=False)[0]

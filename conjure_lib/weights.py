@@ -35,7 +35,7 @@ NAME = re.compile(r"[^.]+?(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")  # with it
 BETAS = ("beta_start", "beta_end", "beta_schedule")
 SHIFTS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
 NEEDED = ("num_train_timesteps", *BETAS, "prediction_type", "shift", *SHIFTS)
-SPACINGS = ("linspace", "leading", "trailing")
+OWN_SPACINGS = ("linspace", "leading", "trailing")  # of diffusers, the default first
 
 REVISIONS = {  # of pipelines, each a commit with safetensors
     "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
@@ -335,9 +335,9 @@ def _check_given(kind: Any, given: Mapping[str, Any], file: Path) -> None:
         if not _number(given[name], whole) or given[name] <= 0:
             what = "whole number" if whole else "number"
             raise ValueError(f"{file}: {name} must be a positive {what}, not {given[name]!r}")
-    spacing = given.get("timestep_spacing", SPACINGS[0])
-    if spacing not in SPACINGS:
-        raise ValueError(f"{file}: timestep_spacing must be of {SPACINGS}, not {spacing!r}")
+    spacing = given.get("timestep_spacing", OWN_SPACINGS[0])
+    if spacing not in OWN_SPACINGS:
+        raise ValueError(f"{file}: timestep_spacing must be of {OWN_SPACINGS}, not {spacing!r}")
 
 
 def _number(value: Any, whole: bool) -> bool:

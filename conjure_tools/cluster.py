@@ -11,11 +11,10 @@ import os
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from threading import Event, Thread, current_thread, main_thread
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -26,45 +25,52 @@ from conjure_lib import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.inputs import finite, whole
 from conjure_lib.loading import load
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.sampling import check_settings
+from conjure_lib.sampling import Sampling, Single, check_settings
 from conjure_lib.similarity import pair_terms
 from conjure_tools import unread
 from conjure_tools.folders import check_place, claim, write_whole
 from conjure_tools.hardware import compile_network
-from conjure_tools.runs import check_pairs, digest
+from conjure_tools.runs import DRAWN, check_pairs, digest
 from conjure_tools.tables import read_pairs
 
 BLOCK = 250  # pairs: three draws of ten steps are some three minutes of 150 evaluations a second
 RETRIES = 3  # of a block whose worker dies
 
 
-@dataclass(frozen=True)
 class PairScorer:
     """The distances of a block of pairs, all weightings at once.
 
-    Attributes:
+    Args:
         model: what ``loader`` is given, together with ``device``; each worker loads it once.
         loader: gives the process; :func:`conjure_lib.load` by default.
+        sampling: what is drawn, by default :data:`conjure_tools.runs.DRAWN`; or some of its fields
+            singly.
         threads: CPU threads of a worker; one a core is best where every core has a worker.
         compiled: compile the network for calls of ``batch_size`` rows.
         dtype: of the network alone, such as "float16"; look at :func:`conjure_lib.floor` first.
 
-    The others are settings of :func:`conjure_lib.pair_terms`.
+    Raises:
+        TypeError, ValueError: a setting of the sampling is not usable.
     """
 
-    model: str = EMBEDDED
-    loader: Callable[..., GenerativeProcess] = load
-    device: str | None = None
-    draws: int = 3
-    steps: int = 10
-    guidance: float = 1.0
-    sampler: str = "ddim"
-    seed: int = 0
-    quadrature: Quadrature = "log-snr"
-    batch_size: int = 64
-    threads: int | None = None
-    compiled: bool = False
-    dtype: str = "float32"
+    def __init__(
+        self,
+        model: str = EMBEDDED,
+        loader: Callable[..., GenerativeProcess] = load,
+        *,
+        device: str | None = None,
+        sampling: Sampling = DRAWN,
+        quadrature: Quadrature = "log-snr",
+        batch_size: int = 64,
+        threads: int | None = None,
+        compiled: bool = False,
+        dtype: str = "float32",
+        **single: Unpack[Single],
+    ) -> None:
+        self.model, self.loader, self.device = model, loader, device
+        self.sampling, self.quadrature = Sampling.of(sampling, **single), quadrature
+        self.batch_size, self.threads = batch_size, threads
+        self.compiled, self.dtype = compiled, dtype
 
     def __call__(self, block: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Columns id, text1, text2 to id, and of each weighting the distance and its error.
@@ -77,17 +83,8 @@ class PairScorer:
             self.loader, self.model, self.device, self.dtype, self.batch_size, self.compiled
         )
         texts = list(zip(block["text1"], block["text2"], strict=True))
-        terms = pair_terms(
-            process,
-            texts,
-            draws=self.draws,
-            steps=self.steps,
-            guidance=self.guidance,
-            sampler=self.sampler,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            progress=False,
-        )
+        how: Any = {"sampling": self.sampling, "batch_size": self.batch_size}
+        terms = pair_terms(process, texts, progress=False, **how)
         said = unread.columns(process.readers, *zip(*texts, strict=True))
         columns = {"id": np.asarray(block["id"]), **{k: np.array(v) for k, v in said.items()}}
         for weighting in WEIGHTINGS:
@@ -187,9 +184,9 @@ def _check_share(name: str, each: Any) -> None:
 
 def _check_scorer(scorer: PairScorer) -> None:
     """Check whatever needs no model, which only the workers load."""
-    names = ("draws", "steps", "guidance", "seed", "batch_size", "quadrature")
-    check_settings(**{name: getattr(scorer, name) for name in names})
-    whole("draws", scorer.draws)
+    how: Any = {"quadrature": scorer.quadrature, "batch_size": scorer.batch_size}
+    check_settings(sampling=scorer.sampling, **how)
+    whole("draws", scorer.sampling.draws)
     if scorer.threads is not None:
         whole("threads", scorer.threads)
     if not isinstance(getattr(torch, str(scorer.dtype), None), torch.dtype):
@@ -230,7 +227,9 @@ def _is_whole(file: Path, block: pd.DataFrame) -> bool:
 
 def _claim(out: Path, scorer: PairScorer, table: pd.DataFrame, block: int) -> None:
     """Note in ``out`` what is scored there, or compare with the note that is there."""
-    note = {k: v for k, v in vars(scorer).items() if k not in ("device", "threads", "batch_size")}
+    apart = ("device", "threads", "batch_size", "sampling")
+    note = {k: v for k, v in vars(scorer).items() if k not in apart}
+    note |= scorer.sampling.told() | {"draws": scorer.sampling.draws}
     note["loader"] = f"{scorer.loader.__module__}.{scorer.loader.__qualname__}"
     file = out / "_settings.json"  # readers of Parquet folders pass over such a name
     if not file.exists() and any(out.glob("block-*")):

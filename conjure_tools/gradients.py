@@ -110,7 +110,7 @@ def _along(
         x_in, t_row = scale(x, t), t.to(process.device).expand(1)
         output = predict(x_in, t_row, own)
         process.evaluations += 2 + (empty is not None)
-        eps = [process._to_eps(one, x_in, t_row) for one in (output, predict(x_in, t_row, other))]
+        eps = [process.to_eps(one, x_in, t_row) for one in (output, predict(x_in, t_row, other))]
         found.append((eps[0] - eps[1]).square().sum())
         if empty is not None:
             without = predict(x_in, t_row, empty)

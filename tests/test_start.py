@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import platform
 import subprocess
 import sys
+import tokenize
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,7 @@ LEANS = {  # the two ways that lead on, each when it is asked for
         "from conjure_tools.traces import Trace, trace",
     ],
     "__main__.py": ["from conjure_tools.cli import entry as run"],
+    "similarity.py": ["from conjure_tools.spending import spend  # which stands on this module"],
 }
 
 
@@ -86,6 +89,37 @@ def test_the_library_does_not_lean_on_the_tools() -> None:
         imports = [line for line in file.read_text().splitlines() if "import" in line.split()]
         leans = [line.strip() for line in imports if "conjure_tools" in line]
         assert leans == LEANS.get(file.name, []), file.name
+
+
+LINES = {"": 2_900, "sde process engine similarity": 750}  # of the library, of the method itself
+
+
+def code_lines(file: Path) -> int:
+    """The lines of a module that hold code: no docstrings, no comments, no blank ones."""
+    text = file.read_text("utf-8")
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    told = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            told |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    spans = [(t.start[0], t.end[0]) for t in tokens if t.type not in (*silent, tokenize.ENDMARKER)]
+    return len({line for first, last in spans for line in range(first, last + 1)} - told)
+
+
+def test_lines_of_code_are_counted(tmp_path: Path) -> None:
+    text = '"""Told\nof."""\n\nx = (  # why\n    1\n)\n\ndef f():\n    """No."""\n    return """a\nb"""\n'
+    (tmp_path / "module.py").write_text(text)
+    assert code_lines(tmp_path / "module.py") == 6
+
+
+def test_the_library_is_read_in_a_sitting() -> None:
+    files = sorted((ROOT / "conjure_lib").glob("*.py"))
+    assert len(files) <= 16
+    for names, most in LINES.items():
+        counted = [file for file in files if file.stem in (names.split() or [file.stem])]
+        assert sum(map(code_lines, counted)) <= most, names
 
 
 # -- threads ----------------------------------------------------------------------------------
