@@ -568,14 +568,13 @@ def evaluating(*networks: torch.nn.Module) -> Iterator[None]:
 
     def change(network: torch.nn.Module) -> Callable[[], None]:
         training = [module for module in network.modules() if module.training]
-        for module in training:
-            module.training = False
 
-        def undo() -> None:
+        def switch(mode: bool) -> None:
             for module in training:
-                module.training = True
+                module.training = mode
 
-        return undo
+        switch(False)
+        return partial(switch, True)
 
     with ExitStack() as stack:
         for network in networks:

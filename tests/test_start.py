@@ -109,7 +109,8 @@ def code_lines(file: Path) -> int:
 
 
 def test_lines_of_code_are_counted(tmp_path: Path) -> None:
-    text = '"""Told\nof."""\n\nx = (  # why\n    1\n)\n\ndef f():\n    """No."""\n    return """a\nb"""\n'
+    text = '"""Told\nof."""\n\nx = (  # why\n    1\n)\n\ndef f():\n    """No."""\n'
+    text += '    return """a\nb"""\n'
     (tmp_path / "module.py").write_text(text)
     assert code_lines(tmp_path / "module.py") == 6
 
