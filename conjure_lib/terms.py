@@ -21,14 +21,7 @@ from conjure_lib.inputs import one_of
 from conjure_lib.integrity import check_sound
 from conjure_lib.reading import SAME, Reading, same
 from conjure_lib.sampling import Sampling, check_chain
-from conjure_lib.sde import (
-    Compared,
-    FlowSchedule,
-    Schedule,
-    chain_weights,
-    log_snr,
-    term_weights,
-)
+from conjure_lib.sde import Compared, FlowSchedule, Schedule, chain_weights, log_snr, term_weights
 
 CELLS = 240  # of a window of log-SNR: a twentieth of a unit each
 UNEVEN = 1.0  # logarithms by which a curve may leave the range of its two neighbouring nodes
