@@ -73,7 +73,7 @@ def test_every_name_of_the_library_is_that_of_its_module() -> None:
         cj.distanse  # noqa: B018
 
 
-LEANS = {  # the two ways that lead on, each when it is asked for
+LEANS = {  # the ways that lead on, each when it is asked for
     "__init__.py": [
         "from conjure_tools.matrices import DistanceMatrix, distance_matrix",
         "from conjure_tools.scorer import Scorer",
@@ -91,7 +91,7 @@ def test_the_library_does_not_lean_on_the_tools() -> None:
         assert leans == LEANS.get(file.name, []), file.name
 
 
-LINES = {"": 2_900, "sde process engine similarity": 750}  # of the library, of the method itself
+LINES = {"": 3_010, "sde process engine similarity": 750}  # of the library, of the method itself
 
 
 def code_lines(file: Path) -> int:
