@@ -228,12 +228,10 @@ class Study:
         return float(self.rows(measure, **at)["value"].mean()) if self.there else np.nan
 
     def geometry_facts(self) -> dict[str, float]:
-        """Alignment and uniformity, whole and by batch."""
+        """Alignment and uniformity, over the whole set."""
         return {
             "align_whole": self.geometry("alignment", SIMCSE),
-            "align_batch": self.geometry("alignment by batch", SIMCSE),
             "uniform_whole": self.geometry("uniformity", SIMCSE),
-            "uniform_batch": self.geometry("uniformity by batch", SIMCSE),
             "align_untrained": self.geometry("alignment", UNTRAINED),
             "uniform_untrained": self.geometry("uniformity", UNTRAINED),
             "align_real": self.geometry("alignment", REAL),
@@ -350,21 +348,19 @@ def draw_sweep(study: Study) -> None:
 
 
 def draw_geometry(study: Study) -> None:
-    """Alignment over uniformity on STS-B, whole and by batch."""
+    """Alignment over uniformity on STS-B, over the whole set."""
     if not study.there:
         return
     table = study.record.table
     of_stsb = table[table["benchmark"] == "stsb"]
     measured = of_stsb.set_index(["study", "kind", "weight", "seed"])["value"].sort_index()
-    _, axes = plt.subplots(1, 2, figsize=(9.6, 3.4))
-    for axis, suffix in zip(axes, ("", " by batch"), strict=True):
-        for kind, colour in zip((SIMCSE, *study.kinds), ["0.45", *PALETTE], strict=False):
-            x, y = (measured[m + suffix, kind] for m in ("uniformity", "alignment"))
-            size = [10 + 14 * (np.log10(w) + 2 if w else 0) for w in x.index.get_level_values(0)]
-            axis.scatter(x, y, s=size, color=colour, alpha=0.7, label=kind, linewidth=0)
-        title = "mean over batches" if suffix else "whole set"
-        axis.set(xlabel="uniformity", ylabel="alignment", title=title)
-    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    _, axis = plt.subplots(figsize=(5.6, 3.4))
+    for kind, colour in zip((SIMCSE, *study.kinds), ["0.45", *PALETTE], strict=False):
+        x, y = (measured[m, kind] for m in ("uniformity", "alignment"))
+        size = [10 + 14 * (np.log10(w) + 2 if w else 0) for w in x.index.get_level_values(0)]
+        axis.scatter(x, y, s=size, color=colour, alpha=0.7, label=kind, linewidth=0)
+    axis.set(xlabel="uniformity", ylabel="alignment")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     plt.show()
 
 
