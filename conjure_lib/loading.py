@@ -22,13 +22,12 @@ from conjure_lib.adapters import (
     check_family,
     check_parts,
     check_scheduler,
-    encoders,
     evaluating,
     prediction_of,
     quiet,
     readers_of,
 )
-from conjure_lib.capture import UNUSED, Conditioning, network_name
+from conjure_lib.capture import UNUSED, Conditioning
 from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
@@ -116,13 +115,15 @@ def load(
     if folder.is_file():
         if refused := [k for k, v in of_folder.items() if v is not None]:
             raise ValueError(f"a single file has no {', '.join(refused)}: leave that out")
+        from conjure_tools.single_file import open_file
+
         pipeline = open_file(folder, config, **how)
         check_options(type(pipeline).__name__, options)
     else:
         if config is not None:
             raise ValueError(f"config is of a single file of weights, and {name} is none")
         folder = folder if local else _fetched(folder, name, revision, variant, options)
-        check_options(_index(folder)["_class_name"], options)
+        check_options(index_of(folder)["_class_name"], options)
         with quiet():
             pipeline = open_pipeline(folder, **how, **of_folder)
     if device_map is None:
@@ -151,7 +152,7 @@ def _fetched(
         from huggingface_hub import hf_hub_download
 
         options: dict[str, Any] = {"revision": commit, "local_files_only": local}
-        index = _index(Path(hf_hub_download(name, "model_index.json", **options)).parent)
+        index = index_of(Path(hf_hub_download(name, "model_index.json", **options)).parent)
         check_options(index["_class_name"], call)
         options |= {part: None for part in UNUSED if part in index}  # which need not come
         download = diffusers.DiffusionPipeline.download
@@ -159,71 +160,6 @@ def _fetched(
 
     with quiet():
         return weights.from_hub(name, revision, fetch)
-
-
-def open_file(
-    file: Path,
-    config: str | Path | None = None,
-    *,
-    dtype: torch.dtype = torch.float32,
-    text_dtype: torch.dtype | str = torch.float32,
-) -> Any:
-    """The diffusers pipeline of a single file of weights, see :func:`load`.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`load`.
-    """
-    import diffusers
-
-    if file.suffix != ".safetensors":
-        raise ValueError(f"{file} is no .safetensors file: other weights are not read")
-    folder = Path(config) if config is not None else _settings_of(file)
-    index = _index(folder)
-    kind = getattr(diffusers, index["_class_name"])
-    if not hasattr(kind, "from_single_file"):
-        raise ValueError(f"diffusers reads no {kind.__name__} from a single file")
-    unused = {part: None for part in UNUSED if part in index}
-    with weights.reading(file, kind):
-        how: dict[str, Any] = {"torch_dtype": torch.float32, "local_files_only": True}
-        pipeline = kind.from_single_file(str(file), config=str(folder), **how, **unused)
-        for part in (
-            getattr(pipeline, network_name(pipeline)),
-            pipeline.vae,
-            *encoders(pipeline).values(),
-        ):
-            if lacking := [name for name, weight in part.named_parameters() if weight.is_meta]:
-                raise ValueError(f"it lacks {len(lacking)} weights, such as {lacking[0]}")
-    if text_dtype != "auto":
-        for encoder in encoders(pipeline).values():
-            encoder.to(text_dtype)
-    getattr(pipeline, network_name(pipeline)).to(dtype)
-    return pipeline
-
-
-def _settings_of(file: Path) -> Path:
-    """The folder of settings that diffusers names for such weights, without any weights."""
-    import diffusers
-    from diffusers.loaders.single_file_utils import (
-        fetch_diffusers_config,
-        load_single_file_checkpoint,
-    )
-    from huggingface_hub import snapshot_download
-
-    with weights.reading(file, diffusers.DiffusionPipeline):
-        found = fetch_diffusers_config(load_single_file_checkpoint(str(file)))
-    name, kinds = found["pretrained_model_name_or_path"], ["*.json", "*.txt", "*.model"]
-
-    def fetch(commit: str | None, local: bool) -> str:
-        how: dict[str, Any] = {"revision": commit, "local_files_only": local}
-        return str(snapshot_download(name, allow_patterns=kinds, **how))
-
-    try:
-        return weights.from_hub(name, None, fetch)
-    except (FileNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"{file} holds weights alone, and the settings of {name}, which it is like, cannot be "
-            "fetched: name a folder of its family, as config=…"
-        ) from error
 
 
 def open_pipeline(
@@ -249,7 +185,7 @@ def open_pipeline(
     """
     import diffusers
 
-    index = _index(folder)
+    index = index_of(folder)
     weights.check_sums(folder)
     weights.check_variant(folder, variant)
     known = (folder / weights.LOADED).is_file()  # a hash of the weights in float32
@@ -277,7 +213,7 @@ def open_pipeline(
         return kind.from_pretrained(str(folder), local_files_only=True, **parts)
 
 
-def _index(folder: Path) -> dict[str, Any]:
+def index_of(folder: Path) -> dict[str, Any]:
     """The parts of a pipeline folder, which must be of an adapted family."""
     import diffusers
 

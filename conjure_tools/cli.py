@@ -300,11 +300,9 @@ def _load(options: argparse.Namespace) -> GenerativeProcess:
     from conjure_lib import load
 
     names = ("device", "dtype", "text_dtype", "revision", "variant", "config", "device_map")
-    how = {name: getattr(options, name) for name in names}
-    how |= {k: getattr(options, k) for k in ("height", "width") if getattr(options, k) is not None}
-    if options.negative_prompt is not None:
-        how["negative_prompt"] = options.negative_prompt
-    process = load(options.model, long_prompts=options.long_prompts, **how)
+    names += ("long_prompts", "height", "width", "negative_prompt")
+    given = {name: getattr(options, name) for name in names}
+    process = load(options.model, **{k: v for k, v in given.items() if v is not None})
     heed_interrupts()
     return process
 
@@ -483,7 +481,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--steps", type=int, default=10)
         command.add_argument("--draws", type=int, default=draws)
         command.add_argument("--guidance", type=float, default=1.0)
-        command.add_argument("--sampler", choices=SAMPLERS, default="ddim")
+        command.add_argument("--sampler", choices=[*SAMPLERS, "own"], default="ddim")
         command.add_argument("--seed", type=int, default=0)
         spacing = None if command is one else "leading"  # which a tolerance decides
         command.add_argument("--spacing", choices=SPACINGS, default=spacing)

@@ -66,6 +66,30 @@ def test_json_holds_what_the_library_computes(run: Run, process: cj.GenerativePr
     assert record["seconds"] >= 0
 
 
+def test_options_of_the_model_reach_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(model: str, **how: Any) -> None:
+        asked.append((model, how))
+        raise ValueError("that will do")
+
+    monkeypatch.setattr("conjure_lib.load", load)
+    code, _, err = run(
+        "compare", *PAIR, "--model", "sd.safetensors", "--config", "sd", "--dtype", "float16",
+        "--text-dtype", "auto", "--revision", "abc", "--variant", "fp16", "--device-map", "auto",
+        "--height", "64", "--width", "32", "--negative-prompt", "a dog", "--long-prompts",
+        "--sampler", "own",
+    )  # fmt: skip
+    assert (code, err.strip()) == (2, "conjure_lib: that will do")
+    expected: dict[str, Any] = {"config": "sd", "dtype": "float16", "text_dtype": "auto"}
+    expected |= {"revision": "abc", "variant": "fp16", "device_map": "auto", "long_prompts": True}
+    expected |= {"height": 64, "width": 32, "negative_prompt": "a dog"}
+    assert asked == [("sd.safetensors", expected)]
+    run("compare", *PAIR)
+    plain = {"dtype": "float32", "text_dtype": "float32", "long_prompts": False}
+    assert asked[1] == ("emoji-diffusion", plain)
+
+
 def test_defaults_are_the_librarys(run: Run, process: cj.GenerativeProcess) -> None:
     code, out, err = run("compare", *PAIR, "--json", "--device", "cpu")
     assert code == 0, err
