@@ -299,8 +299,8 @@ def _tell(message: str) -> None:
 def _load(options: argparse.Namespace) -> GenerativeProcess:
     from conjure_lib import load
 
-    names = ("device", "dtype", "text_dtype", "revision", "variant", "config", "device_map")
-    names += ("long_prompts", "height", "width", "negative_prompt")
+    names = ["device", "dtype", "text_dtype", "revision", "variant", "config", "device_map"]
+    names += ["long_prompts", "height", "width", "negative_prompt"]
     given = {name: getattr(options, name) for name in names}
     process = load(options.model, **{k: v for k, v in given.items() if v is not None})
     heed_interrupts()
