@@ -27,7 +27,7 @@ class DistanceMatrix(Compared):
     >>> import conjure_lib as cj
     >>> process = cj.load()
     >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
-    >>> matrix["cat", "dog"] == matrix[1, 0]
+    >>> bool(matrix["cat", "dog"] == matrix[1, 0])
     True
     >>> list(matrix.to_frame().columns)
     ['cat', 'dog', 'car']
