@@ -80,6 +80,7 @@ LEANS = {  # the ways that lead on, each when it is asked for
         "from conjure_tools.traces import Trace, trace",
     ],
     "__main__.py": ["from conjure_tools.cli import entry as run"],
+    "loading.py": ["from conjure_tools.single_file import open_file"],
     "similarity.py": ["from conjure_tools.spending import spend  # which stands on this module"],
 }
 
@@ -91,7 +92,7 @@ def test_the_library_does_not_lean_on_the_tools() -> None:
         assert leans == LEANS.get(file.name, []), file.name
 
 
-LINES = {"": 3_010, "sde process engine similarity": 750}  # of the library, of the method itself
+LINES = {"": 2_960, "sde process engine similarity": 750}  # of the library, of the method itself
 
 
 def code_lines(file: Path) -> int:
