@@ -24,6 +24,7 @@ def gpu() -> ModuleType:
     return module
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")  # of diffusers' own
 def test_all_that_needs_no_card_runs(gpu: ModuleType, tmp_path: Path) -> None:
     gpu.main(["--tiny", "--out", str(tmp_path / "record.json")])
     record = json.loads((tmp_path / "record.json").read_text("utf-8"))
