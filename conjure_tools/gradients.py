@@ -38,7 +38,8 @@ def distance_loss(
 
     They flow through the trajectories too: into prompts that are embeddings, and into weights of
     the network that want them. Everything stays in memory: 4 evaluations a step and draw, 6 with
-    guidance; take few steps. Numbers keep the precision of the embeddings.
+    guidance; take few steps. Sums are float32, or float64 where the network computes in it; there
+    a sampler that draws noise draws other numbers than :func:`conjure_lib.distance` sees.
 
     Args:
         y1, y2: texts, or one row of what ``process.encode`` gives for one, a leaf or not.
@@ -98,28 +99,39 @@ def _along(
     draw: int,
 ) -> Tensor:
     """‖ε(x, t|own) - ε(x, t|other)‖² along the trajectory of ``own``, (S,)."""
-    predict = getattr(process.predict, "__wrapped__", process.predict)
     scheduler = process.sampler(sampling)
     scale = getattr(scheduler, "scale_model_input", lambda x, _: x)
     parts = own.parts.values() if isinstance(own, Conditioning) else [own]
-    wide = max((p.dtype for p in parts if p.is_floating_point()), key=lambda d: d.itemsize)
-    x = process.noise([draw], sampling.seed).to(wide)
+    doubly = any(part.dtype == torch.float64 for part in parts)
+    x = process.noise([draw], sampling.seed).to(torch.float64 if doubly else torch.float32)
     x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
     found = []
     for step, t in enumerate(scheduler.timesteps):
         x_in, t_row = scale(x, t), t.to(process.device).expand(1)
-        output = predict(x_in, t_row, own)
+        output = _output(process, x_in, t_row, own)
         process.evaluations += 2 + (empty is not None)
-        eps = [process.to_eps(one, x_in, t_row) for one in (output, predict(x_in, t_row, other))]
+        eps = [
+            process.to_eps(one, x_in, t_row)
+            for one in (output, _output(process, x_in, t_row, other))
+        ]
         found.append((eps[0] - eps[1]).square().sum())
         if empty is not None:
-            without = predict(x_in, t_row, empty)
+            without = _output(process, x_in, t_row, empty)
             output = without + sampling.guidance * (output - without)
         noise: dict[str, Any] = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             noise["generator"] = [generator(sampling.seed, draw, step)]
         x = scheduler.step(output, t, x, **noise, return_dict=False)[0]
     return torch.stack(found)
+
+
+def _output(
+    process: GenerativeProcess, x: Tensor, t: Tensor, condition: Tensor | Conditioning
+) -> Tensor:
+    """The network's output with its gradients, in float32 or in float64 where it computes in it."""
+    predict = getattr(process.predict, "__wrapped__", process.predict)
+    output: Tensor = predict(x, t, condition)
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def with_embeddings(

@@ -53,11 +53,22 @@ def test_the_gradient_is_that_of_finite_differences(
     assert float((leaf.grad * towards).sum()) == pytest.approx(slope, rel=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"guidance": 3.0, "sampler": "ddpm"}])
-def test_its_value_is_the_distance(exact: cj.GenerativeProcess, settings: dict[str, Any]) -> None:
-    estimate = cj.distance(exact, "a cat", "dog", **FEW, **settings)
-    value = distance_loss(exact, "a cat", "dog", **FEW, **settings)
-    assert value.shape == () and float(value) == pytest.approx(estimate.value, rel=1e-4)
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++2m"])
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_its_value_is_the_distance(
+    random_folder: Path, sampler: str, dtype: str, near: float
+) -> None:
+    process = cj.load(random_folder, device="cpu", dtype=dtype)
+    settings: dict[str, Any] = {"guidance": 3.0, "sampler": sampler, **FEW}
+    value = distance_loss(process, "a cat", "dog", **settings)
+    expected = cj.distance(process, "a cat", "dog", **settings).value
+    assert value.shape == () and float(value) == pytest.approx(expected, rel=near)
+
+
+def test_its_value_in_double_precision(exact: cj.GenerativeProcess) -> None:
+    value = distance_loss(exact, "a cat", "dog", guidance=3.0, **FEW)
+    expected = cj.distance(exact, "a cat", "dog", guidance=3.0, **FEW).value
+    assert float(value) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_step_down_the_gradient_brings_a_prompt_nearer(
