@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from copy import copy
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,7 +189,9 @@ def test_pairs_and_settings_are_checked_before_ray_starts(
     some.to_parquet(file)
     done = scorer(tmp_path)(blocks(some)[0])
     one = scorer(tmp_path)
-    cluster._claim(out, replace(one, threads=1), some, ROWS)
+    other = copy(one)
+    other.threads = 1  # which changes no number
+    cluster._claim(out, other, some, ROWS)
     cluster._Worker(one).score(out / "block-000000.parquet", some)
     score_files(file, out, block=ROWS, **options)  # all is there
     pd.testing.assert_frame_equal(pd.read_parquet(out), pd.DataFrame(done))

@@ -20,7 +20,7 @@ PAIRS = pd.DataFrame(
 
 def test_a_study_of_known_divergences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = scattered()
-    monkeypatch.setattr(type(process), "weights_hash", lambda _: "0" * 64)
+    monkeypatch.setattr(tolerances, "weights_hash", lambda _: "0" * 64)
     pairs = PAIRS[PAIRS["text2"] != "3"].reset_index(drop=True)
     how = {"references": 3, "reference": {"draws": 400, "fine_draws": 20, "fine": 100}}
     table, notes = tolerances.make(process, pairs, tmp_path, tolerance=0.2, resamples=50, **how)
