@@ -283,7 +283,7 @@ def test_mteb_serves_no_score_of_another_scorer(tmp_path: Path) -> None:
         scorer.process = replace(scorer.process, source=None)
         scorer.process.predict = lambda x, t, c: x * c.mean()
 
-    noise = torch.randn(1, *process.latent_shape)
+    noise = torch.randn(1, *scorer.process.latent_shape)
     seen = [score()]
     assert score() == (seen[0][0], 0)  # kept
     for change in (
