@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +22,8 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from models import fill, operations
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from conjure_lib.process import generator
 
@@ -134,14 +133,7 @@ def build(one: Architecture, device: torch.device, dtype: torch.dtype) -> torch.
     with torch.device("meta"):
         network = one.kind.from_config(one.config)  # type: ignore[attr-defined]
     network = torch.nn.Module.to(network, dtype).to_empty(device=device)
-    block = torch.randn(1 << 20, generator=generator(0)).to(device)
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            if weight.ndim == 1:
-                weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-                continue
-            flat = block.repeat(math.ceil(weight.numel() / len(block)))[: weight.numel()]
-            weight.copy_(flat.view_as(weight) / math.sqrt(weight[0].numel()))
+    fill(network)
     if tables := [name for name, _ in network.named_buffers()]:  # which nothing has filled
         raise ValueError(f"{one.name} has tables beside its weights: {', '.join(tables)}")
     found: torch.nn.Module = network.eval().requires_grad_(False)
@@ -149,13 +141,9 @@ def build(one: Architecture, device: torch.device, dtype: torch.dtype) -> torch.
 
 
 def flops(one: Architecture) -> int:
-    """Floating-point operations of one evaluation, counted on a copy without weights."""
-    with torch.device("meta"):
-        copy = one.kind.from_config(one.config)  # type: ignore[attr-defined]
-        told = _moved(one.inputs(1), torch.device("meta"), torch.float32)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        copy(**told)
-    return counter.get_total_flops()
+    """Floating-point operations of one evaluation."""
+    told = _moved(one.inputs(1), torch.device("meta"), torch.float32)
+    return operations(one.kind, one.config, told)
 
 
 def ceiling(dtype: torch.dtype, device: torch.device, tiny: bool) -> float:

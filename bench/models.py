@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ def stable_diffusion(
         unet = UNet2DConditionModel(**STABLE_DIFFUSION)
     unet = torch.nn.Module.to(unet, dtype)  # diffusers' own warns of layers that are not there
     unet = unet.to_empty(device=device).eval().requires_grad_(False)
-    _fill(unet)
+    fill(unet)
 
     def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         return unet(x.to(dtype), t, condition.to(dtype), return_dict=False)[0]
@@ -70,14 +70,22 @@ def stub(side: int = 16) -> cj.GenerativeProcess:
 
 
 def flops(process: cj.GenerativeProcess, tokens: int) -> int:
-    """Floating-point operations of one evaluation, counted on a copy without weights."""
+    """Floating-point operations of one evaluation."""
     config: Any = process.modules["unet"].config
+    told = {
+        "sample": torch.empty(1, *process.latent_shape, device="meta"),
+        "timestep": torch.empty(1, device="meta"),
+        "encoder_hidden_states": torch.empty(1, tokens, config.cross_attention_dim, device="meta"),
+    }
+    return operations(UNet2DConditionModel, config, told)
+
+
+def operations(kind: Any, config: Mapping[str, Any], told: Mapping[str, Any]) -> int:
+    """Floating-point operations of a call, counted on a network without weights, on "meta"."""
     with torch.device("meta"):
-        copy = UNet2DConditionModel.from_config(config)
-        x, t = torch.empty(1, *process.latent_shape), torch.empty(1)
-        hidden = torch.empty(1, tokens, config.cross_attention_dim)
+        copy = kind.from_config(config)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        copy(x, t, hidden)
+        copy(**told)
     return counter.get_total_flops()
 
 
@@ -91,10 +99,11 @@ def _hidden_states(tokens: int, width: int, device: str) -> Callable[[Sequence[s
 
 
 @torch.no_grad()
-def _fill(unet: torch.nn.Module) -> None:
+def fill(network: torch.nn.Module) -> None:
     """Weights of about the usual size, all from one block of random numbers, since it is quick."""
-    block = torch.randn(1 << 20, generator=generator(0))
-    for name, weight in unet.named_parameters():
+    device = next(network.parameters()).device
+    block = torch.randn(1 << 20, generator=generator(0)).to(device)
+    for name, weight in network.named_parameters():
         if weight.ndim == 1:
             weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
             continue

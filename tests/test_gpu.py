@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-FILE = Path(__file__).resolve().parents[1] / "bench" / "gpu.py"
-
 
 @pytest.fixture(scope="module")
 def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("gpu")
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")  # of diffusers' own
