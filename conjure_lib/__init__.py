@@ -98,7 +98,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return import_module(f"{__name__}.{name}")
     if name in __all__:
-        tools = (f"conjure_tools.{home}" for home in ("matrices", "scorer", "traces"))
+        tools = (f"conjure_tools.{home}" for home in ("matrices", "traces", "scorer"))
         homes = (*(f"{__name__}.{home}" for home in _HOMES), *tools)
         for home in map(import_module, homes):
             if hasattr(home, name):

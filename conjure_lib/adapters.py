@@ -31,6 +31,7 @@ from conjure_lib.capture import (
     Tree,
     rehearse,
 )
+from conjure_lib.integrity import raw
 from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
@@ -225,7 +226,7 @@ class Adapter:
         digest = hashlib.sha256(repr((left, shapes)).encode())
         for name, one in sorted(shared.items()):
             digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
-            digest.update(one.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(raw(one))
         form = self._forms.setdefault(digest.hexdigest(), Form(left, shared, shapes))
         return Conditioning(parts, (form,) * n)
 

@@ -261,14 +261,14 @@ def unfill(form: Tree, tree: Tree, n: int, found: dict[str, Any]) -> Tree:
             found[at.name] = rows
         return at
 
-    return tree_map(part, _keyed(form, tree), tree)
+    return tree_map(part, _named_as(form, tree), tree)
 
 
-def _keyed(form: Tree, tree: Tree) -> Tree:
+def _named_as(form: Tree, tree: Tree) -> Tree:
     """The form with the names that a call has: some are told in one call and not in another."""
     if not isinstance(form, Mapping) or not isinstance(tree, Mapping):
         return form
-    return {key: _keyed(form.get(key, own), own) for key, own in tree.items()}
+    return {key: _named_as(form.get(key, own), own) for key, own in tree.items()}
 
 
 def fill(form: Tree, n: int, found: Mapping[str, Tensor]) -> Tree:
@@ -311,7 +311,7 @@ def rows(form: Tree, tree: Tree) -> int:
         told = isinstance(at, Slot) and at.dim is not None and own.ndim > 0
         return own.shape[at.dim] // at.block if told else 0
 
-    return next((n for n in tree_leaves(tree_map(part, _keyed(form, tree), tree)) if n), 0)
+    return next((n for n in tree_leaves(tree_map(part, _named_as(form, tree), tree)) if n), 0)
 
 
 # -- where x and t go ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Whether a number is one: without what surrounds it, finite, and of a size to be squared."""
+"""Whether a number is one: without what surrounds it, finite, of a size to be squared."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ def sound(values: Any) -> Tensor:
     return torch.stack([(p.abs() < HUGE).reshape(len(p), -1).all(1) for p in parts] or [rows]).all(
         0
     )
+
+
+def raw(values: Tensor) -> Any:
+    """The bytes of a tensor on any device, for a hash."""
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = None) -> None:

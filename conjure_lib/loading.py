@@ -100,11 +100,8 @@ def load(
     target = pick_device(device)
     how: dict[str, Any] = {"dtype": pick_dtype(dtype)}
     how["text_dtype"] = "auto" if text_dtype == "auto" else pick_dtype(text_dtype)
-    of_folder = {
-        "variant": variant,
-        "quantization_config": quantization_config,
-        "device_map": device_map,
-    }
+    of_folder = {"variant": variant, "device_map": device_map}
+    of_folder["quantization_config"] = quantization_config
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
     name = str(model)
@@ -192,16 +189,14 @@ def open_pipeline(
     dtypes: dict[str, Any] = dict.fromkeys(("unet", "transformer"), dtype)
     dtypes |= {part: text_dtype for part in index if part.startswith("text_encoder")}
     first = {} if known else dtypes
-    how: dict[str, Any] = {"variant": variant}
-    how |= {"device_map": device_map} if device_map is not None else {}
+    how = {"variant": variant} | ({} if device_map is None else {"device_map": device_map})
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
     parts: dict[str, Any] = {}
     for part, entry in index.items():
         if isinstance(entry, list):
             unused = part in UNUSED or entry == [None, None]
             more = quantized if part in ("unet", "transformer") else {}
-            precision = first.get(part, torch.float32)
-            options = {"dtype": precision, **how, **more}
+            options = {"dtype": first.get(part, torch.float32), **how, **more}
             parts[part] = None if unused else _part(folder, part, entry, options)
     weights.check_tokenizers(folder, parts)
     if known:

@@ -140,6 +140,7 @@ class GenerativeProcess:
         return self.predict(x, t, condition).float()
 
     def to_eps(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """ε of the network's ``output`` at x (n, …) and timesteps t (n,)."""
         if self.kind == "epsilon":
             return output
         return eps_from_output(output, x, *self.schedule.coefficients(t), self.kind)
@@ -228,18 +229,15 @@ class GenerativeProcess:
                 the prompt and the timestep where that began.
         """
         sampling = Sampling.of(sampling, **single)
-        guidance, seed = sampling.guidance, sampling.seed
-        scheduler = self.sampler(sampling)
+        guidance, scheduler = sampling.guidance, self.sampler(sampling)
         if guidance != 1 and unconditional is None:
             unconditional = self.encode([""])
-        # a flow's scheduler has neither: its state is what the network sees
-        scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
-        x = x_T.to(self.device, torch.float32) * float(getattr(scheduler, "init_noise_sigma", 1.0))
+        size, seen, advance = walking(scheduler, sampling.seed, draws)
+        x = x_T.to(self.device, torch.float32) * size
         states, own, guided, fine = [], [], [], [sound(condition).to(x.device), sound(x)]
-        times, noise = scheduler.timesteps, {}
-        takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+        times = scheduler.timesteps
         for step, t in enumerate(tqdm(times, desc="denoising", delay=2) if progress else times):
-            x_in = scale(x, t)
+            x_in = seen(x, t)
             t_rows = t.to(self.device).expand(len(x))
             output = output_w = self.output(x_in, t_rows, condition)
             if guidance != 1 and unconditional is not None:
@@ -248,14 +246,12 @@ class GenerativeProcess:
             states.append(x_in)
             own.append(self.to_eps(output, x_in, t_rows))
             guided.append(self.to_eps(output_w, x_in, t_rows))
-            if takes_noise:
-                noise = {"generator": [generator(seed, d, step) for d in draws]}
-            x = scheduler.step(output_w, t, x, **noise, return_dict=False)[0]
+            x = advance(output_w, step, x)
             fine.append(sound(own[-1]) & sound(x))
         check_sound(torch.stack(fine, dim=1), [*BEFORE, *times.tolist()], texts)
         eps_own = torch.stack(own, dim=1)
         return Trajectory(
-            scheduler.timesteps.clone(),
+            times.clone(),
             torch.stack(states, dim=1),
             eps_own,
             eps_own if guidance == 1 else torch.stack(guided, dim=1),
@@ -305,6 +301,26 @@ def as_process(value: Any) -> GenerativeProcess:
             f"process must be a loaded model, not {value!r:.80}: write process = cj.load({name})"
         )
     return value
+
+
+def walking(
+    scheduler: Any, seed: int, draws: Sequence[int]
+) -> tuple[float, Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, int, Tensor], Tensor]]:
+    """How a sampler goes, its timesteps set: three things that diffusers' samplers do unlike.
+
+    The factor of x_T; what the network sees of x at t; and x after a step, from the network's
+    output, the number of the step and x. The noise of a stochastic sampler, for the rows of
+    ``draws``, is that of (seed, draw, step).
+    """
+    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+
+    def advance(output: Tensor, step: int, x: Tensor) -> Tensor:
+        noise = {"generator": [generator(seed, d, step) for d in draws]} if takes_noise else {}
+        return scheduler.step(output, scheduler.timesteps[step], x, **noise, return_dict=False)[0]
+
+    # a flow's scheduler has neither: its state is what the network sees
+    seen = getattr(scheduler, "scale_model_input", lambda x, t: x)
+    return float(getattr(scheduler, "init_noise_sigma", 1.0)), seen, advance
 
 
 @dataclass(frozen=True, eq=False)

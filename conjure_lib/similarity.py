@@ -189,8 +189,7 @@ def distances(
     else:
         from conjure_tools.spending import spend  # which stands on this module
 
-        ways_to = {"tolerance": tolerance, "budget": budget, **ways}
-        parts = spend(make, pairs, sampling, settings, **ways_to)
+        parts = spend(make, pairs, sampling, settings, tolerance=tolerance, budget=budget, **ways)
     told = iter(read(process.readers, [text for pair in pairs for text in pair]))
     found: list[Estimate] = []
     for terms, spent in parts:

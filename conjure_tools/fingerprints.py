@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from conjure_lib.integrity import raw
 from conjure_lib.process import GenerativeProcess
 
 
@@ -41,7 +42,7 @@ def weights_hash(process: GenerativeProcess) -> str:
     for part, module in sorted(process.modules.items()):
         for key, weight in sorted(module.state_dict().items()):
             digest.update(f"{part}/{key}/{weight.dtype}/{tuple(weight.shape)}".encode())
-            digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(raw(weight))
     return digest.hexdigest()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from conjure_lib.capture import Conditioning
 from conjure_lib.inputs import as_text
-from conjure_lib.process import GenerativeProcess, as_process, generator
+from conjure_lib.integrity import raw
+from conjure_lib.process import GenerativeProcess, as_process, walking
 from conjure_lib.sampling import Sampling, Single
 from conjure_lib.terms import Terms
 
@@ -100,14 +100,13 @@ def _along(
 ) -> Tensor:
     """‖ε(x, t|own) - ε(x, t|other)‖² along the trajectory of ``own``, (S,)."""
     scheduler = process.sampler(sampling)
-    scale = getattr(scheduler, "scale_model_input", lambda x, _: x)
+    size, seen, advance = walking(scheduler, sampling.seed, [draw])
     parts = own.parts.values() if isinstance(own, Conditioning) else [own]
     doubly = any(part.dtype == torch.float64 for part in parts)
-    x = process.noise([draw], sampling.seed).to(torch.float64 if doubly else torch.float32)
-    x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    x = process.noise([draw], sampling.seed).to(torch.float64 if doubly else torch.float32) * size
     found = []
     for step, t in enumerate(scheduler.timesteps):
-        x_in, t_row = scale(x, t), t.to(process.device).expand(1)
+        x_in, t_row = seen(x, t), t.to(process.device).expand(1)
         output = _output(process, x_in, t_row, own)
         process.evaluations += 2 + (empty is not None)
         eps = [
@@ -118,10 +117,7 @@ def _along(
         if empty is not None:
             without = _output(process, x_in, t_row, empty)
             output = without + sampling.guidance * (output - without)
-        noise: dict[str, Any] = {}
-        if "generator" in inspect.signature(scheduler.step).parameters:
-            noise["generator"] = [generator(sampling.seed, draw, step)]
-        x = scheduler.step(output, t, x, **noise, return_dict=False)[0]
+        x = advance(output, step, x)
     return torch.stack(found)
 
 
@@ -167,9 +163,7 @@ def with_embeddings(
         digest.update(name.encode())
         parts = one.parts if isinstance(one, Conditioning) else {"": one}
         for part in parts.values():
-            digest.update(
-                part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
+            digest.update(raw(part))
     name = f"{process.name} with embeddings {digest.hexdigest()[:16]}"
     # the tokenizers know nothing of these names; what `encode` is left to read, it warns of itself
     return dataclasses.replace(process, encode=encode, name=name, readers=(), source=None)

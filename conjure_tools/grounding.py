@@ -42,6 +42,7 @@ from transformers import (
 )
 
 from conjure_lib import EMBEDDED
+from conjure_lib.integrity import raw
 from conjure_lib.loading import pick_device, shipped
 from conjure_lib.process import generator
 from conjure_lib.weights import pretrained, reader
@@ -363,8 +364,7 @@ def _hash_of(parts: dict[Any, Any]) -> str:
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
             add([str(value.dtype), *value.shape])
-            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(raw.numpy().tobytes())
+            digest.update(raw(value))
         elif isinstance(value, list | tuple):
             digest.update(b"[%d" % len(value))
             for one in value:

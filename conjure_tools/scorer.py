@@ -367,9 +367,7 @@ def _revision(scorer: Scorer) -> str:
     if (given := settings.get("noise")) is not None:
         noise = as_numbers("noise", given).astype(np.float32)
         told["noise"] = hashlib.sha256(noise.tobytes()).hexdigest()
-    if (
-        scorer.process.source is None
-    ):  # functions that nothing is known of: scores of this run alone
+    if scorer.process.source is None:  # its functions are anybody's: scores of this run alone
         told["functions"] = [RUN, id(scorer.process.predict), id(scorer.process.encode)]
     told |= {"weighting": scorer.weighting, "process": fingerprint(scorer.process)}
     text = json.dumps(told, sort_keys=True, default=lambda v: np.asarray(v).tolist())
