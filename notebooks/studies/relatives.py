@@ -15,7 +15,7 @@ from pandas.io.formats.style import Styler
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.engine import chunks
+from conjure_lib.engine import chunks, norms
 from conjure_lib.process import generator
 
 FORWARD = 10_000  # added to the number of a draw, for the noise that is put on finished pictures
@@ -60,10 +60,10 @@ class Asked:
 
         def half(i: int, j: int) -> np.ndarray:
             if kind == "excess loss":
-                loss = square(self.noise - self.forward[i, j])
-                return loss - square(self.noise - self.forward[i, i])
+                loss = norms(self.noise - self.forward[i, j])
+                return loss - norms(self.noise - self.forward[i, i])
             at = self.reverse if kind == "paths" else self.forward
-            return square(at[i, i] - at[i, j])
+            return norms(at[i, i] - at[i, j])
 
         both = [np.stack([half(i, j), half(j, i)], axis=-1) for i, j in self.pairs]
         return self.integrated(np.stack(both))
@@ -73,11 +73,11 @@ class Asked:
         found = []
         for i in range(len(self.texts)):
             if kind == "excess loss":
-                here = square(self.noise - self.forward[i, -1])
-                here = here - square(self.noise - self.forward[i, i])
+                here = norms(self.noise - self.forward[i, -1])
+                here = here - norms(self.noise - self.forward[i, i])
             else:
                 at = self.forward if kind == "squares" else self.reverse
-                here = square(at[i, i] - at[i, -1])
+                here = norms(at[i, i] - at[i, -1])
             found.append(np.stack([here, here], axis=-1))
         if kind == "norm":
             return np.sqrt(np.stack(found)[..., 0]).mean(axis=2)
@@ -160,11 +160,6 @@ class Asked:
             "maps_least": float(np.min(alike)),
             "steady": 100 * float(np.median(self.steady_share())),
         }
-
-
-def square(difference: Tensor) -> np.ndarray:
-    """Squared norms over the latent: (draws, S, *latent_shape) to (draws, S)."""
-    return difference.double().flatten(2).square().sum(2).numpy()
 
 
 def asked(
