@@ -51,7 +51,8 @@ def plain(markup: str) -> str:
 
 def numbers_to_the_right(page: str) -> str:
     """``page`` with class "number" on the cells of columns that hold numbers alone."""
-    return re.sub(r'<table class="table.*?</table>', _aligned, page, flags=re.DOTALL)
+    # of the text, and of pandas with a style; those of pandas without one are aligned already
+    return re.sub(r'<table (?:class="table|id="T_).*?</table>', _aligned, page, flags=re.DOTALL)
 
 
 def _aligned(table: re.Match[str]) -> str:
@@ -59,7 +60,7 @@ def _aligned(table: re.Match[str]) -> str:
     if "span=" in text:  # cells of several columns or rows
         return text
     rows = [CELL.findall(row) for row in text.split("<tr")[1:]]
-    body = [row for row in rows if row and row[0][0] == "td"]
+    body = [row for row in rows if any(kind == "td" for kind, *_ in row)]  # the first may be a name
     width = min((len(row) for row in rows if row), default=0)
     columns = []
     for i in range(width):

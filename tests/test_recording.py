@@ -12,6 +12,7 @@ from urllib.request import urlopen
 
 import finish
 import numpy as np
+import pandas as pd
 import print_book
 import pypdf
 import pytest
@@ -88,6 +89,12 @@ def test_columns_of_numbers_are_on_the_right() -> None:
     assert (
         finish.numbers_to_the_right(page.replace("<td>2", "<td rowspan=2>2")).count("number") == 0
     )
+
+
+def test_numbers_of_a_styled_frame_stand_at_the_right() -> None:
+    frame = pd.DataFrame({"value": [1.5, -2.0], "of": ["cat", "dog"]}, index=["first", "second"])
+    found = finish.numbers_to_the_right(frame.style.format(precision=1).to_html())
+    assert re.findall(r'<t[hd][^>]*class="number [^>]*>([^<]*)<', found) == ["value", "1.5", "-2.0"]
 
 
 @pytest.mark.parametrize(
