@@ -17,7 +17,7 @@
 #   make train   make, or go on making, the embedded model (hours)
 #   make clean   remove what was built, keep the environment
 #
-# PROFILE=ci|book|gpu picks the parameters of the chapters (notebooks/profiles), JOBS=1 how many are
+# PROFILE=ci|book|full|gpu picks the parameters of the chapters (notebooks/profiles), JOBS=1 how many are
 # executed at a time, and PYTHON=python3.12 the interpreter that .venv is made with.
 
 PYTHON ?= python3

@@ -19,6 +19,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -491,6 +492,7 @@ def execute_all(
     Raises:
         ChapterError: of the first that fails; those in hand are finished, no other is begun.
     """
+    began = time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
         tasks = {pool.submit(execute, n, out, profile[n.stem], base, jobs): n for n in notebooks}
         try:
@@ -499,12 +501,19 @@ def execute_all(
                 cost = read_record(notebook, out)
                 took = f"{cost['seconds']:.0f} s, {cost['peak_mib']:,.0f} MiB"
                 took = took if fresh else "unchanged"
-                print(f"[{i}/{len(tasks)}] {notebook.name}: {took}", flush=True)
+                left = time_left(time.monotonic() - began, i, len(tasks))
+                print(f"[{i}/{len(tasks)}] {notebook.name}: {took}{left}", flush=True)
                 for line in written_to_stderr(out / notebook.name):
                     print(line, file=sys.stderr)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def time_left(seconds: float, done: int, of: int) -> str:
+    """What the other chapters may take, were they like those that are done."""
+    minutes = math.ceil(seconds * (of - done) / done / 60)
+    return f"; about {minutes} min left" if done < of else ""
 
 
 def write_record(

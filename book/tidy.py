@@ -13,7 +13,7 @@ from typing import Any
 
 import nbformat
 
-PUBLISHED = "book"
+PUBLISHED = "full"
 FORM = r"(?:\{.*?\}|\[.*?\](?: \{.*?\})?)"  # what Colab reads
 LINE = re.compile(rf"(\w+): .+? = (.+?)  # @param {FORM}(?: # (.+))?")
 WIDE = 76  # characters of a line of code that a page shows without scrolling

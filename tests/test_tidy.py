@@ -1,4 +1,4 @@
-"""A chapter as it becomes a page: each parameter once, and a banner on a quick build."""
+"""A chapter as it becomes a page: each parameter once, and a banner on a smaller build."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_every_parameter_of_every_chapter_stands_once(notebook: Path) -> None:
         f"# Parameters\n{changed} = 'x'", metadata={"tags": ["injected-parameters"]}
     )
     page.cells.insert(3, cell)
-    tidy(page, ROOT / "notebooks/profiles/book.yaml")
+    tidy(page, ROOT / "notebooks/profiles/full.yaml")
     (shown,) = [c for c in page.cells if "parameters" in c.metadata.get("tags", ())]
     assert assigned(shown.source) == declared | {changed: "x"}
     assert "@param" not in shown.source and "injected" not in str(page.cells)
 
 
 def test_a_quick_build_says_so_and_the_published_one_does_not() -> None:
-    for name, expected in (("ci", True), ("gpu", True), ("book", False)):
+    for name, expected in (("ci", True), ("book", True), ("full", False)):
         page = tidy(nbformat.read(CHAPTERS[0], 4), ROOT / f"notebooks/profiles/{name}.yaml")
         assert (f"the profile `{name}`" in page.cells[1].source) is expected
         assert page.cells[0].source.startswith("# ")  # the title stays first
