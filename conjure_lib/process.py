@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -145,6 +145,12 @@ class GenerativeProcess:
             return output
         return eps_from_output(output, x, *self.schedule.coefficients(t), self.kind)
 
+    def settled(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Sampling:
+        """The sampling, with the first sampler that fits in it where it names none."""
+        sampling = Sampling.of(sampling, **single)
+        first = next(iter(self.samplers))
+        return replace(sampling, sampler=first) if sampling.sampler is None else sampling
+
     def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
         """A fresh diffusers scheduler, the sampler that is asked for, with its timesteps set.
 
@@ -155,16 +161,15 @@ class GenerativeProcess:
                 length of the schedule, or so many that the checkpoint's spacing leaves out its
                 noisiest end.
         """
-        sampling = Sampling.of(sampling, **single)
-        steps, schedule = sampling.steps, self.schedule
-        one_of(f"{self.name}'s sampler", sampling.sampler, self.samplers)
-        if sampling.sampler == "own":
+        sampling = self.settled(sampling, **single)
+        steps, schedule, sampler = sampling.steps, self.schedule, str(sampling.sampler)
+        one_of(f"{self.name}'s sampler", sampler, self.samplers)
+        if sampler == "own":
             return self._prepared(copy.deepcopy(self.scheduler), steps)
-        check_config(self.scheduler.config)
+        check_config(config := self.scheduler.config)
         if steps > schedule.T:
             raise ValueError(f"steps must lie between 1 and {schedule.T}, not {steps}")
-        name, config = self.samplers[sampling.sampler], self.scheduler.config
-        found = scheduler_of(name, config, schedule, sampling)
+        found = scheduler_of(self.samplers[sampler], config, schedule, sampling)
         if isinstance(schedule, FlowSchedule):
             if steps < 2:
                 raise ValueError(
@@ -272,9 +277,7 @@ class GenerativeProcess:
         if self.decode is None:
             raise ValueError(f"{self.name} has no decoder: it makes no pictures")
         prompts = as_prompts(prompts)
-        if sampling is None:
-            single = {"steps": 25, "sampler": next(iter(self.samplers)), **single}
-        sampling = Sampling.of(sampling, **single)
+        sampling = Sampling.of(Sampling(steps=25) if sampling is None else sampling, **single)
         condition = self.encode(prompts)
         x_T = self.noise([0], sampling.seed).expand(len(prompts), *self.latent_shape)
         path = self.trajectories(

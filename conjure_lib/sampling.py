@@ -25,7 +25,7 @@ class Single(TypedDict, total=False):
     steps: int
     draws: int | Sequence[int]
     guidance: float
-    sampler: str
+    sampler: str | None
     seed: int
     spacing: Spacing
     log_snr: tuple[float, float] | None
@@ -40,7 +40,8 @@ class Sampling:
         draws: k Monte Carlo draws of x_T (and of the sampler's noise): 0 … k-1, or the numbers
             of the wanted ones.
         guidance: w of classifier-free guidance.
-        sampler: a name of ``conjure_lib.SAMPLERS``, or for a flow of ``FLOW_SAMPLERS``.
+        sampler: a name of ``conjure_lib.SAMPLERS``, or for a flow of ``FLOW_SAMPLERS``; None for
+            the first of them, ddim or euler, and what is drawn says which of them it was.
         seed: keys all that is random, with the number of the draw.
         spacing: where the steps lie. "leading", "trailing" and "linspace" are even in time as
             diffusers names them, and the same for every sampler; "log-snr" is even in
@@ -62,7 +63,7 @@ class Sampling:
     steps: int = 10
     draws: int | Sequence[int] = 5
     guidance: float = 1.0
-    sampler: str = "ddim"
+    sampler: str | None = None
     seed: int = 0
     spacing: Spacing = "leading"
     log_snr: tuple[float, float] | None = None

@@ -88,9 +88,8 @@ def pair_terms(
     >>> terms.squares.shape
     (2, 3, 2, 2)
     """
-    sampling = Sampling.of(sampling, **single)
+    sampling = as_process(process).settled(sampling, **single)
     check_work(sampling, pairing, batch_size, memory, progress)
-    as_process(process)
     process.sampler(sampling)  # raises where there is none, before any work
     numbers, pairs = sampling.numbers, as_pairs(pairs)
     prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in pair))
@@ -301,10 +300,10 @@ def floor(
     >>> rounding < cj.distance(process, "cat", "dog", steps=2, draws=1)
     True
     """
-    sampling = replace(Sampling.of(sampling, **single), draws=1)
+    sampling = replace(as_process(process).settled(sampling, **single), draws=1)
     check_work(sampling, batch_size=batch_size)
     steps = sampling.steps
-    as_process(process).sampler(sampling)
+    process.sampler(sampling)
     kept = 8.0 * batch_size * steps * math.prod(process.latent_shape)
     check_memory(f"batch_size={batch_size}", kept + call_bytes(process, batch_size))
     condition, before = process.encode([as_text("prompt", prompt)]), process.evaluations

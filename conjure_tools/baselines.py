@@ -94,7 +94,7 @@ def direct_output(
     """Minus the mean over draws of ‖o(y1) - o(y2)‖², o(y) being what y makes of the same x_T.
 
     o is the final latent or, for "pixels", the picture decoded from it, values in [0, 1];
-    ``sampling`` are steps=10, guidance=1.0, seed=0 and sampler="ddim". One trajectory a unique
+    ``sampling`` are steps=10, guidance=1.0, seed=0 and sampler=None. One trajectory a unique
     prompt and draw. An output is held from the first pair that needs it to the last, of one draw
     at a time: little more than a batch for sentence pairs, all n for all pairs of n prompts.
 
@@ -328,7 +328,7 @@ def _cosine(vectors: Tensor, index: np.ndarray, prompts: Sequence[str]) -> np.nd
     return np.einsum("pw,pw->p", unit[index[0]], unit[index[1]])
 
 
-def _check(sampler: str = "ddim", **settings: Any) -> None:
+def _check(sampler: str | None = None, **settings: Any) -> None:
     """Raise TypeError or ValueError where a setting is not usable; the model knows its samplers."""
     own = ("images", "components")
     check_settings(**{k: v for k, v in settings.items() if k not in own})

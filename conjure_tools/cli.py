@@ -105,7 +105,7 @@ def compare(options: argparse.Namespace) -> None:
     if options.figure:
         _prepare_figure(options.figure)
     process = _load(options)
-    sampling, prompts = _sampling(options), (options.first, options.second)
+    sampling, prompts = process.settled(_sampling(options)), (options.first, options.second)
     ways = {"weighting": options.weighting, "quadrature": options.quadrature}
     began = time.perf_counter()
     aims = ("tolerance", "budget")
@@ -262,7 +262,8 @@ def _plain(value: Any) -> Any:
 
 def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namespace) -> str:
     """One folder for each benchmark and setting, so that a second start finds the first."""
-    parts = [name, process.name.replace("/", "--"), f"{options.sampler}{options.steps}"]
+    sampler = process.settled(sampler=options.sampler).sampler
+    parts = [name, process.name.replace("/", "--"), f"{sampler}{options.steps}"]
     parts += [f"w{options.guidance:g}", f"seed{options.seed}"]
     parts += [options.spacing] if options.spacing != "leading" else []
     parts += ["snr{:g}to{:g}".format(*options.log_snr)] if options.log_snr else []
@@ -481,7 +482,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--steps", type=int, default=10)
         command.add_argument("--draws", type=int, default=draws)
         command.add_argument("--guidance", type=float, default=1.0)
-        command.add_argument("--sampler", choices=[*SAMPLERS, "own"], default="ddim")
+        command.add_argument(
+            "--sampler", choices=[*SAMPLERS, "own"], help="default: the first that fits"
+        )
         command.add_argument("--seed", type=int, default=0)
         spacing = None if command is one else "leading"  # which a tolerance decides
         command.add_argument("--spacing", choices=SPACINGS, default=spacing)

@@ -55,8 +55,8 @@ def distance_loss(
     >>> bool(cat.grad.abs().sum() > 0)
     True
     """
-    sampling = Sampling.of(sampling, **single)
-    as_process(process).sampler(sampling)  # raises where there is none, before any work
+    sampling = as_process(process).settled(sampling, **single)
+    process.sampler(sampling)  # raises where there is none, before any work
     told = [_row(process, name, y) for name, y in (("y1", y1), ("y2", y2))]
     empty = None if sampling.guidance == 1 else _row(process, "", "")
     draws = [_squares(process, told, empty, sampling, draw) for draw in sampling.numbers]

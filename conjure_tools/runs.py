@@ -39,7 +39,7 @@ from conjure_lib import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.engine import tiled
 from conjure_lib.inputs import indices, one_of, whole
 from conjure_lib.loading import shipped
-from conjure_lib.process import GenerativeProcess
+from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import UnreadWarning, fault
 from conjure_lib.sampling import DEFAULT, Pairing, Sampling, Single, check_settings
 from conjure_lib.sde import FlowSchedule, Schedule, term_weights
@@ -197,7 +197,7 @@ def score(
     check_kept(pairs)
     _check_talk(note, report)
     whole("block", block)
-    sampling = Sampling.of(sampling, **single)
+    sampling = as_process(process).settled(sampling, **single)
     draws = whole("draws", sampling.draws)
     one_of("quadrature of a run", quadrature, ("log-snr", "linear", "sum"))
     check_settings(sampling=sampling, pairing=pairing, batch_size=batch_size)

@@ -119,7 +119,7 @@ class Scorer:
     def sampling(self) -> Sampling:
         """What the settings, which may have been changed since, draw."""
         ways: Any = {"weighting": self.weighting, "quadrature": self.quadrature}
-        return check_settings(**ways, **self.settings)
+        return self.process.settled(check_settings(**ways, **self.settings))
 
     def predict(
         self,

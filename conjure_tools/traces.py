@@ -69,10 +69,10 @@ def trace(
     >>> tuple(trace.eps.shape[:3])  # whose trajectory, whose prediction, step
     (2, 2, 2)
     """
-    sampling = replace(Sampling.of(sampling, **single), draws=[draw])
+    sampling = replace(as_process(process).settled(sampling, **single), draws=[draw])
     check_work(sampling)
     steps = sampling.steps
-    as_process(process).sampler(sampling)
+    process.sampler(sampling)
     check_memory(f"steps={steps}", 32.0 * steps * math.prod(process.latent_shape))
     prompts = (as_text("y1", y1), as_text("y2", y2))
     warn_alike(process.readers, prompts)

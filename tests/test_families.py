@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Mapping
 from functools import cache, wraps
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import diffusers
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers.pipelines import auto_pipeline
@@ -25,6 +27,8 @@ import conjure_lib as cj
 from conjure_lib.adapters import check_family
 from conjure_lib.process import generator
 from conjure_lib.sde import eps_from_output
+from conjure_tools import runs
+from conjure_tools.cli import main
 from conjure_tools.fingerprints import fingerprint, weights_hash
 
 CLASSES = sorted(
@@ -196,6 +200,35 @@ def test_samplers_that_do_not_fit() -> None:
         ValueError, match="3Pipeline's sampler must be one of euler, own, not 'ddim'"
     ):
         process.sampler(sampler="ddim", steps=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("StableDiffusion3Pipeline", "euler"), ("StableDiffusionPipeline", "ddim")]
+)
+def test_the_default_sampler_is_the_first_that_fits(
+    name: str, first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever none is named, the numbers are those of that one, and so is the name on record."""
+    _, process = both(name)
+    few: dict[str, Any] = {"steps": 2, "draws": 1}
+    terms = cj.pair_terms(process, [PROMPTS], **few)
+    np.testing.assert_array_equal(
+        terms.squares, cj.pair_terms(process, [PROMPTS], sampler=first, **few).squares
+    )
+    pairs = pd.DataFrame([["a", *PROMPTS]], columns=["id", "text1", "text2"])
+    run = runs.score(process, pairs, tmp_path / "run", report=str, **few)
+    found = [terms, cj.floor(process, "a", **few), cj.trace(process, *PROMPTS, steps=2), run.terms]
+    assert [one.sampling.sampler for one in found] == [first] * 4
+    assert cj.Scorer(process, **few).sampling.sampler == run.record["settings"]["sampler"] == first
+    make(name).save_pretrained(tmp_path / "model")
+    model = ["--model", str(tmp_path / "model"), "--steps", "2", "--draws", "1"]
+    assert main(["compare", *PROMPTS, *model]) == 0
+    assert f"1 draws of 2 steps ({first}, " in capsys.readouterr().out
+    assert main(["compare", *PROMPTS, *model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sampler"] == first
+    if first == "euler":
+        assert main(["compare", *PROMPTS, *model, "--sampler", "ddim"]) == 2
+        assert "must be one of euler, own, not 'ddim'" in capsys.readouterr().err
 
 
 # -- the page of families ---------------------------------------------------------------------
