@@ -140,35 +140,26 @@ def overlay(process: cj.GenerativeProcess, live: Live, weighting: Weighting) -> 
     return record.overlay(fresh, value=weighting, weights=weights)
 
 
-def draw_overlay(found: Overlay) -> None:
-    """Distances of this page over those of record."""
-    _, axis = plt.subplots(figsize=(3.6, 3.4))
-    if len(found.rows):
-        rows = found.rows[["recorded", "fresh"]]
-        axis.plot(rows["recorded"], rows["fresh"], "o", color=PALETTE[0], alpha=0.6)
-        ends = [rows.min().min(), rows.max().max()]
-        axis.plot(ends, ends, color="0.5", linewidth=1)
-        axis.set(xlabel="distance, of record", ylabel="distance, of this page")
-    else:
-        axis.text(0.5, 0.5, "no record", ha="center", transform=axis.transAxes)
-        axis.set_axis_off()
-    plt.show()
-
-
 # -- what changes the ranks -------------------------------------------------------------------
 
 
 def weightings(results: Mapping[str, pd.DataFrame]) -> Styler:
     """ρ of the base run under every weighting, by set."""
     parts = {
-        name: table[table["study"] == "weighting"].set_index("weighting")[MEASURED]
+        name: agreement(table[table["study"] == "weighting"].set_index("weighting"))
         for name, table in results.items()
     }
-    return (
-        (100 * pd.concat(parts))
-        .style.format(precision=1)
-        .set_caption("ρ × 100 of the base run with its interval, and its difference from “sde”")
-    )
+    caption = "ρ × 100 of the base run, and its difference from “sde”, in points"
+    return pd.concat(parts, names=["pairs", "weighting"]).style.set_caption(caption)
+
+
+def agreement(rows: pd.DataFrame) -> pd.DataFrame:
+    """ρ × 100 and its difference, in points, each with its 95 % interval, for reading."""
+    said = [
+        (f"{v[0]:.1f} [{v[1]:.1f}, {v[2]:.1f}]", f"{v[3]:+.1f} [{v[4]:+.1f}, {v[5]:+.1f}]")
+        for v in 100 * rows[MEASURED].to_numpy(float)
+    ]
+    return pd.DataFrame(said, rows.index, ["ρ × 100 [95 %]", "difference [95 %]"])
 
 
 def single_changes(table: pd.DataFrame) -> pd.DataFrame:
@@ -210,7 +201,7 @@ def change_facts(results: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "n_changes": len(live),
         "n_clear": len(clear),
         "clear": in_words(clear[:6]),
-        "largest": in_words(clear[:1]) if len(clear) else "none",
+        "largest_sentence": f"The largest is {in_words(clear[:1])}." if len(clear) else "",
         "by_chance": 0.05 * len(live),
         "noise_over_sde": difference(by_weighting.loc["noise"]),
         "elsewhere": "; ".join(
@@ -298,8 +289,8 @@ def prior_table(rows: pd.DataFrame, name: str) -> Styler:
     """The priors that are not single timesteps."""
     prior = rows.set_index("value")
     wanted = prior.loc[~prior.index.str.startswith("t = ")]
-    caption = f"{name}: ρ × 100 under a prior over t, and its difference from uniform"
-    return (100 * wanted[MEASURED]).style.format(precision=1).set_caption(caption)
+    caption = f"{name}: ρ × 100 by the weights over t, and its difference from uniform, in points"
+    return agreement(wanted).rename_axis("weights over t").style.set_caption(caption)
 
 
 def prior_facts(priors: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -359,6 +350,17 @@ def draw_prior(priors: Mapping[str, pd.DataFrame], run: runs.Run, fitted: np.nda
 # -- accuracy against cost --------------------------------------------------------------------
 
 
+FRONTIER = {
+    "study": "what was varied",
+    "value": "to",
+    "weighting": "weighting",
+    "draws": "draws",
+    "steps": "steps",
+    "evaluations_per_pair": "noise predictions a pair",
+    "spearman": "ρ × 100",
+}
+
+
 def frontier(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows to which no cheaper row is equal or better, from cheap to dear."""
     rows = rows.sort_values(["evaluations_per_pair", "spearman"], ascending=[True, False])
@@ -372,10 +374,10 @@ def candidates(table: pd.DataFrame) -> pd.DataFrame:
 
 def frontier_table(rows: pd.DataFrame, name: str) -> Styler:
     """The configurations of the frontier."""
-    columns = ["study", "value", "weighting", "draws", "steps", "evaluations_per_pair", "spearman"]
     best = frontier(rows)
-    shown = best[columns].assign(spearman=100 * best["spearman"]).style.hide()
-    shown = shown.format(precision=1, subset=["evaluations_per_pair", "spearman"])
+    named = best.assign(study=best["study"].str.replace("_", " "), spearman=100 * best["spearman"])
+    shown = named[list(FRONTIER)].rename(columns=FRONTIER).style.hide()
+    shown = shown.format("{:,.1f}", subset=[FRONTIER["evaluations_per_pair"], FRONTIER["spearman"]])
     return shown.set_caption(f"The frontier on {name}")
 
 
@@ -386,12 +388,15 @@ def frontier_facts(rows: pd.DataFrame) -> dict[str, Any]:
     near = best[best["spearman"] > top["spearman"] - 0.02].iloc[0]
     draws = f"{near['draws']} draw{'s' if near['draws'] > 1 else ''}"
     return {
+        "near_sentence": (
+            "Nothing cheaper comes within two points of that."
+            if near.name == top.name
+            else f"The cheapest within two points of that is {near['study'].replace('_', ' ')} "
+            f"{near['value']} under “{near['weighting']}” with {draws}: "
+            f"{100 * near['spearman']:.1f} for {near['evaluations_per_pair']:,.1f}."
+        ),
         "top_rho": 100 * top["spearman"],
         "top_cost": top["evaluations_per_pair"],
-        "near_rho": 100 * near["spearman"],
-        "near_cost": near["evaluations_per_pair"],
-        "near_name": f"{near['study'].replace('_', ' ')} {near['value']}, “{near['weighting']}”, "
-        + draws,
         "half_width": 100 * ((rows["high"] - rows["low"]) / 2).median(),
         "n_candidates": len(rows),
     }
@@ -613,12 +618,15 @@ def variance_table(table: pd.DataFrame, name: str) -> Styler:
     values = ["relative_to_independent", "at equal cost"]
     rows = table[table["benchmark"] == name]
     wide = rows.pivot(index="method", columns="weighting", values=values)
+    wide = wide.rename(
+        columns={"relative_to_independent": "a draw", "at equal cost": "a prediction"}
+    )
     return (
         wide.loc[list(METHODS)]
         .style.format(precision=2)
         .set_caption(
-            f"{name}: variance of a comparison relative to independent noise, a draw and a "
-            "prediction"
+            f"{name}: variance of a comparison relative to independent noise (1), that of a "
+            "draw, and that of a prediction, at equal cost"
         )
     )
 

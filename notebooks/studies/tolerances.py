@@ -206,10 +206,21 @@ def of_record(
     return found, found.overlay(here, keys, "value", weights=weights_hash(process))
 
 
+HEADINGS = {
+    "id": "pair",
+    "value": "distance, nats",
+    "stderr": "± draws, nats",
+    "quadrature_error": "± steps, nats",
+    "evaluations": "noise predictions",
+    "met": "within the tolerance",
+}
+
+
 def shown(here: pd.DataFrame) -> Styler:
     """The pairs of this page."""
-    table = here.drop(columns="setting").set_index("id")
-    return table.style.format(precision=1).set_caption("Steps and draws by the tolerance")
+    table = here.drop(columns="setting").rename(columns=HEADINGS).set_index("pair")
+    styled = table.style.format(precision=1, thousands=",")
+    return styled.set_caption("Steps and draws by the tolerance")
 
 
 def errors(table: pd.DataFrame) -> pd.DataFrame:
@@ -234,6 +245,18 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("setting")
 
 
+ERRORS = {
+    "predictions": "noise predictions a pair",
+    "rms": "rms error, %",
+    "bias": "mean error, %",
+    "worst": "largest error, %",
+    "told": "rms of the errors told, %",
+    "worst told": "largest error told, %",
+    "ρ × 100, low": "from",
+    "ρ × 100, high": "to",
+}
+
+
 def shown_errors(found: Record | None) -> Styler | None:
     """`errors` of the record, with the agreement with people where a setting has all pairs."""
     if found is None:
@@ -242,8 +265,9 @@ def shown_errors(found: Record | None) -> Styler | None:
     agreed = pd.DataFrame(found.notes["agreement"]).set_index("setting")
     for column in ("value", "low", "high"):
         table[f"ρ × 100{'' if column == 'value' else f', {column}'}"] = 100 * agreed[column]
-    caption = "Relative errors in percent against the reference, and agreement with people"
-    return table.style.format(precision=1, na_rep="").set_caption(caption)
+    table = table.rename(columns=ERRORS)
+    caption = "Relative errors against the reference, and agreement with people [95 %]"
+    return table.style.format(precision=1, na_rep="", thousands=",").set_caption(caption)
 
 
 def facts(here: pd.DataFrame, found: Record | None) -> dict[str, Any]:
