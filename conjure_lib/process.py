@@ -147,9 +147,8 @@ class GenerativeProcess:
 
     def settled(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Sampling:
         """The sampling, with the first sampler that fits in it where it names none."""
-        sampling = Sampling.of(sampling, **single)
-        first = next(iter(self.samplers))
-        return replace(sampling, sampler=first) if sampling.sampler is None else sampling
+        found = Sampling.of(sampling, **single)
+        return found if found.sampler else replace(found, sampler=next(iter(self.samplers)))
 
     def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
         """A fresh diffusers scheduler, the sampler that is asked for, with its timesteps set.
@@ -166,7 +165,8 @@ class GenerativeProcess:
         one_of(f"{self.name}'s sampler", sampler, self.samplers)
         if sampler == "own":
             return self._prepared(copy.deepcopy(self.scheduler), steps)
-        check_config(config := self.scheduler.config)
+        told = {} if self.kind == "flow" else {"prediction_type": self.kind}  # whatever it says
+        check_config(config := {**self.scheduler.config, **told})
         if steps > schedule.T:
             raise ValueError(f"steps must lie between 1 and {schedule.T}, not {steps}")
         found = scheduler_of(self.samplers[sampler], config, schedule, sampling)

@@ -101,11 +101,13 @@ def small_site(folder: Path) -> Path:
 
 
 def headings_of(notebook: Path, shows: bool) -> nbformat.NotebookNode:
-    """A chapter with the headings of ``notebook`` alone, or with something of each kind."""
+    """A chapter with the headings and equations' labels of ``notebook``, and perhaps more."""
     cells = [
         c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "markdown"
     ]
     lines = [line for cell in cells for line in cell.splitlines() if re.match("#+ ", line)]
+    labels = [label for cell in cells for label in re.findall(r"\$\$ (\([\w-]+\))$", cell, re.M)]
+    lines += [f"$$\nx\n$$ {label}" for label in labels]  # pages refer to equations of chapters
     made = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
     made.cells = [nbformat.v4.new_markdown_cell("\n\n".join([*lines[:1], "Text.", *lines[1:]]))]
     if shows:

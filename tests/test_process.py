@@ -283,3 +283,17 @@ def test_a_process_without_decoder_says_so(process: cj.GenerativeProcess) -> Non
     )
     with pytest.raises(ValueError, match="blind has no decoder"):
         blind.generate(["a cat"], steps=1)
+
+
+def test_samplers_read_what_the_process_predicts(process: cj.GenerativeProcess) -> None:
+    """Of a process made by hand, whose scheduler was taken from a model that predicts otherwise."""
+    config = process.scheduler.config
+
+    def path(prediction: str) -> torch.Tensor:
+        scheduler = type(process.scheduler).from_config(config, prediction_type=prediction)
+        made = cj.GenerativeProcess(
+            lambda x, t, c: 0.5 * x, lambda texts: torch.zeros(len(texts), 1), scheduler, (2,)
+        )
+        return made.trajectories(torch.zeros(1, 1), torch.ones(1, 2), [0], steps=4).final
+
+    torch.testing.assert_close(path("v_prediction"), path("epsilon"), rtol=0, atol=0)
