@@ -39,12 +39,12 @@ def as_pairs(rows: Any) -> list[tuple[str, str]]:
     """
     names = _column_names(rows)
     if names is not None:
-        first, second = (_listed(rows[name], str(name)) for name in _two_of(names))
+        first, second = (listed(rows[name], str(name)) for name in _two_of(names))
         if len(first) != len(second):
             raise ValueError(f"the columns of the pairs have {len(first)} and {len(second)} rows")
         found: Iterable[Any] = zip(first, second, strict=True)
     else:
-        found = (_two(i, row) for i, row in enumerate(_listed(rows, "pairs", EXAMPLE)))
+        found = (_two(i, row) for i, row in enumerate(listed(rows, "pairs", EXAMPLE)))
     pairs = [
         (as_text(f"the first text of pair {i}", a), as_text(f"the second text of pair {i}", b))
         for i, (a, b) in enumerate(found)
@@ -68,8 +68,8 @@ def as_prompts(texts: Any, name: str = "prompt") -> list[str]:
             f"expected a list of {name}s, not a table with the columns {there}: hand over one of "
             f"its columns, as in table[{next(iter(names), 'text')!r}]"
         )
-    listed = _listed(texts, f"{name}s", '["cat", "dog"]')
-    found = [as_text(f"{name} {i}", text) for i, text in enumerate(listed)]
+    given = listed(texts, f"{name}s", '["cat", "dog"]')
+    found = [as_text(f"{name} {i}", text) for i, text in enumerate(given)]
     if not found:
         raise ValueError(f"no {name}s were given: hand over at least one")
     return found
@@ -146,7 +146,7 @@ def indices(name: str, values: Any, size: int | None = None) -> list[int]:
         TypeError: no list, or a number that is no integer.
         ValueError: none, one that is not there, or one that stands twice.
     """
-    numbers = [whole(f"each of {name}", i, 0) for i in _listed(values, name, "[0, 1, 2]")]
+    numbers = [whole(f"each of {name}", i, 0) for i in listed(values, name, "[0, 1, 2]")]
     if not numbers:
         raise ValueError(f"{name} must be at least 1, and none are given")
     if len(set(numbers)) < len(numbers):
@@ -237,14 +237,14 @@ def _two(i: int, row: Any) -> tuple[Any, Any]:
     raise TypeError(f"row {i} must be a pair of texts, not {_short(row)}: write {EXAMPLE}")
 
 
-def _listed(values: Any, name: str, example: str = "a list") -> list[Any]:
+def listed(values: Any, name: str, example: str = "a list") -> list[Any]:
     """The elements of something that has them in an order."""
     if hasattr(values, "to_pylist"):  # a column of Arrow
         return list(values.to_pylist())
     if isinstance(values, str | bytes):
         raise TypeError(f"expected a list of {name}, not the single string {_short(values)}")
-    if isinstance(values, set | frozenset):
-        raise TypeError(f"{name} must have an order, which a set has not: hand over a list")
+    if isinstance(values, set | frozenset | Mapping):
+        raise TypeError(f"{name} must be a list, whose order counts, not {_short(values)}")
     try:
         rows = iter(values)
     except TypeError as error:

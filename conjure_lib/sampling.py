@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conjure_lib import QUADRATURES, SPACINGS, WEIGHTINGS, Quadrature, Spacing, Weighting
 from conjure_lib.adapters import quiet
-from conjure_lib.inputs import draw_numbers, finite, one_of, whole
+from conjure_lib.inputs import draw_numbers, finite, listed, one_of, whole
 from conjure_lib.sde import FlowSchedule, Schedule
 
 
@@ -123,7 +123,7 @@ def _check_guidance(w: float) -> None:
 
 def _window(value: Any) -> tuple[float, float]:
     try:
-        low, high = (finite("log_snr", bound) for bound in value)
+        low, high = (finite("log_snr", bound) for bound in listed(value, "log_snr"))
     except (TypeError, ValueError) as error:
         raise type(error)(f"log_snr must be two numbers, as (-5, 7), not {value!r:.60}") from error
     if not low < high:

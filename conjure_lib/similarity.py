@@ -183,7 +183,7 @@ def distances(
     check_reach(as_process(process), sampling)
     pairs, make = as_pairs(pairs), partial(pair_terms, process)
     ways: Any = {"weighting": weighting, "quadrature": quadrature}
-    if tolerance is None:
+    if tolerance is None and budget is BUDGET:
         parts: Any = [(make(pairs, **settings), None)]
     else:
         from conjure_tools.spending import spend  # which stands on this module

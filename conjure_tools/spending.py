@@ -23,7 +23,7 @@ def spend(
     sampling: Sampling,
     settings: Mapping[str, Any],
     *,
-    tolerance: float,
+    tolerance: float | None,
     budget: int,
     **ways: Any,
 ) -> list[tuple[Terms, Spent]]:
@@ -48,9 +48,12 @@ def spend(
         ways: weighting and quadrature.
 
     Raises:
-        TypeError, ValueError: a tolerance that is no share; draws that are listed, or noise that is
-            given, so that there are no more of them; a budget that does not pay for the first.
+        TypeError, ValueError: no tolerance, or one that is no share; draws that are listed, or
+            noise that is given, so that there are no more of them; a budget that does not pay for
+            the first.
     """
+    if tolerance is None:
+        raise ValueError(f"budget={budget!r} is spent for a tolerance: give one, such as 0.05")
     begin = _begin(sampling, settings, tolerance)
     price = 2 * (1 + (begin.guidance != 1)) + 2 * (settings.get("pairing", "same") == "same")
     first = price * begin.steps * len(begin.numbers)

@@ -52,6 +52,10 @@ def test_a_record_makes_it_again() -> None:
         ({"spacing": "karras"}, ValueError, "spacing must be one of"),
         ({"log_snr": (1, 2, 3)}, ValueError, "log_snr must be two numbers"),
         ({"log_snr": (1, float("inf"))}, ValueError, "log_snr must be two numbers"),
+        ({"log_snr": {-5, 5}}, TypeError, "log_snr must be two numbers"),
+        ({"log_snr": {-5: "low", 5: "high"}}, TypeError, "log_snr must be two numbers"),
+        ({"log_snr": b"\1\5"}, TypeError, "log_snr must be two numbers"),
+        ({"draws": {0: 1, 1: 2}}, TypeError, "draws must be a list, whose order counts"),
     ],
 )
 def test_what_it_cannot_be(single: dict[str, object], kind: type[Exception], message: str) -> None:
