@@ -197,6 +197,8 @@ def read_table(
     """The cells of a file as they stand in it. Arguments and errors as of `read_pairs`."""
     if quotes not in (None, "double", "none"):
         raise ValueError(f"quotes must be 'double' or 'none', not {quotes!r}")
+    if not isinstance(encoding, str | None):
+        raise ValueError(f"encoding must be a name such as 'cp1252', not {encoding!r}")
     wanted = _wanted(columns)
     if not file.is_file() and not file.is_fifo():  # such as /dev/stdin, where a pipe ends
         raise FileNotFoundError(
@@ -382,6 +384,8 @@ def _wanted(columns: str | Sequence[str | int] | None) -> list[str] | None:
         return None
     given = columns.split(",") if isinstance(columns, str) else columns
     given = given if isinstance(given, Iterable) else [given]
+    if isinstance(given, (set, frozenset, Mapping)):
+        raise ValueError(f"columns must be a list, in the order text1, text2, not {columns!r}")
     wanted = [str(c).strip() for c in given]
     named = [c for c in wanted if c]
     if len(wanted) < 2 or not all(wanted[:2]) or len(set(named)) < len(named):
@@ -607,7 +611,7 @@ def _doubts(data: bytes, text: str) -> list[str]:
 def _undecodable(data: bytes, codec: str, at: int) -> str:
     number = data[:at].count(b"\n") + 1
     message = f"line {number} is not {codec.upper()} (byte {data[at]:#04x})"
-    if any(c < 9 for c in data[:4096]):
+    if any(c < 9 for c in data[:4096]) or data.startswith((b"%PDF", b"\x1f\x9d", b"7z\xbc\xaf")):
         return f"{message}: it is no text; CSV, JSON lines, Parquet and Excel's .xlsx are read"
     if codec == "utf-8":
         line = data[data.rfind(b"\n", 0, at) + 1 :].split(b"\n")[0][:200]
@@ -945,6 +949,11 @@ def _json_records(text: str) -> tuple[list[tuple[int, Any]], str]:
     if len(lines) > 1 and _is_json(text):
         return [(k, _loads(line, k)) for k, line in lines], "line"
     whole = _loads(text, 1)
+    if isinstance(whole, dict) and (
+        (whole and all(isinstance(c, dict) for c in whole.values()))
+        or {"data"} <= set(whole) <= {"data", "columns", "index", "schema"}
+    ):
+        raise ValueError('it is nested, as by pandas: write it with to_json(orient="records")')
     if isinstance(whole, dict) and whole and all(isinstance(c, list) for c in whole.values()):
         if len({len(c) for c in whole.values()}) > 1:
             raise ValueError("its columns differ in length")

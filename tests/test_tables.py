@@ -236,6 +236,11 @@ def test_options_of_another_kind_are_named(tmp_path: Path) -> None:
             read_pairs(file, drop=drop)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="columns must be two or more different ones, not 5"):
         read_pairs(file, columns=5)  # type: ignore[arg-type]
+    for columns in ({"text2", "text1"}, {"text2": "first", "text1": "second"}):
+        with pytest.raises(ValueError, match="columns must be a list, in the order text1, text2"):
+            read_pairs(file, columns=columns)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encoding must be a name such as 'cp1252', not 3"):
+        read_pairs(file, encoding=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -246,12 +251,25 @@ def test_options_of_another_kind_are_named(tmp_path: Path) -> None:
         ('<?xml version="1.0"?>\n<a/>', "it is HTML or XML"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
         ("| text1 | text2 |\n|---|:--|\n| a | b |\n", "a table of Markdown: save it as CSV"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "it is no text; CSV, JSON lines, Parquet"),
+        (b"\x1f\x9d\x90abc", "it is no text; CSV, JSON lines, Parquet"),
     ],
 )
-def test_what_is_no_table_is_called_what_it_is(content: str, message: str, tmp_path: Path) -> None:
+def test_what_is_no_table_is_called_what_it_is(
+    content: str | bytes, message: str, tmp_path: Path
+) -> None:
     for name in ("pairs.csv", "pairs.jsonl", "pairs.md"):
         with pytest.raises(ValueError, match=message):
             read_pairs(write(tmp_path, content, name))
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split", "table"])
+def test_what_pandas_nests_is_refused_with_what_would_be_read(orient: Any, tmp_path: Path) -> None:
+    table = pd.DataFrame({"text1": ["a cat", "a car"], "text2": ["a dog", "a bus"]})
+    with pytest.raises(ValueError, match=r"it is nested, as by pandas: .*orient=\"records\""):
+        read_pairs(write(tmp_path, table.to_json(orient=orient), "pairs.json"))
+    read = read_pairs(write(tmp_path, table.to_json(orient="records"), "pairs.json"))
+    assert read[["text1", "text2"]].equals(table)
 
 
 def test_a_pipe_is_read(tmp_path: Path) -> None:
