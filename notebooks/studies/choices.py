@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
@@ -201,7 +202,7 @@ def change_facts(results: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "n_changes": len(live),
         "n_clear": len(clear),
         "clear": in_words(clear[:6]),
-        "largest_sentence": f"The largest is {in_words(clear[:1])}." if len(clear) else "",
+        "largest_sentence": Markdown(f"The largest is {in_words(clear[:1])}." if len(clear) else ""),
         "by_chance": 0.05 * len(live),
         "noise_over_sde": difference(by_weighting.loc["noise"]),
         "elsewhere": "; ".join(
@@ -388,7 +389,7 @@ def frontier_facts(rows: pd.DataFrame) -> dict[str, Any]:
     near = best[best["spearman"] > top["spearman"] - 0.02].iloc[0]
     draws = f"{near['draws']} draw{'s' if near['draws'] > 1 else ''}"
     return {
-        "near_sentence": (
+        "near_sentence": Markdown(
             "Nothing cheaper comes within two points of that."
             if near.name == top.name
             else f"The cheapest within two points of that is {near['study'].replace('_', ' ')} "
