@@ -202,7 +202,9 @@ def change_facts(results: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "n_changes": len(live),
         "n_clear": len(clear),
         "clear": in_words(clear[:6]),
-        "largest_sentence": Markdown(f"The largest is {in_words(clear[:1])}." if len(clear) else ""),
+        "largest_sentence": Markdown(
+            f"The largest is {in_words(clear[:1])}." if len(clear) else ""
+        ),
         "by_chance": 0.05 * len(live),
         "noise_over_sde": difference(by_weighting.loc["noise"]),
         "elsewhere": "; ".join(
