@@ -244,7 +244,7 @@ def listed(values: Any, name: str, example: str = "a list") -> list[Any]:
     if isinstance(values, str | bytes):
         raise TypeError(f"expected a list of {name}, not the single string {_short(values)}")
     if isinstance(values, set | frozenset | Mapping):
-        raise TypeError(f"{name} must be a list, whose order counts, not {_short(values)}")
+        raise TypeError(f"{name} must be a list, whose order counts, not a {type(values).__name__}")
     try:
         rows = iter(values)
     except TypeError as error:

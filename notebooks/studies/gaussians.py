@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import conjure_lib as cj
-
 
 @dataclass(frozen=True)
 class Mixture:
@@ -71,9 +69,3 @@ def gaussian_kl(p: Mixture, q: Mixture) -> Tensor:
     ratio = (p.stds[0] / q.stds[0]) ** 2
     shift = (p.means[0] - q.means[0]).square().sum() / q.stds[0] ** 2
     return 0.5 * (d * (ratio - 1 - ratio.log()) + shift)
-
-
-def noise_scheduler(process: cj.GenerativeProcess) -> Any:
-    """The scheduler of a process, for exact predictions of the noise."""
-    scheduler = process.scheduler
-    return type(scheduler).from_config(scheduler.config, prediction_type="epsilon")

@@ -23,7 +23,7 @@ import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_lib.sde import eps_from_score
 from conjure_tools.plots import PALETTE
-from studies.gaussians import Mixture, noise_scheduler
+from studies.gaussians import Mixture
 from studies.sample_evidence import COLOURS
 
 
@@ -196,7 +196,7 @@ def exact_process(
         """The number of each law, (n, 1); the empty text is not used."""
         return torch.tensor([[float(list(laws).index(text))] for text in texts])
 
-    return cj.GenerativeProcess(predict, encode, noise_scheduler(process), shape)
+    return cj.GenerativeProcess(predict, encode, process.scheduler, shape)
 
 
 def parted_process(
@@ -217,7 +217,7 @@ def parted_process(
     def encode(texts: Sequence[str]) -> Tensor:
         return torch.tensor([[sides.get(text, 0.0)] for text in texts])
 
-    return cj.GenerativeProcess(predict, encode, noise_scheduler(process), shape)
+    return cj.GenerativeProcess(predict, encode, process.scheduler, shape)
 
 
 def parted(

@@ -17,7 +17,7 @@ from conjure_lib import WEIGHTINGS
 from conjure_lib.process import generator
 from conjure_lib.sde import Schedule, eps_from_score
 from conjure_tools.plots import PALETTE, SEQUENTIAL
-from studies.gaussians import Mixture, gaussian_kl, noise_scheduler
+from studies.gaussians import Mixture, gaussian_kl
 
 BOTH = (("KL($p_1$‖$p_2$)", PALETTE[0]), ("KL($p_2$‖$p_1$)", PALETTE[1]))
 """Names and colours of the two directions."""
@@ -156,7 +156,7 @@ def exact_process(
         score = -(x.flatten(1) - alpha_bar.sqrt() * mean) / variance
         return eps_from_score(score, (1 - alpha_bar[:, 0]).sqrt()).view_as(x)
 
-    return cj.GenerativeProcess(predict, encode, noise_scheduler(model), model.latent_shape)
+    return cj.GenerativeProcess(predict, encode, model.scheduler, model.latent_shape)
 
 
 # -- figures ----------------------------------------------------------------------------------
