@@ -42,7 +42,7 @@ from conjure_lib.loading import shipped
 from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import UnreadWarning, fault
 from conjure_lib.sampling import DEFAULT, Pairing, Sampling, Single, check_settings
-from conjure_lib.sde import FlowSchedule, Schedule, term_weights
+from conjure_lib.sde import FlowSchedule, Schedule
 from conjure_lib.similarity import floor, pair_terms
 from conjure_lib.terms import Terms
 from conjure_tools.fingerprints import fingerprint
@@ -99,9 +99,8 @@ class Run:
         return found
 
     def weights(self, weighting: Weighting = "sde") -> np.ndarray:
-        """What each term counts in a mean over the timesteps by the plain sum, (S,)."""
-        each = term_weights(self.terms.schedule, self.terms.timesteps, weighting).numpy()
-        return len(each) * each
+        """What the mean over draws of each term counts in the distance of its pair, (P, S)."""
+        return self.terms.weights(weighting, self.quadrature)
 
     def by_draw(self, weighting: Weighting = "sde", at: Sequence[int] | None = None) -> np.ndarray:
         """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index.

@@ -20,7 +20,7 @@ from studies import arms, probes
 from training import unet
 from training.pictures import load_sample
 
-PICTURES = unet.HELD_OUT + 8
+SCENES = unet.HELD_OUT + 8
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,9 @@ def seen() -> tuple[Any, ...]:
     """Emoji with a near word each, pictures, and latents of no picture."""
     emoji = load_sample(arms.MODEL.parent / "emoji-sample")
     emoji = [arms.replace(one, near=("thing",)) for one in emoji]
-    latents = torch.randn(PICTURES, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return emoji, unet.picture_set(PICTURES, len(emoji)), latents
+    pictures = unet.picture_set(len(emoji), SCENES)
+    latents = torch.randn(len(pictures), 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    return emoji, pictures, latents
 
 
 Caught = tuple[nn.Module, Callable[[int, torch.Generator], Tensor]]

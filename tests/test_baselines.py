@@ -48,23 +48,32 @@ def text_of(model: Model, prompt: str, padding: str = "max_length") -> dict[str,
     return {"ids": ids, **model.pipeline.text_encoder(ids)}
 
 
-def prediction(model: Model, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+def output(model: Model, x: Tensor, t: Tensor, prompt: str) -> Tensor:
     states = text_of(model, prompt)["last_hidden_state"]
     return model.pipeline.unet(x, t, encoder_hidden_states=states).sample
+
+
+def prediction(model: Model, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+    """Noise prediction, from v where that is what the network says."""
+    said, scheduler = output(model, x, t, prompt), model.pipeline.scheduler
+    if scheduler.config.prediction_type == "epsilon":
+        return said
+    bar = scheduler.alphas_cumprod[int(t)]
+    return bar.sqrt() * said + (1 - bar).sqrt() * x
 
 
 def final_latent(
     model: Model, prompt: str, draw: int, guidance: float = 1.0, sampler: str = "ddim"
 ) -> Tensor:
-    """One sample, (1, 4, 8, 8), one prediction at a time."""
+    """One sample, (1, channels, 8, 8), one prediction at a time."""
     scheduler = SAMPLERS[sampler].from_config(model.pipeline.scheduler.config)
     scheduler.set_timesteps(STEPS)
-    x = torch.randn((1, 4, 8, 8), generator=generator(SEED, draw))
+    x = torch.randn((1, *model.process.latent_shape), generator=generator(SEED, draw))
     for step, t in enumerate(scheduler.timesteps):
-        empty = prediction(model, x, t, "")
-        eps = empty + guidance * (prediction(model, x, t, prompt) - empty)
+        empty = output(model, x, t, "")
+        guided = empty + guidance * (output(model, x, t, prompt) - empty)
         noise = generator(SEED, draw, step)
-        x = scheduler.step(eps, t, x, generator=noise).prev_sample
+        x = scheduler.step(guided, t, x, generator=noise).prev_sample
     return x
 
 
@@ -85,7 +94,7 @@ def test_initial_timestep_is_the_first_difference(model: Model, guidance: float)
     t, expected = scheduler.timesteps[0], np.zeros(len(PAIRS))
     assert int(t) == 901
     for draw in range(DRAWS):
-        x_T = torch.randn((1, 4, 8, 8), generator=generator(SEED, draw))
+        x_T = torch.randn((1, *model.process.latent_shape), generator=generator(SEED, draw))
         empty = prediction(model, x_T, t, "")
         for p, pair in enumerate(PAIRS):
             first, second = (

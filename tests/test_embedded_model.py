@@ -11,12 +11,14 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import conjure_lib as cj
 from conjure_tools.benchmarks import load_pairs
 from conjure_tools.correlation import agreement
 from training.autoencoder import reconstruction_psnr, to_tensor
 from training.pictures import Picture, draw, load_sample
+from training.recognise import ranks
 
 FOLDER = Path(__file__).parent.parent / "data/emoji-diffusion"
 
@@ -28,7 +30,7 @@ def pipeline() -> DiffusionPipeline:
 
 def test_layout_size_and_precision() -> None:
     files = [f for f in FOLDER.rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) <= 40e6
+    assert sum(f.stat().st_size for f in files) <= 45e6
     assert not [f for f in files if f.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
     for file in FOLDER.rglob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
@@ -50,15 +52,15 @@ def test_every_weight_and_setting_has_its_checksum() -> None:
 
 def test_the_autoencoder_keeps_the_pictures(pipeline: DiffusionPipeline) -> None:
     emoji = load_sample(FOLDER.parent / "emoji-sample")
-    assert reconstruction_psnr(pipeline.vae, emoji) >= 24
+    assert reconstruction_psnr(pipeline.vae, emoji) >= 25
 
 
 @torch.no_grad()
 def test_the_unet_listens_to_the_text(pipeline: DiffusionPipeline) -> None:
-    """The right name predicts the noise in a picture better than another emoji's name."""
+    """The right name tells picture from noise better than another emoji's name."""
     emoji = load_sample(FOLDER.parent / "emoji-sample")
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    x = to_tensor(np.stack([draw(Picture((k,), "single"), emoji, rng) for k in range(64)]))
+    generator = torch.Generator().manual_seed(0)
+    x = to_tensor(np.stack([draw(Picture((k,), "single"), emoji) for k in range(64)]))
     x0 = pipeline.vae.encode(x).latent_dist.mode() * pipeline.vae.config.scaling_factor
     assert float(x0.std()) == pytest.approx(1, abs=0.2)
     condition = pipeline.encode_prompt([e.name for e in emoji], "cpu", 1, False)[0]
@@ -69,10 +71,27 @@ def test_the_unet_listens_to_the_text(pipeline: DiffusionPipeline) -> None:
         for timestep in (300, 500, 700):
             t = torch.full((64,), timestep)
             x_t = pipeline.scheduler.add_noise(x0, eps, t)
-            total += float((pipeline.unet(x_t, t, texts).sample - eps).square().mean())
+            v = pipeline.scheduler.get_velocity(x0, eps, t)
+            total += float((pipeline.unet(x_t, t, texts).sample - v).square().mean())
         error[label] = total / 3
     assert error["right"] < 0.9 * error["wrong"]
-    assert error["right"] < 0.25  # predicting nothing gives 1
+    assert error["right"] < 0.4  # predicting nothing gives 1
+
+
+def test_most_names_conjure_their_own_emoji() -> None:
+    emoji = load_sample(FOLDER.parent / "emoji-sample")
+    pictures = cj.load().generate([e.name for e in emoji], steps=20, guidance=3.0, seed=0)
+    found = ranks(list((pictures * 255).round().astype(np.uint8)), emoji, range(len(emoji)))
+    assert (found == 1).mean() > 0.7  # by chance 1 in 64
+
+
+def test_a_browser_is_spared_what_no_weight_needs() -> None:
+    for part in ("text_encoder", "unet", "vae"):
+        for file in (FOLDER / part).glob("*.safetensors"):
+            for weight in (w for w in load_file(file).values() if w.is_floating_point()):
+                small = weight[weight.abs() > 1e-4].view(torch.int16)
+                on_grid = torch.equal(weight.float() * 16, (weight.float() * 16).round())
+                assert on_grid or not (small & 0b1111).any()
 
 
 def test_pictures_follow_the_prompt() -> None:

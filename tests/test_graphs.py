@@ -185,7 +185,7 @@ def test_class_means_are_vectors_of_a_class(process: cj.GenerativeProcess) -> No
     emoji = zero_shot.emoji_of(["rose", "house"], everything=False)
     table = zero_shot.class_means(process, emoji)
     assert table["class"].tolist() == ["rose", "house"]
-    assert [len(table[c][0]) for c in ("latents", "unet")] == [256, 160]
+    assert [len(table[c][0]) for c in ("latents", "unet")] == [16 * 8 * 8, 160]
     clean = zero_shot.latents(process, zero_shot.drawings(emoji[1])[1:])
     assert np.allclose(table["latents"][1], clean.flatten(1).mean(0), atol=1e-5)
     unet = process.modules["unet"]

@@ -153,7 +153,7 @@ def answers() -> dict[str, Any]:
 
 @pytest.mark.parametrize("i", range(len(KEYS)), ids=str)
 def test_noise_is_torchs(answers: dict[str, Any], i: int) -> None:
-    expected = torch.randn(256, generator=generator(*KEYS[i])).numpy()
+    expected = torch.randn(1024, generator=generator(*KEYS[i])).numpy()
     np.testing.assert_allclose(answers["noise"][i], expected, atol=5e-6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,12 @@ def test_pairs_of_emoji_and_what_is_conjured_for_them(process: cj.GenerativeProc
     captions, latents = data_of.emoji_pairs(emoji, 10, process.modules["vae"])
     again, same = data_of.emoji_pairs(emoji, 10, process.modules["vae"])
     assert captions == again and torch.equal(latents, same)
-    assert latents.shape == (10, 256)
+    size = math.prod(process.latent_shape)
+    assert latents.shape == (10, size)
     texts = ["a red heart", "a cat", "a cat"]
     made = data_of.images_of(process, texts, captions[:2], latents[:2], anchors=2, steps=2)
     embeddings = made["embeddings"]
-    assert embeddings.shape == (5, 512) and made["pictures"].shape == (2, 256)
+    assert embeddings.shape == (5, 2 * size) and made["pictures"].shape == (2, size)
     torch.testing.assert_close(embeddings[1], embeddings[2], atol=1e-4, rtol=1e-4)
     kinds = data_of.kinds_of(made, 3)
     assert all(len(captions_of) == 2 for _, captions_of in kinds.values())

@@ -71,7 +71,14 @@ class Naive:
         return self.pipeline.text_encoder(ids)[0]
 
     def eps(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
-        """The guided noise prediction at x (1, …)."""
+        """The guided noise prediction at x (1, …), from v where that is what the network says."""
+        output, bar = self.output(x, t, prompt), self.pipeline.scheduler.alphas_cumprod[int(t)]
+        if self.scheduler.config.prediction_type == "epsilon":
+            return output
+        return bar.sqrt() * output + (1 - bar).sqrt() * x
+
+    def output(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+        """What the network says, guided, at x (1, …)."""
         conditional = self.pipeline.unet(x, t, encoder_hidden_states=self.text(prompt)).sample
         if self.guidance == 1:
             return conditional
@@ -84,8 +91,8 @@ class Naive:
         for step, t in enumerate(scheduler.timesteps):
             visited.append(scheduler.scale_model_input(x, t))
             noise = generator(SEED, draw, step)
-            eps = self.eps(visited[-1], t, prompt)
-            x = scheduler.step(eps, t, x, generator=noise).prev_sample
+            output = self.output(visited[-1], t, prompt)
+            x = scheduler.step(output, t, x, generator=noise).prev_sample
         return visited
 
     def squares(self, x_T: Tensor, draw: int, pairing: str) -> NDArray:
@@ -116,7 +123,9 @@ class Naive:
 def test_naive_algorithm_gives_the_same_number(
     model: Model, sampler: str, guidance: float, pairing: str
 ) -> None:
-    noise = torch.randn((DRAWS, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(
+        (DRAWS, *model.process.latent_shape), generator=torch.Generator().manual_seed(1)
+    )
     naive = Naive(model.pipeline, sampler, guidance)
     squares = np.stack([naive.squares(noise[[d]], d, pairing) for d in range(DRAWS)])
     settings = {"sampler": sampler, "guidance": guidance, "pairing": pairing}

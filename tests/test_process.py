@@ -72,6 +72,11 @@ def test_generated_picture_is_the_pipelines(model: Model, guidance: float) -> No
     np.testing.assert_allclose(pictures, expected, rtol=0, atol=1e-4)
 
 
+def noise_in(v: torch.Tensor, x: torch.Tensor, t: torch.Tensor, bars: torch.Tensor) -> torch.Tensor:
+    """The noise that a prediction of v = α ε - σ x_0 stands for: ε = α v + σ x."""
+    return bars[t].sqrt() * v + (1 - bars[t]).sqrt() * x
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_trajectory_keeps_what_was_computed_along_it(model: Model, guidance: float) -> None:
     process, unet = model.process, model.pipeline.unet
@@ -82,6 +87,9 @@ def test_trajectory_keeps_what_was_computed_along_it(model: Model, guidance: flo
     torch.testing.assert_close(path.states[:, 0], x_T, rtol=0, atol=0)
     for step, t in enumerate(path.timesteps):
         own, none = (unet(path.states[:, step], t, c).sample for c in (condition, empty))
+        if model.pipeline.scheduler.config.prediction_type == "v_prediction":
+            bars = model.pipeline.scheduler.alphas_cumprod
+            own, none = (noise_in(v, path.states[:, step], t, bars) for v in (own, none))
         close = {"rtol": 1e-4, "atol": 1e-4}
         torch.testing.assert_close(path.eps[:, step], own, **close)
         torch.testing.assert_close(path.guided[:, step], none + guidance * (own - none), **close)
@@ -160,7 +168,12 @@ def test_predictions_are_counted_and_carry_no_gradient(process: cj.GenerativePro
 def test_denoised_view_is_the_samplers(process: cj.GenerativeProcess) -> None:
     x, eps = process.noise([0, 1], 0), process.noise([2, 3], 0)
     t = torch.tensor([700, 700])
-    expected = process.sampler(sampler="ddim", steps=10).step(eps, 700, x).pred_original_sample
+    bar = process.scheduler.alphas_cumprod[700]
+    alpha, sigma = float(bar.sqrt()), float((1 - bar).sqrt())
+    x_0 = (x - sigma * eps) / alpha
+    sampler = process.sampler(sampler="ddim", steps=10)
+    assert sampler.config.prediction_type == "v_prediction"
+    expected = sampler.step(alpha * eps - sigma * x_0, 700, x).pred_original_sample
     torch.testing.assert_close(process.clean(x, t, eps), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -350,7 +350,7 @@ def test_trace_lays_open_the_same_draw(
         laid_open = cj.trace(process, "a cat", "pizza", steps=3, seed=3, draw=draw, **settings)
         np.testing.assert_allclose(laid_open.terms().squares[0], terms[:, draw], rtol=1e-4)
         assert torch.equal(laid_open.timesteps, timesteps)
-        assert laid_open.states.shape == (2, 3, 4, 8, 8)
+        assert laid_open.states.shape == (2, 3, *process.latent_shape)
     condition = process.encode(["a cat", "pizza"])
     for i, j in np.ndindex(2, 2):  # whose path, whose prediction
         again = process.eps(laid_open.states[i], timesteps, condition[[j]].expand(3, -1, -1))
@@ -391,7 +391,7 @@ def test_embeddings_are_distances_at_common_anchors(
     how = {"weighting": weighting, "guidance": guidance, "quadrature": "sum"}
     scorer = cj.Scorer(process, seed=1, **how, **SETTINGS)
     vectors = scorer.encode(prompts)
-    assert vectors.shape == (3, 2 * 3 * 4 * 8 * 8)
+    assert vectors.shape == (3, 2 * 3 * math.prod(process.latent_shape))
     np.testing.assert_allclose(scorer.encode(prompts, batch_size=5), vectors, rtol=0, atol=1e-3)
     condition, empty = process.encode(prompts), process.encode([""])
     expected, scheduler = np.zeros((3, 3)), process.scheduler
@@ -474,14 +474,14 @@ def test_a_string_is_no_list(process: cj.GenerativeProcess) -> None:
         ({"guidance": 1e-200}, "guidance must have a square"),
         ({"steps": 1}, "steps=1 visits timestep 1 of 1000 alone, .* take 2 steps or more"),
         ({"steps": 1, "sampler": "dpm++2m"}, "steps=1 visits timestep 1 of 1000"),
-        ({"noise": torch.full((2, 4, 8, 8), torch.nan)}, "noise is not finite"),
+        ({"noise": torch.full((2, 16, 8, 8), torch.nan)}, "noise is not finite"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"weighting": "girsanov"}, "weighting must be one of sde, score, noise, not 'girsanov'"),
         ({"pairing": "both"}, "pairing must be one of same, crossed, not 'both'"),
         ({"sampler": "heun"}, "sampler must be one of ddim, ddpm, .*, not 'heun'"),
         ({"guidance": math.nan}, "guidance must be a finite number, not nan"),
-        ({"noise": torch.zeros(2, 4, 8, 7)}, r"noise must have shape \(2, 4, 8, 8\), not \(2, 4"),
-        ({"noise": torch.zeros(1, 4, 8, 8)}, r"noise must have shape \(2, 4, 8, 8\), not \(1, 4"),
+        ({"noise": torch.zeros(2, 16, 8, 7)}, r"noise must have shape \(2, 16, 8, 8\), not \(2, 1"),
+        ({"noise": torch.zeros(1, 16, 8, 8)}, r"noise must have shape \(2, 16, 8, 8\), not \(1, 1"),
     ],
 )
 def test_bad_settings_are_named(

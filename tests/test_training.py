@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
+from conjure_lib import load
+from conjure_lib.weights import reader
+from studies.gaussians import Mixture
 from training.autoencoder import to_tensor
+from training.exact import STD, exact_denoiser, known_pictures
 from training.loop import save_atomically, train
 from training.pictures import Emoji, Picture, article, caption, compose, draw, load_sample, plural
+from training.pipeline import BITS, round_weights
+from training.recognise import ranks
 from training.text_encoder import pad_ids, principal_components
-from training.unet import build, build_scheduler
+from training.unet import build, build_scheduler, picture_set, train_unet
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -35,8 +44,9 @@ def test_the_sample_holds_what_its_words_say(emoji: list[Emoji]) -> None:
 
 def test_a_picture_is_drawn_inside_its_frame_on_white(emoji: list[Emoji]) -> None:
     rng = np.random.default_rng(0)
-    for picture in compose(60, len(emoji), rng):
-        drawn = draw(picture, emoji, rng)
+    singles = [Picture((k,), "single") for k in range(8)]
+    for picture in [*singles, *compose(60, len(emoji), rng)]:
+        drawn = draw(picture, emoji)
         assert drawn.shape == (64, 64, 3)
         assert drawn.dtype == np.uint8
         assert (drawn == 255).all(axis=2).mean() > 0.1  # paper is left
@@ -44,11 +54,89 @@ def test_a_picture_is_drawn_inside_its_frame_on_white(emoji: list[Emoji]) -> Non
     assert to_tensor(drawn[None]).shape == (1, 3, 64, 64)
 
 
-def test_every_emoji_is_shown_equally_often_alone() -> None:
-    pictures = compose(1000, 50, np.random.default_rng(0))
-    single = np.bincount([p.parts[0] for p in pictures if p.layout == "single"], minlength=50)
-    assert single.max() - single.min() <= 1
-    assert {p.layout for p in pictures} == {"single", "row", "column", "three", "many"}
+def test_every_emoji_is_shown_once_alone_and_scenes_follow() -> None:
+    pictures = picture_set(50, 1000)
+    assert [p.parts for p in pictures[:50]] == [(k,) for k in range(50)]
+    assert {p.layout for p in pictures[:50]} == {"single"}
+    assert {p.layout for p in pictures[50:]} == {"row", "column", "three", "many"}
+    assert pictures == picture_set(50, 1000)
+
+
+def test_the_loss_is_that_of_v(emoji: list[Emoji], tmp_path: Path) -> None:
+    """A network whose noise is right has no error in v, and one that says zero an error of one."""
+
+    class Known(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(scale))
+            self.process = build_scheduler()
+            self.x0 = latents[0]
+
+        def set_attn_processor(self, _: object) -> None: ...
+
+        def forward(self, x: Tensor, t: Tensor, _: Tensor) -> Any:
+            bar = self.process.alphas_cumprod[t][:, None, None, None]
+            eps = (x - bar.sqrt() * self.x0) / (1 - bar).sqrt()
+            v = self.process.get_velocity(self.x0.expand_as(x), eps, t)
+            return SimpleNamespace(sample=self.scale * v)
+
+    pictures = picture_set(len(emoji), 260)
+    latents = torch.randn(1, 16, 8, 8).expand(len(pictures), -1, -1, -1)
+    folder = Path(DATA / "emoji-diffusion")
+    for scale, wanted in ((1.0, 0.0), (0.0, 1.0)):
+        process = load(folder, device="cpu")
+        train_unet(
+            emoji,
+            pictures,
+            latents,
+            process.modules["text_encoder"],
+            reader(AutoTokenizer, folder / "tokenizer"),
+            tmp_path / str(scale),
+            1,
+            batch=4,
+            start=Known(scale),
+        )
+        log = json.loads((tmp_path / str(scale) / "log.jsonl").read_text().splitlines()[-1])
+        assert log["singles"] == pytest.approx(wanted, abs=0.15)
+
+
+def test_every_emoji_is_told_from_all_others_by_its_own_picture(emoji: list[Emoji]) -> None:
+    drawn = [draw(Picture((k,), "single"), emoji) for k in range(len(emoji))]
+    assert (ranks(drawn, emoji, range(len(emoji))) == 1).all()
+    mirrored = [one[:, ::-1] for one in drawn]
+    assert (ranks(mirrored, emoji, range(len(emoji))) == 1).all()
+    shifted = [np.roll(one, (2, -1), (0, 1)) for one in drawn]  # cropped to its ink, it is the same
+    assert (ranks(shifted, emoji, range(len(emoji))) == 1).mean() > 0.95
+    others = [drawn[-1 - k] for k in range(len(emoji))]
+    assert (ranks(others, emoji, range(len(emoji))) > 1).all()
+
+
+@torch.no_grad()
+def test_the_exact_denoiser_draws_what_is_named_and_scores_as_a_mixture_does(
+    emoji: list[Emoji],
+) -> None:
+    process = load(DATA / "emoji-diffusion", device="cpu")
+    known = known_pictures(process, emoji)
+    exact = exact_denoiser(process, known)
+    names = [one.name for one in emoji[:12]]
+    pictures = exact.generate(names, steps=20, seed=0)
+    found = ranks(list((pictures * 255).round().astype(np.uint8)), emoji, range(12))
+    assert (found == 1).mean() > 0.9
+    x = torch.randn(2, *exact.latent_shape, generator=torch.Generator().manual_seed(0)).double()
+    log_weights, t = exact.encode(names[:2]).double(), torch.tensor([300, 600])
+    bar = exact.scheduler.alphas_cumprod.double()[t]
+    law = [
+        Mixture(
+            bar[i].sqrt() * known.centres.double(),
+            (bar[i] * STD**2 + 1 - bar[i]).sqrt().expand(len(emoji)),
+            log_weights[i].exp(),
+        )
+        for i in range(2)
+    ]
+    score = torch.stack([law[i].score(x[i].flatten()[None])[0] for i in range(2)])
+    wanted = -(1 - bar).sqrt()[:, None] * score
+    eps = exact.eps(x.float(), t, exact.encode(names[:2])).flatten(1)
+    torch.testing.assert_close(eps, wanted.float(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +240,16 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     save_atomically({"a": torch.ones(2)}, file)
     assert [f.name for f in tmp_path.iterdir()] == ["x.safetensors"]
     assert torch.equal(load_file(file)["a"], torch.ones(2))
+
+
+def test_weights_that_ship_have_few_bits_and_are_near_what_was_trained() -> None:
+    part = nn.ModuleList([nn.Linear(400, 30), nn.Embedding(6000, 192), nn.Embedding(32, 192)])
+    before = [weight.detach().clone() for weight in part.parameters()]
+    round_weights(part)
+    linear, bias, table, places = part.parameters()
+    assert torch.equal(table * 16, (table * 16).round())
+    assert (table - before[2]).abs().max() <= 1 / 32
+    for weight, old in ((linear, before[0]), (bias, before[1]), (places, before[3])):
+        assert ((weight - old).abs() <= old.abs() / 2**BITS).all()
+        normal = weight.detach()[weight.abs() > 1e-4].half().view(torch.int16)
+        assert not (normal & 0b1111).any()  # of ten explicit bits of the mantissa six are used

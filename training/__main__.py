@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
+import math
 from pathlib import Path
 
 from training.autoencoder import train_autoencoder, train_decoder
 from training.pictures import load_emoji, save_sample
-from training.pipeline import assemble, contact_sheet, write_log
+from training.pipeline import assemble, contact_sheet, halfway_sheet, write_log
 from training.sources import ANNOTATIONS, DERIVED, FONT, TEACHER, WORDNET, fetch
 from training.text_encoder import (
     caption_texts,
@@ -19,7 +21,15 @@ from training.text_encoder import (
     wordnet_texts,
 )
 from training.tokenizer import emoji_names, read_emoji
-from training.unet import encode_pictures, picture_set, train_unet
+from training.unet import (
+    average,
+    build,
+    encode_pictures,
+    load_fitting,
+    picture_set,
+    taught,
+    train_unet,
+)
 
 
 def main() -> None:
@@ -27,14 +37,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("_training"), help="checkpoints, caches")
     parser.add_argument("--out", type=Path, default=Path("data/emoji-diffusion"))
-    parser.add_argument("--autoencoder-steps", type=int, default=2200)
-    parser.add_argument("--decoder-steps", type=int, default=1200)
+    parser.add_argument("--start", type=Path, help="a model whose U-Net's weights are gone on from")
+    parser.add_argument("--autoencoder-steps", type=int, default=1600)
+    parser.add_argument("--decoder-steps", type=int, default=1400)
     parser.add_argument("--text-encoder-steps", type=int, default=3500)
-    parser.add_argument("--unet-steps", type=int, default=7600)
-    parser.add_argument("--more-steps", type=int, default=1500, help="of the U-Net, at 4e-4")
-    parser.add_argument("--last-steps", type=int, default=9500, help="with min-SNR weights")
+    parser.add_argument("--unet-steps", type=int, default=13_500)
+    parser.add_argument("--even-steps", type=int, default=9500, help="of its second stage")
+    parser.add_argument("--taught-steps", type=int, default=10_000, help="of its third stage")
     parser.add_argument("--texts", type=int, default=140_000, help="of WordNet, for the encoder")
-    parser.add_argument("--pictures", type=int, default=24_000)
+    parser.add_argument("--scenes", type=int, default=8000)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     work, sources = options.work, options.work / "sources"
@@ -45,8 +56,8 @@ def main() -> None:
     save_sample(emoji, options.out.parent / "emoji-sample")
     autoencoder = train_autoencoder(emoji, work / "autoencoder", options.autoencoder_steps)
 
-    texts = sample_texts(wordnet_texts(sources / WORDNET), options.texts)
-    texts += caption_texts(emoji, 30_000)
+    sentences = sample_texts(wordnet_texts(sources / WORDNET), options.texts)
+    texts = sentences + caption_texts(emoji, 30_000)
     text_encoder, tokenizer, kept = train_text_encoder(
         sources / TEACHER, texts, work / "text_encoder", options.text_encoder_steps
     )
@@ -54,25 +65,42 @@ def main() -> None:
 
     lemmas = wordnet_lemmas(sources / WORDNET)
     emoji = near_words(sources / TEACHER, emoji, lemmas, work / "near_words.json")
-    pictures = picture_set(options.pictures, len(emoji))
+    pictures = picture_set(len(emoji), options.scenes)
     latents = encode_pictures(autoencoder, emoji, pictures, work / "latents.safetensors")
     scaling = 1 / float(latents.std())
+    unet = build()
+    if options.start:
+        file = options.start / "unet" / "diffusion_pytorch_model.safetensors"
+        logging.info("%d tensors are gone on from", load_fitting(unet, file))
     seen = (emoji, pictures, latents * scaling, text_encoder, tokenizer)
-    unet = train_unet(*seen, work / "unet", options.unet_steps)
-    unet = train_unet(*seen, work / "unet_more", options.more_steps, learning_rate=4e-4, start=unet)
+    unet = train_unet(*seen, work / "unet", options.unet_steps, start=unet)
     unet = train_unet(
         *seen,
-        work / "unet_snr",
-        options.last_steps,
-        learning_rate=7e-4,
+        work / "unet_even",
+        options.even_steps,
+        learning_rate=6e-4,
         start=unet,
-        min_snr=True,
+        gamma=math.inf,
+        swapped=0.25,
     )
+    names, alone = [one.name for one in emoji], latents[: len(emoji)] * scaling
+    last = train_unet(
+        *seen,
+        work / "unet_taught",
+        options.taught_steps,
+        learning_rate=8e-4,
+        start=copy.deepcopy(unet),
+        gamma=math.inf,
+        swapped=0.25,
+        taught=taught(text_encoder, tokenizer, names, alone, lemmas, sentences),
+    )
+    average(unet, last)
     train_decoder(autoencoder, emoji, work / "decoder", options.decoder_steps)
     assemble(autoencoder, text_encoder, tokenizer, unet, scaling, options.out)
     read_emoji(options.out, emoji_names(sources / ANNOTATIONS, sources / DERIVED))
     write_log(work, options.out, kept)
     contact_sheet(options.out, options.out / "contact_sheet.png")
+    halfway_sheet(options.out, options.out / "halfway.png")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,6 @@ def score_all(
         **{("sampler", name): {"sampler": name} for name in samplers},
         ("pairing", "crossed"): {"pairing": "crossed"},
     }
-    options = {"quadrature": "sum", **options}  # as the records have it
     found = {BASE: runs.score(process, pairs, folder / "base", draws=draws, **options)}
     for key, setting in changed.items():
         found[key] = runs.score(
@@ -225,7 +224,8 @@ def one_sided(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict
     draws, steps = base.terms.squares.shape[1:3]
     rows = []
     for value, half, text in (("first", 0, "text1"), ("second", 1, "text2")):
-        distance = base.terms.squares[..., half].mean(1, dtype=float) @ base.weights(weighting)
+        each = base.terms.squares[..., half].mean(1, dtype=float)
+        distance = (each * base.weights(weighting)).sum(1)
         prompts = base.pairs[text].nunique() / len(base.pairs)
         row = configuration("one_sided", value, base, base, weighting, draws, 1)
         row |= compared(base.pairs, distance, base.by_draw(weighting).mean(1), resamples)
@@ -353,7 +353,7 @@ def variances(scored: dict[tuple[str, str], runs.Run]) -> pd.DataFrame:
 
 def contributions(run: runs.Run, weighting: Weighting) -> np.ndarray:
     """(P, draws, S): the value of a draw is the mean over its timesteps."""
-    return run.terms.mixed * run.weights(weighting)
+    return len(run.terms.timesteps) * run.terms.mixed * run.weights(weighting)[:, None]
 
 
 def interaction(values: np.ndarray) -> float:

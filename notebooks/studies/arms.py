@@ -53,7 +53,7 @@ ARMS = {
     "plain": "as scratch, from captions without the words that the teacher put beside the emoji",
 }
 RECORDED = ("distilled", "scratch")  # "plain" where it has been trained too
-STEPS, BATCH, PICTURES = 3000, 32, 24_000
+STEPS, BATCH, SCENES = 3000, 32, 8000
 RATE = 1e-3
 DRAWS = {"probes": 3, "rg65": 5, "simlex999": 2}
 
@@ -86,7 +86,7 @@ def train(arms: Sequence[str] = RECORDED, steps: int = STEPS) -> None:
 
 
 class Joint(nn.Module):
-    """A U-Net behind a text encoder, as one network from token ids (n, 32) to noise."""
+    """A U-Net behind a text encoder, as one network from token ids (n, 32) to v."""
 
     def __init__(self, network: nn.Module, reader: nn.Module) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def recipe(training: Path, work: Path) -> tuple[list[Emoji], list[Picture], Tens
     words = text_encoder.wordnet_lemmas(sources / WORDNET)
     emoji = text_encoder.near_words(sources / TEACHER, emoji, words, work / "near_words.json")
     vae: Any = cj.load(device="cpu").modules["vae"]
-    pictures = unet.picture_set(PICTURES, len(emoji))
+    pictures = unet.picture_set(len(emoji), SCENES)
     kept = [f for f in (training / "latents.safetensors",) if f.is_file()]
     cache = next(iter(kept), work / "latents.safetensors")
     latents = unet.encode_pictures(vae, emoji, pictures, cache)
@@ -143,7 +143,16 @@ def train_arm(
         start = Joint(unet.build(), fresh_reader(tokenizer))
         reader = passed_on
     network = unet.train_unet(
-        emoji, pictures, latents, reader, tokenizer, folder, steps, batch, RATE, start, True
+        emoji,
+        pictures,
+        latents,
+        reader,
+        tokenizer,
+        folder,
+        steps,
+        batch=batch,
+        learning_rate=RATE,
+        start=start,
     )
     whole = network if start else Joint(network, nn.Identity())
     save_atomically(dict(whole.state_dict()), folder / "weights.safetensors")
@@ -268,7 +277,7 @@ def similarities(
     process: cj.GenerativeProcess, pairs: pd.DataFrame, folder: Path, draws: int, **options: Any
 ) -> tuple[dict[str, np.ndarray], runs.Run]:
     """Minus the three distances and the two cosines of the text encoder, each (P,)."""
-    run = runs.score(process, pairs, folder, draws=draws, quadrature="sum", **options)
+    run = runs.score(process, pairs, folder, draws=draws, **options)
     found: dict[str, np.ndarray] = {}
     for weighting in cj.WEIGHTINGS:
         found[weighting] = -run.by_draw(weighting)[:, :draws].mean(axis=1)

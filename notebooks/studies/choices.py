@@ -276,8 +276,8 @@ class Halves:
 
 def halves(run: runs.Run, weighting: Weighting) -> Halves:
     """Either half of every pair and draw."""
-    values = np.einsum("pkst,s->pkt", run.terms.squares.astype(float), run.weights(weighting))
-    return Halves(values / len(run.terms.timesteps))
+    values = np.einsum("pkst,ps->pkt", run.terms.squares.astype(float), run.weights(weighting))
+    return Halves(values)
 
 
 # -- the prior over t -------------------------------------------------------------------------
@@ -342,7 +342,7 @@ def draw_prior(priors: Mapping[str, pd.DataFrame], run: runs.Run, fitted: np.nda
     weight_axis.bar(place, fitted.mean(0), color="0.75", label="mean over the halves")
     weight_axis.vlines(place, low, high, color="0.3", label="80 % of the halves")
     for weighting, colour in zip(cj.WEIGHTINGS, PALETTE, strict=False):
-        implied = run.weights(weighting) * run.terms.squares.mean(axis=(0, 1, 3))
+        implied = (run.weights(weighting) * run.terms.mixed.mean(axis=1)).mean(0)
         weight_axis.plot(place, implied / implied.sum(), ".--", color=colour, label=weighting)
     weight_axis.set_xticks(place, [str(t) for t in run.terms.timesteps.tolist()], fontsize=8)
     weight_axis.set(xlabel="timestep t", ylabel="share of the weight", ylim=(0, None))

@@ -109,7 +109,7 @@ def condensed(
 ) -> dict[str, np.ndarray]:
     """Distances (P,) under each weighting, and those of the controls; ``how`` as for the terms."""
     pairs = words.pairs
-    found = {f"conjured, {w}": terms.by_draw(w, "sum").mean(1) for w in cj.WEIGHTINGS}
+    found = {f"conjured, {w}": terms.by_draw(w).mean(1) for w in cj.WEIGHTINGS}
     for pooling in ("last", "mean"):
         cosine = baselines.text_encoder_cosine(process, pairs, pooling=pooling)
         found[f"text encoder, {pooling}"] = 1 - cosine

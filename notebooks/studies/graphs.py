@@ -292,7 +292,7 @@ def conjured(
     rows = [
         (name, w, *pair, found.value)
         for w in cj.WEIGHTINGS
-        for pair, found in zip(pairs, terms.estimates(w, "sum"), strict=True)
+        for pair, found in zip(pairs, terms.estimates(w), strict=True)
     ]
     return pd.DataFrame(rows, columns=["space", "weighting", "text1", "text2", "distance"])
 

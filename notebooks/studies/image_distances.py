@@ -77,7 +77,7 @@ def make(
     for name, pairs in sets.items():
         texts = sorted({*pairs["text1"], *pairs["text2"]})
         paths = folder / f"{name}-paths"
-        run = runs.score(process, pairs, paths, quadrature="sum", **setting, **options)
+        run = runs.score(process, pairs, paths, **setting, **options)
         samples = latents(process, texts, images, folder / name, batch_size)
         found = pd.concat([of_samples(samples, texts, pairs), of_paths(process, run, draws)])
         tables.append(found.assign(benchmark=name))

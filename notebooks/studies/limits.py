@@ -148,7 +148,7 @@ class Readers:
         """How long the arms were trained, and where that ended."""
         one = next(iter(self.arms.values()))
         stages = json.loads((arms.MODEL / "training_log.json").read_text())["stages"]
-        shown = 64 * sum(stages[s][-1]["step"] for s in ("unet", "unet_more", "unet_snr"))
+        shown = 32 * sum(stages[s][-1]["step"] for s in stages if s.startswith("unet"))
         more = shown / (one["steps"] * one["batch"])
         ends = ", ".join(f"{a['curve'][-1]['held_out']:.4f} ({n})" for n, a in self.arms.items())
         return (

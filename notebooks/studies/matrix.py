@@ -55,7 +55,7 @@ def record() -> Made:
     process = cj.load()
     how: dict[str, Any] = {"steps": STEPS, "draws": DRAWS, "seed": SEED}
     run = runs.score(
-        process, pairs, WORK / f"matrix-{len(words)}", block=256, quadrature="sum", **how
+        process, pairs, WORK / f"matrix-{len(words)}", block=256, **how
     )
     found = {"text1": run.pairs["text1"], "text2": run.pairs["text2"]}
     for weighting in cj.WEIGHTINGS:

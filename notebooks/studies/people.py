@@ -58,7 +58,7 @@ def scores(name: str) -> Made:
     for benchmark in SETS[name]:
         draws = DRAWS.get(benchmark, 3)
         pairs = benchmarks.load_pairs(benchmark)
-        run = runs.score(process, pairs, WORK / benchmark, draws=draws, quadrature="sum")
+        run = runs.score(process, pairs, WORK / benchmark, draws=draws)
         notes[benchmark] = run.record
         columns = {"benchmark": benchmark, "id": pairs["id"]}
         for weighting in cj.WEIGHTINGS:
@@ -264,7 +264,7 @@ def scored(
     how: dict[str, Any] = {"steps": anew.steps, "guidance": anew.guidance, "seed": seed}
     how["batch_size"] = batch_size
     folder = f"{name}-{process.name.replace('/', '--')}-{anew.limit or 'all'}"
-    how |= {"draws": anew.draws, "quadrature": "sum"}  # as the records have it
+    how["draws"] = anew.draws
     run = runs.score(process, pairs, Path(anew.folder) / folder, **how)
     texts, draws = texts_of(pairs), anew.draws
     found: dict[str, Any] = {}
@@ -320,7 +320,7 @@ def scored_again(
             progress=False, **how,
         )  # fmt: skip
         for w in cj.WEIGHTINGS:
-            now = terms.by_draw(w, "sum").mean(axis=1)
+            now = terms.by_draw(w, made["quadrature"]).mean(axis=1)
             recorded = zip(part["id"], -part[w], now, strict=True)
             rows += [(name, i, w, then, value) for i, then, value in recorded]
     others = made["weights"] != weights_hash(process)

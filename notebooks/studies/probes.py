@@ -95,7 +95,7 @@ def score_probes(
     process: cj.GenerativeProcess, table: pd.DataFrame, folder: Path, **options: Any
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Rows method, id, closer, farther, margin, stderr under the three weightings; the record."""
-    run = runs.score(process, probe_pairs(table), folder, quadrature="sum", **options)
+    run = runs.score(process, probe_pairs(table), folder, **options)
     parts = [by_distance(table, run.by_draw(w)).assign(method=w) for w in cj.WEIGHTINGS]
     return pd.concat(parts, ignore_index=True), run.record
 

@@ -375,9 +375,9 @@ def fresh_anchors(
     """
     found: dict[str, float] = {}
     for w in cj.WEIGHTINGS:
-        exact = terms.by_draw(w, "sum").mean(axis=1)
+        exact = terms.by_draw(w).mean(axis=1)
         how: Any = {"steps": ANCHOR_STEPS, "draws": draws, "seed": seed}
-        scorer = cj.Scorer(process, weighting=w, quadrature="sum", **how)
+        scorer = cj.Scorer(process, weighting=w, **how)
         vectors = scorer.encode(list(words), batch_size=batch_size, show_progress_bar=False)
         found[w] = float(spearmanr(pdist(vectors, "sqeuclidean"), exact).statistic)
     return found

@@ -100,7 +100,7 @@ def make(
         if only is None or name in only:
             settings = {"steps": STEPS, "block": len(pairs)} | space.settings | options
             where = folder / name.replace(" ", "-").replace(",", "")
-            run = runs.score(space.process, pairs, where, draws=draws, quadrature="sum", **settings)
+            run = runs.score(space.process, pairs, where, draws=draws, **settings)
             parts.append(in_rows(name, space.kind, run))
             records[name] = run.record
             if name == BASE:
@@ -250,7 +250,7 @@ def read(
         square = torch.pdist(eps.flatten(1).cpu().double()).square()  # (P,)
         terms[:, d, s] = square[:, None]
     found = cj.Terms(terms, timesteps.cpu(), process.schedule)
-    return runs.Run(pairs, found, {"settings": {"quadrature": "sum"}})
+    return runs.Run(pairs, found, {"settings": {"quadrature": "log-snr"}})
 
 
 def derangement(words: Sequence[str]) -> list[str]:

@@ -167,7 +167,7 @@ def matched(
     """
     n = len(found)
     wanted = [(found[i][0], found[(i + s) % n][1]) for s in (0, *SHIFTS) for i in range(n)]
-    estimates = cj.distances(process, wanted, quadrature="sum", **settings)
+    estimates = cj.distances(process, wanted, **settings)
     return np.array([e.value for e in estimates]).reshape(1 + len(SHIFTS), n)
 
 

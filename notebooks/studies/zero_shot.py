@@ -105,13 +105,21 @@ def _in_cell(emoji: pictures.Emoji) -> pictures.Emoji:
 
 
 def drawings(emoji: pictures.Emoji) -> np.ndarray:
-    """One emoji drawn plainly, then ``VIEWS`` times as in training: (1 + VIEWS, 64, 64, 3)."""
-    plain = Image.new("RGBA", (pictures.SIZE, pictures.SIZE), "white")
-    pictures.paste(plain, emoji.bitmap, 56, (pictures.SIZE // 2,) * 2)
+    """One emoji drawn as in training, then ``VIEWS`` times otherwise: (1 + VIEWS, 64, 64, 3).
+
+    The others are mirrored or not, of 44 to 62 pixels, and shifted within the frame.
+    """
     rng = np.random.default_rng(CLASSES.index(emoji.name))
-    single = pictures.Picture((0,), "single")
-    views = [pictures.draw(single, [emoji], rng) for _ in range(VIEWS)]
-    return np.stack([np.array(plain.convert("RGB")), *views])
+    drawn = [pictures.draw(pictures.Picture((0,), "single"), [emoji])]
+    for _ in range(VIEWS):
+        canvas = Image.new("RGBA", (pictures.SIZE, pictures.SIZE), "white")
+        bitmap = ImageOps.mirror(emoji.bitmap) if rng.random() < 0.5 else emoji.bitmap
+        size = int(rng.integers(44, 63))
+        slack = (pictures.SIZE - size) // 2
+        x, y = pictures.SIZE // 2 + rng.integers(-slack, slack + 1, 2)
+        pictures.paste(canvas, bitmap, size, (int(x), int(y)))
+        drawn.append(np.array(canvas.convert("RGB")))
+    return np.stack(drawn)
 
 
 @torch.no_grad()

@@ -71,14 +71,16 @@ def emoji_pairs(
 ) -> tuple[list[str], Tensor]:
     """``count`` pictures of emoji: one random caption of each, and their latents (count, d)."""
     from training.autoencoder import to_tensor
-    from training.pictures import caption, compose, draw
+    from training.pictures import Picture, caption, compose, draw
 
     rng = np.random.default_rng(seed)
-    pictures = compose(count, len(emoji), rng)
+    alone = count * 3 // 5  # every emoji about equally often, the rest are scenes
+    pictures = [Picture((k % len(emoji),), "single") for k in range(alone)]
+    pictures += compose(count - alone, len(emoji), rng)
     captions = [caption(picture, emoji, rng) for picture in pictures]
     latents = []
     for first in range(0, count, 64):
-        drawn = np.stack([draw(p, emoji, rng) for p in pictures[first : first + 64]])
+        drawn = np.stack([draw(p, emoji) for p in pictures[first : first + 64]])
         with torch.no_grad():
             found = vae.encode(to_tensor(drawn).to(vae.device, vae.dtype)).latent_dist.mode()
         latents.append(found.float().cpu())
@@ -110,7 +112,7 @@ def conjured_embeddings(
     process: cj.GenerativeProcess, texts: Sequence[str], steps: int, batch_size: int = 128
 ) -> Tensor:
     """Noise predictions for each text at the same x, one for each of ``steps``, (n, steps · d)."""
-    scorer = cj.Scorer(process, weighting=WEIGHTING, steps=steps, draws=1, quadrature="sum")
+    scorer = cj.Scorer(process, weighting=WEIGHTING, steps=steps, draws=1)
     return scorer.encode(texts, batch_size=batch_size, convert_to_tensor=True)
 
 

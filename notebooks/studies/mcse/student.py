@@ -84,7 +84,7 @@ def distillation(
     ]
     pairs = held_out_pairs(plan, data)
     exact = runs.score(
-        process, pairs, folder / "teacher", draws=2, quadrature="sum", report=lambda _: None
+        process, pairs, folder / "teacher", draws=2, report=lambda _: None
     )
     others = {
         "conjured embeddings": by_embeddings(process, pairs, plan.anchors),
@@ -160,7 +160,7 @@ def held_out_pairs(plan: Plan, data: Data) -> pd.DataFrame:
 
 def by_embeddings(process: cj.GenerativeProcess, pairs: pd.DataFrame, anchors: int) -> np.ndarray:
     """Minus the squared distances between conjured embeddings: what the student learns from."""
-    scorer = cj.Scorer(process, weighting=WEIGHTING, steps=anchors, draws=1, quadrature="sum")
+    scorer = cj.Scorer(process, weighting=WEIGHTING, steps=anchors, draws=1)
     vectors = embed_pairs(lambda t: scorer.encode(t, convert_to_tensor=True), pairs)
     return scorer.similarity_pairwise(*vectors).numpy()
 
