@@ -61,7 +61,7 @@ def load(
         dtype: of the U-Net or transformer, one of ``DTYPES``; the autoencoder and everything
             outside the networks are float32 and sums are float64.
         text_dtype: of the text encoders, one of ``DTYPES``, or "auto" for that of their files.
-        revision: a commit of a Hub repository; pinned in ``weights.REVISIONS`` for known ones.
+        revision: a commit of a Hub repository; pinned for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
         config: of a single file of weights, the folder of a pipeline of its family, of which the
             settings and tokenizers are taken; fetched from the Hub where it is not given.
@@ -106,7 +106,7 @@ def load(
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
     name = str(model)
     folder = shipped(EMBEDDED) if name == EMBEDDED else Path(name)
-    local = folder.exists()
+    local, commit = folder.exists(), None
     if local:
         weights.no_revision(folder, revision)
     if folder.is_file():
@@ -119,7 +119,10 @@ def load(
     else:
         if config is not None:
             raise ValueError(f"config is of a single file of weights, and {name} is none")
-        folder = folder if local else _fetched(folder, name, revision, variant, options)
+        if not local:
+            from conjure_tools.hub import pipeline_folder
+
+            folder, commit = pipeline_folder(name, revision, variant, options)
         check_options(index_of(folder)["_class_name"], options)
         with quiet():
             pipeline = open_pipeline(folder, **how, **of_folder)
@@ -129,34 +132,8 @@ def load(
     process = from_pipeline(pipeline, shown, long_prompts=long_prompts, **options)
     for network in process.modules.values():
         network.requires_grad_(False)
-    process.revision = None if local else revision or weights.REVISIONS.get(name)
+    process.revision = commit
     return process
-
-
-def _fetched(
-    folder: Path,
-    name: str,
-    revision: str | None,
-    variant: str | None,
-    call: Mapping[str, Any],
-) -> Path:
-    """The folder of a pipeline on the Hub; its family is looked at before the weights come."""
-    if name == EMBEDDED:
-        raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
-
-    def fetch(commit: str | None, local: bool) -> str:
-        import diffusers
-        from huggingface_hub import hf_hub_download
-
-        options: dict[str, Any] = {"revision": commit, "local_files_only": local}
-        index = index_of(Path(hf_hub_download(name, "model_index.json", **options)).parent)
-        check_options(index["_class_name"], call)
-        options |= {part: None for part in UNUSED if part in index}  # which need not come
-        download = diffusers.DiffusionPipeline.download
-        return str(download(name, use_safetensors=True, variant=variant, **options))
-
-    with quiet():
-        return weights.from_hub(name, revision, fetch)
 
 
 def open_pipeline(

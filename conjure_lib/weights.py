@@ -1,4 +1,4 @@
-"""Models, tokenizers and schedulers, from a folder or the Hub: complete and of sense, or refused.
+"""Models, tokenizers and schedulers, from a folder: complete and of sense, or refused.
 
 Only safetensors are read: nothing is unpickled, and no code that a checkpoint brings is run. The
 libraries fill in what a file of settings does not say, and another schedule or another length of
@@ -12,13 +12,10 @@ import importlib.metadata
 import inspect
 import json
 import math
-import os
 import re
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +33,6 @@ BETAS = ("beta_start", "beta_end", "beta_schedule")
 SHIFTS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
 NEEDED = ("num_train_timesteps", *BETAS, "prediction_type", "shift", *SHIFTS)
 OWN_SPACINGS = ("linspace", "leading", "trailing")  # of diffusers, the default first
-
-REVISIONS = {  # of pipelines, each a commit with safetensors
-    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
-}
-SECONDS = 5.0  # for the one answer
-REST = 60.0  # seconds until a Hub that gave none is asked again
-_rest = {"until": 0.0}
-_alone = threading.Lock()
 
 
 def pretrained(
@@ -376,77 +365,3 @@ def _positions(encoder: Any) -> float:
     """How many tokens an encoder can read; T5, whose positions are relative, has no limit."""
     limit = getattr(encoder.config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) else math.inf
-
-
-# -- the Hub: asked once, and not for long; else this machine's cache is looked at ---------------
-
-
-def from_hub(
-    name: str,
-    revision: str | None,
-    fetch: Callable[[str | None, bool], str],
-    kind: str = "model",
-) -> Path:
-    """The folder that ``fetch(commit, only_from_the_cache)`` gives of a repository.
-
-    Args:
-        revision: a commit; by default the one in ``REVISIONS``, or the newest.
-        kind: "model" or "dataset".
-
-    Raises:
-        FileNotFoundError: neither the Hub nor the cache has it; says what to do.
-    """
-    from huggingface_hub.errors import HFValidationError
-
-    commit = revision or REVISIONS.get(name)
-    silence = _silence(name, kind)
-    try:
-        with nullcontext() if silence is None else _offline():
-            return Path(fetch(commit, silence is not None))
-    except (OSError, HFValidationError) as error:
-        choice = f"{name} --revision {commit}" if commit else name
-        choice += " --repo-type dataset" if kind == "dataset" else ""
-        raise FileNotFoundError(
-            f"cannot load {name!r}: there is no such folder here, it is not in this machine's "
-            f"cache of the Hugging Face Hub, and {silence or _told(error)}. Where there is a "
-            f"network, 'hf download {choice}' fetches it once"
-            + (". The embedded model, 'emoji-diffusion', needs none." * (kind == "model"))
-        ) from error
-
-
-def _silence(name: str, kind: str) -> str | None:
-    """Why there is no use in asking the Hub for a repository; None where it gives any answer."""
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.errors import HFValidationError
-
-    asked_not_to = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    if constants.HF_HUB_OFFLINE or asked_not_to:
-        return "HF_HUB_OFFLINE is set"
-    if time.monotonic() < _rest["until"]:
-        return "the Hub did not answer a moment ago"
-    try:
-        file = hf_hub_url(name, ".gitattributes", repo_type=kind)  # which every repository has
-        get_session().get(file, timeout=SECONDS)
-    except HFValidationError:
-        return "it is no name of a repository"
-    except Exception as error:  # of the client of the day: requests, httpx
-        _rest["until"] = time.monotonic() + REST
-        return f"the Hub does not answer ({type(error).__name__}: {first_line(error)})"
-    return None
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """The Hub's client says who it is talking for, even where it is to look at the cache alone."""
-    from huggingface_hub import constants
-
-    with _alone:
-        kept, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-        try:
-            yield
-        finally:
-            constants.HF_HUB_OFFLINE = kept
-
-
-def _told(error: Exception) -> str:
-    return f"the Hub says {type(error).__name__}: {first_line(error)}"

@@ -80,7 +80,10 @@ LEANS = {  # the ways that lead on, each when it is asked for
         "from conjure_tools.traces import Trace, trace",
     ],
     "__main__.py": ["from conjure_tools.cli import entry as run"],
-    "loading.py": ["from conjure_tools.single_file import open_file"],
+    "loading.py": [
+        "from conjure_tools.single_file import open_file",
+        "from conjure_tools.hub import pipeline_folder",
+    ],
     "similarity.py": ["from conjure_tools.spending import spend  # which stands on this module"],
 }
 
