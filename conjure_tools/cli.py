@@ -320,7 +320,7 @@ def _sampling(options: argparse.Namespace) -> Sampling:
 
 def _tell_floor(run: Any, weighting: str) -> None:
     """Say how many pairs, of two texts each, have a distance that rounding alone could make."""
-    from conjure_lib.similarity import NEAR
+    from conjure_tools.rounding import NEAR
 
     table, floor = run.distances(weighting), run.record["floor"][weighting]
     near = (table["text1"] != table["text2"]) & (table["distance"] < NEAR * floor)

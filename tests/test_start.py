@@ -76,6 +76,7 @@ def test_every_name_of_the_library_is_that_of_its_module() -> None:
 LEANS = {  # the ways that lead on, each when it is asked for
     "__init__.py": [
         "from conjure_tools.matrices import DistanceMatrix, distance_matrix",
+        "from conjure_tools.rounding import floor",
         "from conjure_tools.scorer import Scorer",
         "from conjure_tools.traces import Trace, trace",
     ],
@@ -84,7 +85,10 @@ LEANS = {  # the ways that lead on, each when it is asked for
         "from conjure_tools.single_file import open_file",
         "from conjure_tools.hub import pipeline_folder",
     ],
-    "similarity.py": ["from conjure_tools.spending import spend  # which stands on this module"],
+    "similarity.py": [
+        "from conjure_tools.spending import spend  # which stands on this module",
+        "from conjure_tools.rounding import beside_floor  # which stands on this module",
+    ],
 }
 
 
