@@ -264,11 +264,7 @@ class GenerativeProcess:
         )
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        sampling: Sampling | None = None,
-        **single: Unpack[Single],
+        self, prompts: Sequence[str], *, sampling: Sampling | None = None, **single: Unpack[Single]
     ) -> np.ndarray:
         """One picture a prompt, all from the same x_T: (n, height, width, 3) in [0, 1].
 
@@ -281,12 +277,7 @@ class GenerativeProcess:
         condition = self.encode(prompts)
         x_T = self.noise([0], sampling.seed).expand(len(prompts), *self.latent_shape)
         path = self.trajectories(
-            condition,
-            x_T,
-            [0] * len(prompts),
-            sampling=sampling,
-            texts=prompts,
-            progress=True,
+            condition, x_T, [0] * len(prompts), sampling=sampling, texts=prompts, progress=True
         )
         return as_numbers("a picture", self.decode(path.final))
 

@@ -281,10 +281,7 @@ def times_of(schedule: Schedule, sampling: Sampling, offset: int = 0) -> np.ndar
 
 
 def set_flow(
-    scheduler: Any,
-    schedule: FlowSchedule,
-    sampling: Sampling,
-    prepare: Callable[[Any, int], Any],
+    scheduler: Any, schedule: FlowSchedule, sampling: Sampling, prepare: Callable[[Any, int], Any]
 ) -> Any:
     """The scheduler with the times of its own pipeline, or even in log-SNR from noise itself on.
 
