@@ -89,18 +89,19 @@ SAMPLERS = {
 }
 FLOW_SAMPLERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 
-_MODULES = [f"{__name__}.{m}" for m in "loading process sampling sde similarity terms".split()]
-_MODULES += [f"conjure_tools.{m}" for m in ("matrices", "traces", "rounding", "scorer")]
+_HOMES = ("loading", "process", "sampling", "sde", "similarity", "terms")  # of what __all__ names
 
 settle()  # before torch is loaded
 
 
 def __getattr__(name: str) -> Any:
     """PEP 562: a name of ``__all__``, or the module of the library that has this name."""
-    if f"{__name__}.{name}" in _MODULES:
+    if name in _HOMES:
         return import_module(f"{__name__}.{name}")
     if name in __all__:
-        for home in map(import_module, _MODULES):
+        tools = (f"conjure_tools.{home}" for home in ("matrices", "rounding", "traces", "scorer"))
+        homes = (*(f"{__name__}.{home}" for home in _HOMES), *tools)
+        for home in map(import_module, homes):
             if hasattr(home, name):
                 return globals().setdefault(name, getattr(home, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,7 @@ from conjure_lib.capture import (
     Form,
     HeardError,
     Places,
+    Row,
     Tree,
     rehearse,
 )
@@ -76,7 +77,7 @@ class Adapter:
                 f"{type(pipeline).__name__} is not adapted: what its network is told of a text "
                 "changes from call to call"
             )
-        self.plain = alone.forms[0]
+        self.plain = alone.rows[0].form
         self.together = self._is_the_same_in_company(alone)
 
     def _is_the_same_in_company(self, alone: Conditioning) -> bool:
@@ -84,15 +85,16 @@ class Adapter:
             both = self.told(TRIALS)
         except ValueError:  # such as a mask, which a text alone does without
             return False
-        return both.forms[0] is self.plain and all(
-            torch.allclose(part.float(), both.row(0)[name].float(), atol=1e-3)
-            for name, part in alone.parts.items()
+        own, first = alone.rows[0], both.rows[0]
+        return first.form is own.form and all(
+            torch.allclose(part.float(), first.parts[name].float(), atol=1e-3)
+            for name, part in own.parts.items()
         )
 
     def __call__(self, x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         """The network's output of x (n, *latent_shape), t (n,) and n rows; shaped like x."""
         if isinstance(condition, Tensor):
-            condition = Conditioning({HIDDEN: condition}, (self.plain,) * len(condition))
+            return self._ask(x, t, self.plain, {HIDDEN: condition})
         told = condition.alike()
         if len(told) == 1:
             return self._ask(x, t, *told[0][::2])
@@ -126,14 +128,13 @@ class Adapter:
             parts.append(self.unconditional())
         places = iter(range(len(written)))
         order = [next(places) if text else len(written) for text in texts]
-        whole = Conditioning.cat(parts)
-        return whole if order == list(range(len(whole))) else whole[order]
+        return Conditioning.cat(parts)[order]
 
     def told(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of texts, without guidance."""
         if self.window is not None and len(texts) == 1:
             pieces = self.window.pieces(texts[0])
-            return self._strung([self._read(self._first_call([one]), 1) for one in pieces])
+            return self._strung([self._read(self._first_call([one]), 1).rows[0] for one in pieces])
         return self._read(self._first_call(texts), len(texts))
 
     def read_in_pieces(self, readers: Sequence[Reader]) -> None:
@@ -147,13 +148,11 @@ class Adapter:
             raise ValueError(f"{name} reads no long prompts: its network is told {more}")
         self.window = min(readers, key=lambda reader: reader.room)
 
-    def _strung(self, pieces: Sequence[Conditioning]) -> Conditioning:
+    def _strung(self, pieces: Sequence[Row]) -> Conditioning:
         """Pieces of one text as one row: all their hidden states, and the rest of the first."""
-        if len(pieces) == 1:
-            return pieces[0]
-        parts = {**pieces[0].parts, HIDDEN: torch.cat([one.parts[HIDDEN] for one in pieces], 1)}
-        form = pieces[0].forms[0]
-        return self._formed(form.tree, form.shared, parts, 1)
+        hidden = torch.cat([one.parts[HIDDEN] for one in pieces], 1)
+        form, parts = pieces[0].form, {**pieces[0].parts, HIDDEN: hidden}
+        return self._formed(form.tree, form.shared, [parts])
 
     def unconditional(self) -> Conditioning:
         """What guidance compares with: what else the network is told with guidance on, one row."""
@@ -213,22 +212,22 @@ class Adapter:
         found: dict[str, Any] = {}
         left = capture.unfill(self.form, tree, n, found)
         shared = {s.name: found.pop(s.name) for s in capture.slots(left) if s.shared}
-        if all(isinstance(part, Tensor) for part in found.values()):
-            return self._formed(left, shared, found, n)
         rows = [{name: part[i][None] for name, part in found.items()} for i in range(n)]
-        return Conditioning.cat([self._formed(left, shared, row, 1) for row in rows])
+        return self._formed(left, shared, rows)
 
     def _formed(
-        self, left: Tree, shared: Mapping[str, Tensor], parts: Mapping[str, Tensor], n: int
+        self, left: Tree, shared: Mapping[str, Tensor], rows: Sequence[Mapping[str, Tensor]]
     ) -> Conditioning:
-        """n rows with the form that they have in common; equal ones are one object."""
-        shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
-        digest = hashlib.sha256(repr((left, shapes)).encode())
+        """Rows with the forms that they have; equal forms are one object."""
+        digest, found = hashlib.sha256(repr(left).encode()), []
         for name, one in sorted(shared.items()):
             digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
             digest.update(raw(one))
-        form = self._forms.setdefault(digest.hexdigest(), Form(left, shared, shapes))
-        return Conditioning(parts, (form,) * n)
+        for parts in rows:
+            shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
+            key = f"{digest.hexdigest()} {shapes}"
+            found.append(Row(self._forms.setdefault(key, Form(left, shared, shapes)), parts))
+        return Conditioning(found)
 
     def _run(self, texts: Sequence[str], *given: Any, **options: Any) -> tuple[Any, Any]:
         """The pipeline's own call, listened to."""
@@ -356,9 +355,10 @@ def _repeated(output: Any, n: int, content: Tensor | None = None) -> Any:
 
 def _apart(own: Conditioning, other: Conditioning) -> float:
     """How far the numbers of two rows are from each other; infinite for other lengths."""
-    if own.forms[0].shapes != other.forms[0].shapes:
+    first, second = own.rows[0], other.rows[0]
+    if first.form.shapes != second.form.shapes:
         return float("inf")
-    pairs = [(part, other.parts[name]) for name, part in own.parts.items()]
+    pairs = [(part, second.parts[name]) for name, part in first.parts.items()]
     return sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
 
 

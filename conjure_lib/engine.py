@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.capture import Conditioning
 from conjure_lib.integrity import check_sound
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import UnreadWarning
@@ -114,9 +113,8 @@ def _room(process: GenerativeProcess, prompt: str, sampling: Sampling, memory: i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreadWarning)  # the prompt will be encoded once more
         condition = process.encode([prompt])
-    parts = condition.parts.values() if isinstance(condition, Conditioning) else [condition]
     path = sampling.steps * math.prod(process.latent_shape) * 4 * (2 + (sampling.guidance != 1))
-    return max(2, memory // (path + sum(part.nbytes for part in parts)))
+    return max(2, memory // (path + condition.nbytes))
 
 
 def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -299,8 +299,10 @@ def from_pipeline(
         warn_unread(readers, texts)
         with alone():  # quietly, as diffusers would say once more what is cut
             whole = adapter.encode(texts)
-        plain = set(whole.parts) == {HIDDEN} and set(whole.forms) == {adapter.plain}
-        return whole.parts[HIDDEN] if plain else whole
+        plain = {row.form for row in whole.rows} == {adapter.plain}
+        if not plain or adapter.plain.shapes.keys() != {HIDDEN}:
+            return whole
+        return torch.cat([row.parts[HIDDEN] for row in whole.rows])
 
     def decode(latents: Tensor) -> np.ndarray:
         with alone():

@@ -288,7 +288,7 @@ def test_the_guidance_that_a_distilled_network_is_told() -> None:
     pipeline = make("FluxPipeline")
     size: dict[str, Any] = {"height": 16, "width": 16}
     usual, other = cj.load(pipeline, **size), cj.load(pipeline, guidance_scale=7.0, **size)
-    told = [p.encode(["a cat"]).parts["guidance"] for p in (usual, other)]
+    told = [p.encode(["a cat"]).rows[0].parts["guidance"] for p in (usual, other)]
     assert [float(one) for one in told] == [3.5, 7.0]
 
 
