@@ -37,7 +37,6 @@ from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
-POOLED = ("added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids")  # one for all of a text
 GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
 TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
 
@@ -67,7 +66,6 @@ class Adapter:
         self.network: torch.nn.Module = getattr(pipeline, capture.network_name(pipeline))
         self.dtype = dtype_of(self.network)
         self.mixed = any(dtype_of(one) != self.dtype for one in encoders(pipeline).values())
-        self.window: Reader | None = None
         self._forms: dict[str, Form] = {}
         self._set: dict[str, Any] = {}
         self._learn()
@@ -121,38 +119,15 @@ class Adapter:
 
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of texts; the empty one is the pipeline's unconditional one."""
-        written = [text for text in texts if text]
-        size = 64 if self.together and self.window is None else 1
-        parts = [self.told(written[i : i + size]) for i in range(0, len(written), size)]
-        if len(written) < len(texts):
-            parts.append(self.unconditional())
-        places = iter(range(len(written)))
-        order = [next(places) if text else len(written) for text in texts]
-        return Conditioning.cat(parts)[order]
+        written, size = [text for text in texts if text], 64 if self.together else 1
+        told = [self.told(written[i : i + size]) for i in range(0, len(written), size)]
+        rows = iter(Conditioning.cat(told).rows)
+        empty = self.unconditional().rows if len(written) < len(texts) else ()
+        return Conditioning([next(rows) if text else empty[0] for text in texts])
 
     def told(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of texts, without guidance."""
-        if self.window is not None and len(texts) == 1:
-            pieces = self.window.pieces(texts[0])
-            return self._strung([self._read(self._first_call([one]), 1).rows[0] for one in pieces])
         return self._read(self._first_call(texts), len(texts))
-
-    def read_in_pieces(self, readers: Sequence[Reader]) -> None:
-        """From now on, texts beyond the window are read in pieces.
-
-        Raises:
-            ValueError: the network is told more than hidden states and what one piece can give.
-        """
-        if set(self.plain.shapes) - {HIDDEN, *POOLED} or HIDDEN not in self.plain.shapes:
-            name, more = type(self.pipeline).__name__, ", ".join(sorted(self.plain.shapes))
-            raise ValueError(f"{name} reads no long prompts: its network is told {more}")
-        self.window = min(readers, key=lambda reader: reader.room)
-
-    def _strung(self, pieces: Sequence[Row]) -> Conditioning:
-        """Pieces of one text as one row: all their hidden states, and the rest of the first."""
-        hidden = torch.cat([one.parts[HIDDEN] for one in pieces], 1)
-        form, parts = pieces[0].form, {**pieces[0].parts, HIDDEN: hidden}
-        return self._formed(form.tree, form.shared, [parts])
 
     def unconditional(self) -> Conditioning:
         """What guidance compares with: what else the network is told with guidance on, one row."""
@@ -213,9 +188,9 @@ class Adapter:
         left = capture.unfill(self.form, tree, n, found)
         shared = {s.name: found.pop(s.name) for s in capture.slots(left) if s.shared}
         rows = [{name: part[i][None] for name, part in found.items()} for i in range(n)]
-        return self._formed(left, shared, rows)
+        return self.formed(left, shared, rows)
 
-    def _formed(
+    def formed(
         self, left: Tree, shared: Mapping[str, Tensor], rows: Sequence[Mapping[str, Tensor]]
     ) -> Conditioning:
         """Rows with the forms that they have; equal forms are one object."""

@@ -32,7 +32,6 @@ from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
-ENDLESS = 1 << 30  # tokens that are read where nothing is cut
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -285,11 +284,11 @@ def from_pipeline(
 
     with torch.no_grad(), alone():
         adapter = Adapter(pipeline, options)
-    readers = readers_of(adapter)
-    told = {**options, "long_prompts": long_prompts}
+    readers, told = readers_of(adapter), adapter.encode
     if long_prompts:
-        adapter.read_in_pieces(readers)
-        readers = [dataclasses.replace(reader, length=ENDLESS) for reader in readers]
+        from conjure_tools.long_prompts import in_pieces
+
+        readers, told = in_pieces(adapter, readers)
 
     def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         with evaluating(adapter.network):
@@ -298,7 +297,7 @@ def from_pipeline(
     def encode(texts: Sequence[str]) -> Tensor | Conditioning:
         warn_unread(readers, texts)
         with alone():  # quietly, as diffusers would say once more what is cut
-            whole = adapter.encode(texts)
+            whole = told(texts)
         plain = {row.form for row in whole.rows} == {adapter.plain}
         if not plain or adapter.plain.shapes.keys() != {HIDDEN}:
             return whole
@@ -324,7 +323,7 @@ def from_pipeline(
         device=torch.device(pipeline._execution_device),
         modules=modules,
         readers=readers,
-        source=(pipeline, told),
+        source=(pipeline, {**options, "long_prompts": long_prompts}),
     )
 
 

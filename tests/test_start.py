@@ -84,6 +84,7 @@ LEANS = {  # the ways that lead on, each when it is asked for
     "loading.py": [
         "from conjure_tools.single_file import open_file",
         "from conjure_tools.hub import pipeline_folder",
+        "from conjure_tools.long_prompts import in_pieces",
     ],
     "similarity.py": [
         "from conjure_tools.spending import spend  # which stands on this module",
