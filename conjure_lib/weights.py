@@ -60,22 +60,17 @@ def pretrained(
     if variant not in there and None not in there:
         names = " or ".join(f"variant={name!r}" for name in sorted(map(str, there)))
         raise ValueError(f"{folder} holds a variant of its weights alone: say {names}")
-    module = kind.__module__.split(".")[0]
-    options = more | {"dtype" if module == "transformers" else "torch_dtype": dtype}
-    if module == "transformers":
-        options["ignore_mismatched_sizes"] = True  # reported by name, and refused below
+    variant = variant if variant in there else None
+    how: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "variant": variant}
+    if kind.__module__.startswith("transformers."):  # what mismatches is told, and refused below
+        how |= {"dtype": dtype, "ignore_mismatched_sizes": True}
+    else:
+        how["torch_dtype"] = dtype
     with reading(folder, kind):
-        _check_shards(folder, variant if variant in there else None)
-        model, found = kind.from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            variant=variant if variant in there else None,
-            **options,
-        )
+        _check_shards(folder, variant)
+        model, found = kind.from_pretrained(str(folder), output_loading_info=True, **how, **more)
     _check_complete(model, found, folder, unread)
-    _check_floating(model, folder, variant if variant in there else None)
+    _check_floating(model, folder, variant)
     return model.eval()
 
 
