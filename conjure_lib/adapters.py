@@ -37,6 +37,7 @@ from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
+OWN_GUIDANCE = "{} changes no distance: leave it out, and give guidance where a distance is asked for"
 GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
 TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
 
@@ -224,7 +225,10 @@ class Adapter:
     def _learn(self) -> None:
         """Find at which guidance the network is asked once a step, and what that shows."""
         options, reason = self.options, ""
+        own = options.get("guidance_scale")  # which a distilled network may be told
         for scale in ({}, {"guidance_scale": 1.0}, {"guidance_scale": 0.0}):
+            if scale and own is not None:
+                raise ValueError(OWN_GUIDANCE.format(f"guidance_scale={own!r}"))
             self.options = options | scale
             try:
                 return self._listen(*self._probe())
@@ -451,12 +455,18 @@ def prediction_of(pipeline: Any) -> Prediction:
     """
     config, name = pipeline.scheduler.config, type(pipeline.scheduler).__name__
     kind = config.get("prediction_type", "epsilon")
-    if kind == "flow_prediction" or "base_shift" in config or "FlowMatch" in name:
+    if is_flow(name, config):
         return "flow"
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"{type(pipeline).__name__} predicts {kind!r}, which is not adapted")
     check_scheduler(type(pipeline.scheduler))
     return kind
+
+
+def is_flow(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's class and settings are those of a flow."""
+    told = "base_shift" in config or config.get("prediction_type") == "flow_prediction"
+    return told or "FlowMatch" in name
 
 
 def check_scheduler(kind: Any) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from conjure_lib import EMBEDDED, weights
 from conjure_lib.adapters import (
     HIDDEN,
+    OWN_GUIDANCE,
     Adapter,
     check_family,
     check_parts,
@@ -27,11 +28,15 @@ from conjure_lib.adapters import (
     quiet,
     readers_of,
 )
-from conjure_lib.capture import UNUSED, Conditioning
+from conjure_lib.capture import OFF, UNUSED, Conditioning
 from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
+OURS = (  # what a pipeline's call is given here, or has no part in a distance
+    *("self", "prompt", "num_inference_steps", "latents", "generator", "output_type"),
+    *("return_dict", "num_images_per_prompt", "eta", "guidance_rescale"),
+)
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -333,13 +338,23 @@ def remade(pipeline: Any, options: Mapping[str, Any], kept: Mapping[str, Any]) -
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raises TypeError: the call of the pipeline of this name has no such option."""
+    """Refuse what the call of the pipeline of this name lacks, or what would change nothing.
+
+    Raises:
+        TypeError: there is no such option, or it is of what is done here in the pipeline's place.
+        ValueError: height without width, or guidance of the pipeline's own.
+    """
     import diffusers
 
     known = inspect.signature(getattr(diffusers, name).__call__).parameters
-    ours = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type")
-    if unknown := sorted(name for name in options if name not in known or name in ours):
+    given = {k: v for k, v in options.items() if v is not None}
+    if unknown := sorted(k for k in given if k not in known or k in OURS or "callback" in k):
         raise TypeError(f"the call of {name} has no option {', '.join(unknown)} that could be set")
+    if len(one := given.keys() & {"height", "width"}) == 1:
+        raise ValueError(f"{min(one)} alone is what pipelines pass over: give height and width")
+    for scale in given.keys() & {"true_cfg_scale", "pag_scale"}:
+        if given[scale] != OFF[scale]:
+            raise ValueError(OWN_GUIDANCE.format(f"{scale}={given[scale]!r}"))
 
 
 def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
@@ -146,8 +147,16 @@ class GenerativeProcess:
         return eps_from_output(output, x, *self.schedule.coefficients(t), self.kind)
 
     def settled(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Sampling:
-        """The sampling, with the first sampler that fits in it where it names none."""
+        """The sampling of a result, with the first sampler that fits where it names none.
+
+        Warns of a negative prompt where there is no guidance that it could lead away.
+        """
         found = Sampling.of(sampling, **single)
+        if found.guidance == 1 and self.source and self.source[1].get("negative_prompt"):
+            told = (
+                "negative_prompt changes nothing at guidance=1: it is what guidance compares with"
+            )
+            warnings.warn(told, stacklevel=3)
         return found if found.sampler else replace(found, sampler=next(iter(self.samplers)))
 
     def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
@@ -160,8 +169,9 @@ class GenerativeProcess:
                 length of the schedule, or so many that the checkpoint's spacing leaves out its
                 noisiest end.
         """
-        sampling = self.settled(sampling, **single)
-        steps, schedule, sampler = sampling.steps, self.schedule, str(sampling.sampler)
+        sampling = Sampling.of(sampling, **single)
+        steps, schedule = sampling.steps, self.schedule
+        sampler = sampling.sampler or next(iter(self.samplers))
         one_of(f"{self.name}'s sampler", sampler, self.samplers)
         if sampler == "own":
             return self._prepared(copy.deepcopy(self.scheduler), steps)
@@ -273,7 +283,7 @@ class GenerativeProcess:
         if self.decode is None:
             raise ValueError(f"{self.name} has no decoder: it makes no pictures")
         prompts = as_prompts(prompts)
-        sampling = Sampling.of(Sampling(steps=25) if sampling is None else sampling, **single)
+        sampling = self.settled(Sampling(steps=25) if sampling is None else sampling, **single)
         condition = self.encode(prompts)
         x_T = self.noise([0], sampling.seed).expand(len(prompts), *self.latent_shape)
         path = self.trajectories(

@@ -36,7 +36,7 @@ from conjure_lib.sampling import (
     check_settings,
     check_work,
 )
-from conjure_lib.terms import BUDGET, Estimate, Terms
+from conjure_lib.terms import Estimate, Terms
 
 FAR = 50**2  # a term that is larger than roundoff by more is not looked at again
 HELD = 400  # numbers that a network holds at a time for each one of a latent; U-Nets more
@@ -150,7 +150,7 @@ def distances(
     weighting: Weighting = "sde",
     quadrature: Quadrature = "log-snr",
     tolerance: float | None = None,
-    budget: int = BUDGET,
+    budget: int | None = None,
     **settings: Unpack[Settings],
 ) -> list[Estimate]:
     """The distance of each pair; ``settings`` are those of :func:`pair_terms`.
@@ -158,7 +158,7 @@ def distances(
     ``weighting`` and ``quadrature`` are those of :meth:`Terms.weights`. A pair whose distance
     rounding alone could have made is named in a :class:`RoundingWarning`. With a ``tolerance`` each
     pair goes on, from the steps and draws that are given, until its relative error is that or its
-    ``budget`` of noise predictions is spent, and its ``spent`` says which
+    ``budget`` of noise predictions (20,000) is spent, and its ``spent`` says which
     (:func:`conjure_tools.spending.spend`); the steps are then even in log-SNR unless a spacing is
     given, since others never reach the end of the window.
 
@@ -178,7 +178,7 @@ def distances(
     check_reach(as_process(process), sampling)
     pairs, make = as_pairs(pairs), partial(pair_terms, process)
     ways: Any = {"weighting": weighting, "quadrature": quadrature}
-    if tolerance is None and budget is BUDGET:
+    if tolerance is None and budget is None:
         parts: Any = [(make(pairs, **settings), None)]
     else:
         from conjure_tools.spending import spend  # which stands on this module
@@ -208,7 +208,7 @@ def distance(
     weighting: Weighting = "sde",
     quadrature: Quadrature = "log-snr",
     tolerance: float | None = None,
-    budget: int = BUDGET,
+    budget: int | None = None,
     **settings: Unpack[Settings],
 ) -> Estimate:
     """d(y1, y2) by Algorithm 1: an :class:`Estimate`, in nats for the default weighting.
