@@ -37,7 +37,7 @@ from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
-OWN_GUIDANCE = "{} changes no distance: leave it out, and give guidance where a distance is asked for"
+OWN_GUIDANCE = "{} changes no distance: leave it out, and give guidance=… with the steps and draws"
 GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
 TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
 
@@ -297,16 +297,12 @@ class Adapter:
     def _way(
         self, told: list[Tensor], times: list[float], shape: Sequence[int], name: str
     ) -> Places | Clock:
-        size, near = int(np.prod(self.latent_shape)), 1e-5 if self.dtype == torch.float32 else 1e-2
+        near = 1e-5 if self.dtype == torch.float32 else 1e-2
         length = self.pipeline.scheduler.config.num_train_timesteps
-        way = capture.places(told[1:], shape, size) or capture.clock(
-            told, times, shape, length, near
-        )
-        if way is None:
-            raise _UnclearError(
-                f"its network's argument {name!r} is neither x nor t nor the prompt's"
-            )
-        return way
+        way = capture.places(told[1:], shape, int(np.prod(self.latent_shape)))
+        if found := way or capture.clock(told, times, shape, length, near):
+            return found
+        raise _UnclearError(f"its network's argument {name!r} is neither x nor t nor the prompt's")
 
 
 def _stop(_: Tree) -> Any:

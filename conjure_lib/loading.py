@@ -111,8 +111,10 @@ def load(
     name = str(model)
     folder = shipped(EMBEDDED) if name == EMBEDDED else Path(name)
     local, commit = folder.exists(), None
-    if local:
-        weights.no_revision(folder, revision)
+    if local and revision is not None:
+        from conjure_tools.hub import no_revision
+
+        no_revision(folder, revision)
     if folder.is_file():
         if refused := [k for k, v in of_folder.items() if v is not None]:
             raise ValueError(f"a single file has no {', '.join(refused)}: leave that out")
@@ -220,7 +222,11 @@ def _part(folder: Path, part: str, entry: list[Any], options: Mapping[str, Any])
     library, name = entry if len(entry) == 2 else (None, entry)
     module = {"diffusers": diffusers, "transformers": transformers}.get(str(library))
     kind = getattr(module, str(name), None)
-    base = _base(part)
+    base: type = torch.nn.Module
+    if part == "scheduler":
+        base = diffusers.SchedulerMixin
+    elif "tokenizer" in part:
+        base = transformers.PreTrainedTokenizerBase
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(
             f"{folder / 'model_index.json'}: {part} is to be {name!r} of {library!r}, which is no "
@@ -233,16 +239,6 @@ def _part(folder: Path, part: str, entry: list[Any], options: Mapping[str, Any])
     if base is not torch.nn.Module:
         return weights.reader(kind, folder / part)
     return weights.pretrained(kind, folder / part, **options)
-
-
-def _base(part: str) -> type:
-    """What a part of a pipeline is by its name."""
-    import diffusers
-    import transformers
-
-    if part == "scheduler":
-        return diffusers.SchedulerMixin
-    return transformers.PreTrainedTokenizerBase if "tokenizer" in part else torch.nn.Module
 
 
 def from_pipeline(

@@ -153,10 +153,7 @@ class GenerativeProcess:
         """
         found = Sampling.of(sampling, **single)
         if found.guidance == 1 and self.source and self.source[1].get("negative_prompt"):
-            told = (
-                "negative_prompt changes nothing at guidance=1: it is what guidance compares with"
-            )
-            warnings.warn(told, stacklevel=3)
+            warnings.warn("negative_prompt changes nothing without guidance", stacklevel=3)
         return found if found.sampler else replace(found, sampler=next(iter(self.samplers)))
 
     def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
@@ -204,13 +201,9 @@ class GenerativeProcess:
 
     def noise(self, draws: Sequence[int], seed: int) -> Tensor:
         """x_T of the given draws, (len(draws), *latent_shape), keyed by (seed, draw) alone."""
-        return torch.stack(
-            [
-                # not torch's own defaults, which other programs change
-                torch.randn(self.latent_shape, generator=generator(seed, d), dtype=torch.float32)
-                for d in draws
-            ]
-        ).to(self.device)
+        shape, dtype = self.latent_shape, torch.float32  # not torch's default, which others change
+        each = [torch.randn(shape, generator=generator(seed, d), dtype=dtype) for d in draws]
+        return torch.stack(each).to(self.device)
 
     @torch.no_grad()
     def trajectories(
@@ -264,14 +257,9 @@ class GenerativeProcess:
             x = advance(output_w, step, x)
             fine.append(sound(own[-1]) & sound(x))
         check_sound(torch.stack(fine, dim=1), [*BEFORE, *times.tolist()], texts)
-        eps_own = torch.stack(own, dim=1)
-        return Trajectory(
-            times.clone(),
-            torch.stack(states, dim=1),
-            eps_own,
-            eps_own if guidance == 1 else torch.stack(guided, dim=1),
-            x,
-        )
+        eps = torch.stack(own, dim=1)
+        followed = eps if guidance == 1 else torch.stack(guided, dim=1)
+        return Trajectory(times.clone(), torch.stack(states, dim=1), eps, followed, x)
 
     def generate(
         self, prompts: Sequence[str], *, sampling: Sampling | None = None, **single: Unpack[Single]

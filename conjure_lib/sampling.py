@@ -221,10 +221,8 @@ def scheduler_of(
     leading = sampling.spacing == "leading"
     changed: dict[str, Any] = {"timestep_spacing": "leading"}
     if name == "DDIMScheduler" and not leading:  # which can only take even steps; the same solver
-        name, changed = (
-            "DPMSolverMultistepScheduler",
-            {"solver_order": 1, "algorithm_type": "dpmsolver++"},
-        )
+        name = "DPMSolverMultistepScheduler"
+        changed = {"solver_order": 1, "algorithm_type": "dpmsolver++"}
     if sampling.sampler == "ancestral":
         changed["variance_type"] = "fixed_large"
     kind = getattr(diffusers, name)

@@ -103,15 +103,6 @@ def settings_in(file: Path) -> dict[str, Any]:
     return found
 
 
-def no_revision(folder: Path, revision: str | None) -> None:
-    """Raises ValueError: a folder has no revisions to choose from."""
-    if revision is not None:
-        raise ValueError(
-            f"revision is of repositories on the Hub, and {folder} is a folder: leave out "
-            f"revision={revision!r}"
-        )
-
-
 def check_sums(folder: Path) -> None:
     """Compare a folder's files with its SHA256SUMS, where it has one.
 

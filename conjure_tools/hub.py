@@ -54,6 +54,15 @@ def pipeline_folder(
         return from_hub(name, revision, fetch), revision or REVISIONS.get(name)
 
 
+def no_revision(folder: Path, revision: str | None) -> None:
+    """Raises ValueError: a folder has no revisions to choose from."""
+    if revision is not None:
+        raise ValueError(
+            f"revision is of repositories on the Hub, and {folder} is a folder: leave out "
+            f"revision={revision!r}"
+        )
+
+
 def from_hub(
     name: str,
     revision: str | None,
