@@ -70,24 +70,23 @@ class Adapter:
         self._forms: dict[str, Form] = {}
         self._set: dict[str, Any] = {}
         self._learn()
-        alone, again = self.told(TRIALS[:1]), self.told(TRIALS[:1])
+        alone, again = (self.told(TRIALS[:1]).rows[0] for _ in range(2))
         if _apart(alone, again) > 0:
             raise ValueError(
                 f"{type(pipeline).__name__} is not adapted: what its network is told of a text "
                 "changes from call to call"
             )
-        self.plain = alone.rows[0].form
+        self.plain = alone.form
         self.together = self._is_the_same_in_company(alone)
 
-    def _is_the_same_in_company(self, alone: Conditioning) -> bool:
+    def _is_the_same_in_company(self, alone: Row) -> bool:
         try:
-            both = self.told(TRIALS)
+            first = self.told(TRIALS).rows[0]
         except ValueError:  # such as a mask, which a text alone does without
             return False
-        own, first = alone.rows[0], both.rows[0]
-        return first.form is own.form and all(
+        return first.form is alone.form and all(
             torch.allclose(part.float(), first.parts[name].float(), atol=1e-3)
-            for name, part in own.parts.items()
+            for name, part in alone.parts.items()
         )
 
     def __call__(self, x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
@@ -153,8 +152,8 @@ class Adapter:
         every = Conditioning.cat(
             [self._read(tree, capture.rows(self.form, tree)) for tree in calls]
         )
-        own = self.told(TRIALS[:1])
-        return max((every[[i]] for i in range(len(every))), key=partial(_apart, own))
+        own = self.told(TRIALS[:1]).rows[0]
+        return Conditioning([max(every.rows, key=partial(_apart, own))])
 
     def decode(self, x: Tensor) -> np.ndarray:
         """Latents (n, *latent_shape) as the pipeline's pictures (n, height, width, 3)."""
@@ -328,12 +327,11 @@ def _repeated(output: Any, n: int, content: Tensor | None = None) -> Any:
     return type(output)(**{**output, next(iter(output)): value})
 
 
-def _apart(own: Conditioning, other: Conditioning) -> float:
+def _apart(own: Row, other: Row) -> float:
     """How far the numbers of two rows are from each other; infinite for other lengths."""
-    first, second = own.rows[0], other.rows[0]
-    if first.form.shapes != second.form.shapes:
+    if own.form.shapes != other.form.shapes:
         return float("inf")
-    pairs = [(part, second.parts[name]) for name, part in first.parts.items()]
+    pairs = [(part, other.parts[name]) for name, part in own.parts.items()]
     return sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
 
 

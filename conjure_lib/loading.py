@@ -33,10 +33,9 @@ from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
-OURS = (  # what a pipeline's call is given here, or has no part in a distance
-    *("self", "prompt", "num_inference_steps", "latents", "generator", "output_type"),
-    *("return_dict", "num_images_per_prompt", "eta", "guidance_rescale"),
-)
+# what a pipeline's call is given here, or what has no part in a distance
+OURS = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type", "eta")
+OURS += ("return_dict", "num_images_per_prompt", "guidance_rescale")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -300,9 +299,8 @@ def from_pipeline(
         with alone():  # quietly, as diffusers would say once more what is cut
             whole = told(texts)
         plain = {row.form for row in whole.rows} == {adapter.plain}
-        if not plain or adapter.plain.shapes.keys() != {HIDDEN}:
-            return whole
-        return torch.cat([row.parts[HIDDEN] for row in whole.rows])
+        plain = plain and adapter.plain.shapes.keys() == {HIDDEN}
+        return torch.cat([row.parts[HIDDEN] for row in whole.rows]) if plain else whole
 
     def decode(latents: Tensor) -> np.ndarray:
         with alone():

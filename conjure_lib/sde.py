@@ -237,13 +237,8 @@ def _like(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x).reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 
-def score_from_eps(eps: Tensor, sigma: Tensor) -> Tensor:
-    """s = -ε/σ; eps (n, …), sigma scalar or (n,) (Song et al. 2021)."""
-    return -eps / _like(sigma, eps)
-
-
 def eps_from_score(score: Tensor, sigma: Tensor) -> Tensor:
-    """ε = -σ s, the inverse of :func:`score_from_eps`."""
+    """ε = -σ s; score (n, …), sigma scalar or (n,) (Song et al. 2021)."""
     return -score * _like(sigma, score)
 
 

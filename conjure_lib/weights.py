@@ -127,11 +127,9 @@ def check_sums(folder: Path) -> None:
 
 def check_variant(folder: Path, variant: str | None) -> None:
     """Raises ValueError: no part of a pipeline's folder has weights of this variant."""
-    if variant is None:
-        return
     files = folder.glob("*/*.safetensors")
     there = {parsed[1] for parsed in map(NAME.fullmatch, (f.name for f in files)) if parsed}
-    if variant not in there:
+    if variant not in {None, *there}:
         names = ", ".join(sorted(repr(name) for name in there - {None})) or "none"
         raise ValueError(f"{folder} has no weights of variant={variant!r}; its variants: {names}")
 

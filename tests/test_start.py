@@ -80,7 +80,7 @@ LEANS = {  # the ways that lead on, each when it is asked for
         "from conjure_tools.scorer import Scorer",
         "from conjure_tools.traces import Trace, trace",
     ],
-    "__main__.py": ["from conjure_tools.cli import entry as run"],
+    "__main__.py": ["from conjure_tools.cli import entry"],
     "loading.py": [
         "from conjure_tools.hub import no_revision",
         "from conjure_tools.single_file import open_file",
@@ -102,7 +102,7 @@ def test_the_library_does_not_lean_on_the_tools() -> None:
         assert leans == LEANS.get(file.name, []), file.name
 
 
-LINES = {"": 2_960, "sde process engine similarity": 750}  # of the library, of the method itself
+LINES = {"": 2_700, "sde process engine similarity": 750}  # of the library, of the method itself
 
 
 def code_lines(file: Path) -> int:
