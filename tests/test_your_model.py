@@ -202,8 +202,8 @@ def test_a_copied_or_pickled_process_is_independent(
         for weight in other.modules["unet"].parameters():
             weight.mul_(1.5)
     assert measured(process, guidance=3.0) == before != measured(other, guidance=3.0)
-    scorer = copied(cj.Scorer(process, **FEW))  # type: ignore[arg-type]
-    assert scorer.predict([PROMPTS])[0] == pytest.approx(-measured(process))  # type: ignore[attr-defined]
+    scorer = copied(cj.Scorer(process, guidance=3.0, **FEW))  # type: ignore[arg-type]
+    assert scorer.predict([PROMPTS])[0] == pytest.approx(-measured(process, guidance=3.0))  # type: ignore[attr-defined]
 
 
 # -- what a record tells models apart by --------------------------------------------------------
@@ -253,7 +253,11 @@ def test_the_fingerprint_sees_the_options_of_the_call(random_folder: Path) -> No
     pipeline = open_pipeline(random_folder)
     plain = fingerprint(cj.load(pipeline))
     assert "options" not in plain
-    for options in ({"negative_prompt": "a dog"}, {"long_prompts": True}, {"height": 32}):
+    for options in (
+        {"negative_prompt": "a dog"},
+        {"long_prompts": True},
+        {"height": 32, "width": 16},
+    ):
         assert fingerprint(cj.load(pipeline, **options)) != plain  # type: ignore[arg-type]
 
 
