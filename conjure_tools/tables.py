@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from conjure_lib.inputs import listed
+from conjure_lib.reading import quoted
 from conjure_tools.folders import discard, keep
 
 ROLES = ("text1", "text2", "score", "id")
@@ -51,6 +52,9 @@ GARBLED = re.compile(
     f"|Â[\xa0-\xbf]|Ã{BYTE}|[ÄÅ](?![«»]){BYTE}|â{BYTE}{{2}}|ð{BYTE}{{3}}"
 )
 """UTF-8 read as Latin-1 or cp1252: several characters in a row, or one that is no other text."""
+MARKUP = re.compile(
+    r"&(#\d+|#x[\da-f]+|[a-z]{2,8}\d?);|</?[a-z][a-z\d]*(\s[^<>]*)?/?>", re.IGNORECASE
+)
 
 WORDS = r".*[^\d.,\s+-].*"  # not a number
 LAYOUTS = (
@@ -181,7 +185,7 @@ def read_pairs(
         first = ", ".join(f"{k} {v}" for k, v in dropped[0].items() if k != "cells")
         table.notes.append(f"{len(dropped)} of {len(bad)} rows are left out, first {first}")
     pairs = pairs[~bad]
-    table.notes += _garbled(pairs, str(table.cells.index.name))
+    table.notes += _odd_texts(pairs, str(table.cells.index.name))
     table.notes += _passed_by(table) if columns is None else []
     for note in table.notes:
         warnings.warn(f"{file}: {note}", stacklevel=2)
@@ -393,20 +397,29 @@ def _passed_by(table: Table) -> list[str]:
     return [f"of its numbers {score} is read as the score, and not {others}"] if score else []
 
 
-def _garbled(pairs: pd.DataFrame, unit: str) -> list[str]:
-    """What is to be said of texts that were read in another encoding than theirs, and so saved."""
-    texts = {t: k for r in ("text1", "text2") for k, t in pairs[r][::-1].items()}
-    mended = {t: GARBLED.sub(_of_bytes, t) for t in texts if not t.isascii()}
-    odd = sorted((texts[t], t, m) for t, m in mended.items() if m != t or "\ufffd" in t)
-    if not odd:
-        return []
-    line, text, better = odd[0]
-    seems = "has characters that were lost" if text == better else f"seems to be {better!r}"
-    many = f" ({len(odd)} texts are such)" if len(odd) > 1 else ""
-    return [
-        f"{unit} {line}: {text!r} {seems}, read in another encoding than its own and "
-        f"saved so: save the table anew from where it is whole{many}"
-    ]
+def _odd_texts(pairs: pd.DataFrame, unit: str) -> list[str]:
+    """What is to be said of texts that can hardly be meant so: of the first one of each kind."""
+    texts = {t: k for role in ("text1", "text2") for k, t in pairs[role][::-1].items()}
+    notes = []
+    for look in (_garbled, _marked_up):
+        odd = sorted((k, t, said) for t, k in texts.items() if (said := look(t)))
+        for line, text, said in odd[:1]:
+            many = f" ({len(odd)} texts are such)" if len(odd) > 1 else ""
+            notes.append(f"{unit} {line}: {quoted(text)} {said}{many}")
+    return notes
+
+
+def _marked_up(text: str) -> str:
+    found = MARKUP.search(text)
+    return f"holds HTML ({found[0]}), which is read as it stands: write plain text" if found else ""
+
+
+def _garbled(text: str) -> str:
+    if text.isascii() or ("\ufffd" not in text and not GARBLED.search(text)):
+        return ""
+    mended = GARBLED.sub(_of_bytes, text)
+    seems = f"seems to be {quoted(mended)}" if mended != text else "has characters that were lost"
+    return f"{seems}, read in another encoding than its own and saved so: save it anew, as UTF-8"
 
 
 def _of_bytes(garbled: re.Match[str]) -> str:

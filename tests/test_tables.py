@@ -89,7 +89,7 @@ def as_csv(table: list[tuple], header: str = "text1,text2,score", **options: Any
         # cells
         ("text1,text2,score\nnull,NA,1\nnan,None,2\n", [("null", "NA", 1.0), ("nan", "None", 2.0)]),
         ("text1,text2,score\n007,1e5,4\n", [("007", "1e5", 4.0)]),
-        ("text1,text2\nTom &amp; J,<b>a</b>\n", [("Tom &amp; J", "<b>a</b>")]),
+        ("text1,text2\nTom & J; x,a < b > c\n", [("Tom & J; x", "a < b > c")]),
         ("text1,text2,score\na,b,3,\nc,d,4,\n", [("a", "b", 3.0), ("c", "d", 4.0)]),
         ("text1,text2,score\na,b,\nc,d,\n", [("a", "b"), ("c", "d")]),
         ("text1,text2\n\na,b\n  \n,\nc,d\n\n", [("a", "b"), ("c", "d")]),
@@ -286,6 +286,14 @@ def test_a_text_that_was_read_in_another_encoding_is_shown(
 def test_characters_that_were_lost_are_told_of(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="line 3: 'caf\ufffd' has characters that .*2 texts"):
         read_pairs(write(tmp_path, "text1,text2\na,b\ncaf\ufffd,b\nd,caf\ufffd au lait\n"))
+
+
+def test_markup_in_a_text_is_told_of(tmp_path: Path) -> None:
+    for text in ("Tom &amp; Jerry", "a <b>cat</b>", "caf&#233;", "a<br/>b", '<a href="x">y</a>'):
+        table = pd.DataFrame({"text1": ["a", text], "text2": ["b", "c"]})
+        table.to_csv(tmp_path / "pairs.csv", index=False)
+        with pytest.warns(UserWarning, match=r"line 3: .* holds HTML \(.*\), which is read as it"):
+            assert read_pairs(tmp_path / "pairs.csv")["text1"][1] == text
 
 
 def test_texts_with_accents_and_signs_are_not_suspected(tmp_path: Path) -> None:
