@@ -49,10 +49,10 @@ def pair_squares(
     groups = _groups(pairs, len(prompts), room)
     rows_a_step = sum((1 + (sampling.guidance != 1)) * len(members) for members, _ in groups)
     rows_a_step += 0 if crossed else 2 * len(pairs)
-    total, told = sampling.steps * len(draws) * rows_a_step, {"delay": 0 if progress else 2}
-    told |= {} if progress is None else {"disable": not progress}  # or TQDM_DISABLE decides
+    told: dict[str, Any] = {} if progress is None else {"disable": not progress}  # or TQDM_DISABLE
+    told |= {"total": sampling.steps * len(draws) * rows_a_step, "delay": 0 if progress else 2}
     found = np.zeros((len(pairs), len(draws), sampling.steps, 2))
-    with tqdm(desc="noise predictions", unit="eval", total=total, **told) as bar:
+    with tqdm(desc="noise predictions", unit="eval", **told) as bar:
         for members, rows in groups:
             condition = process.encode([prompts[i] for i in members])
             ends = np.searchsorted(members, [pairs[row] for row in rows]).reshape(-1, 2)
