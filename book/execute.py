@@ -46,7 +46,8 @@ from strict import ChapterError as ChapterError
 from strict import Lines, read_json, read_notebook, read_text, read_yaml, write_whole
 from traitlets.config import Config
 
-from conjure_lib.machine import cores, settle
+from conjure_lib.machine import settle
+from conjure_tools.cores import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 WATCHED = ("conjure_lib", "conjure_tools", "training", "data", "requirements.txt")

@@ -28,6 +28,7 @@ from conjure_lib.capture import (
     Form,
     HeardError,
     Places,
+    Row,
     Tree,
     rehearse,
 )
@@ -36,7 +37,7 @@ from conjure_lib.reading import Reader
 from conjure_lib.sde import Prediction
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
-POOLED = ("added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids")  # one for all of a text
+OWN_GUIDANCE = "{} changes no distance: leave it out, and give guidance=… with the steps and draws"
 GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
 TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
 
@@ -66,33 +67,32 @@ class Adapter:
         self.network: torch.nn.Module = getattr(pipeline, capture.network_name(pipeline))
         self.dtype = dtype_of(self.network)
         self.mixed = any(dtype_of(one) != self.dtype for one in encoders(pipeline).values())
-        self.window: Reader | None = None
         self._forms: dict[str, Form] = {}
         self._set: dict[str, Any] = {}
         self._learn()
-        alone, again = self.told(TRIALS[:1]), self.told(TRIALS[:1])
+        alone, again = (self.told(TRIALS[:1]).rows[0] for _ in range(2))
         if _apart(alone, again) > 0:
             raise ValueError(
                 f"{type(pipeline).__name__} is not adapted: what its network is told of a text "
                 "changes from call to call"
             )
-        self.plain = alone.forms[0]
+        self.plain = alone.form
         self.together = self._is_the_same_in_company(alone)
 
-    def _is_the_same_in_company(self, alone: Conditioning) -> bool:
+    def _is_the_same_in_company(self, alone: Row) -> bool:
         try:
-            both = self.told(TRIALS)
+            first = self.told(TRIALS).rows[0]
         except ValueError:  # such as a mask, which a text alone does without
             return False
-        return both.forms[0] is self.plain and all(
-            torch.allclose(part.float(), both.row(0)[name].float(), atol=1e-3)
+        return first.form is alone.form and all(
+            torch.allclose(part.float(), first.parts[name].float(), atol=1e-3)
             for name, part in alone.parts.items()
         )
 
     def __call__(self, x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         """The network's output of x (n, *latent_shape), t (n,) and n rows; shaped like x."""
         if isinstance(condition, Tensor):
-            condition = Conditioning({HIDDEN: condition}, (self.plain,) * len(condition))
+            return self._ask(x, t, self.plain, {HIDDEN: condition})
         told = condition.alike()
         if len(told) == 1:
             return self._ask(x, t, *told[0][::2])
@@ -119,41 +119,15 @@ class Adapter:
 
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of texts; the empty one is the pipeline's unconditional one."""
-        written = [text for text in texts if text]
-        size = 64 if self.together and self.window is None else 1
-        parts = [self.told(written[i : i + size]) for i in range(0, len(written), size)]
-        if len(written) < len(texts):
-            parts.append(self.unconditional())
-        places = iter(range(len(written)))
-        order = [next(places) if text else len(written) for text in texts]
-        whole = Conditioning.cat(parts)
-        return whole if order == list(range(len(whole))) else whole[order]
+        written, size = [text for text in texts if text], 64 if self.together else 1
+        told = [self.told(written[i : i + size]) for i in range(0, len(written), size)]
+        rows = iter(Conditioning.cat(told).rows)
+        empty = self.unconditional().rows if len(written) < len(texts) else ()
+        return Conditioning([next(rows) if text else empty[0] for text in texts])
 
     def told(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of texts, without guidance."""
-        if self.window is not None and len(texts) == 1:
-            pieces = self.window.pieces(texts[0])
-            return self._strung([self._read(self._first_call([one]), 1) for one in pieces])
         return self._read(self._first_call(texts), len(texts))
-
-    def read_in_pieces(self, readers: Sequence[Reader]) -> None:
-        """From now on, texts beyond the window are read in pieces.
-
-        Raises:
-            ValueError: the network is told more than hidden states and what one piece can give.
-        """
-        if set(self.plain.shapes) - {HIDDEN, *POOLED} or HIDDEN not in self.plain.shapes:
-            name, more = type(self.pipeline).__name__, ", ".join(sorted(self.plain.shapes))
-            raise ValueError(f"{name} reads no long prompts: its network is told {more}")
-        self.window = min(readers, key=lambda reader: reader.room)
-
-    def _strung(self, pieces: Sequence[Conditioning]) -> Conditioning:
-        """Pieces of one text as one row: all their hidden states, and the rest of the first."""
-        if len(pieces) == 1:
-            return pieces[0]
-        parts = {**pieces[0].parts, HIDDEN: torch.cat([one.parts[HIDDEN] for one in pieces], 1)}
-        form = pieces[0].forms[0]
-        return self._formed(form.tree, form.shared, parts, 1)
 
     def unconditional(self) -> Conditioning:
         """What guidance compares with: what else the network is told with guidance on, one row."""
@@ -178,8 +152,8 @@ class Adapter:
         every = Conditioning.cat(
             [self._read(tree, capture.rows(self.form, tree)) for tree in calls]
         )
-        own = self.told(TRIALS[:1])
-        return max((every[[i]] for i in range(len(every))), key=partial(_apart, own))
+        own = self.told(TRIALS[:1]).rows[0]
+        return Conditioning([max(every.rows, key=partial(_apart, own))])
 
     def decode(self, x: Tensor) -> np.ndarray:
         """Latents (n, *latent_shape) as the pipeline's pictures (n, height, width, 3)."""
@@ -213,22 +187,22 @@ class Adapter:
         found: dict[str, Any] = {}
         left = capture.unfill(self.form, tree, n, found)
         shared = {s.name: found.pop(s.name) for s in capture.slots(left) if s.shared}
-        if all(isinstance(part, Tensor) for part in found.values()):
-            return self._formed(left, shared, found, n)
         rows = [{name: part[i][None] for name, part in found.items()} for i in range(n)]
-        return Conditioning.cat([self._formed(left, shared, row, 1) for row in rows])
+        return self.formed(left, shared, rows)
 
-    def _formed(
-        self, left: Tree, shared: Mapping[str, Tensor], parts: Mapping[str, Tensor], n: int
+    def formed(
+        self, left: Tree, shared: Mapping[str, Tensor], rows: Sequence[Mapping[str, Tensor]]
     ) -> Conditioning:
-        """n rows with the form that they have in common; equal ones are one object."""
-        shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
-        digest = hashlib.sha256(repr((left, shapes)).encode())
+        """Rows with the forms that they have; equal forms are one object."""
+        digest, found = hashlib.sha256(repr(left).encode()), []
         for name, one in sorted(shared.items()):
             digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
             digest.update(raw(one))
-        form = self._forms.setdefault(digest.hexdigest(), Form(left, shared, shapes))
-        return Conditioning(parts, (form,) * n)
+        for parts in rows:
+            shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
+            key = f"{digest.hexdigest()} {shapes}"
+            found.append(Row(self._forms.setdefault(key, Form(left, shared, shapes)), parts))
+        return Conditioning(found)
 
     def _run(self, texts: Sequence[str], *given: Any, **options: Any) -> tuple[Any, Any]:
         """The pipeline's own call, listened to."""
@@ -250,7 +224,10 @@ class Adapter:
     def _learn(self) -> None:
         """Find at which guidance the network is asked once a step, and what that shows."""
         options, reason = self.options, ""
+        own = options.get("guidance_scale")  # which a distilled network may be told
         for scale in ({}, {"guidance_scale": 1.0}, {"guidance_scale": 0.0}):
+            if scale and own is not None:
+                raise ValueError(OWN_GUIDANCE.format(f"guidance_scale={own!r}"))
             self.options = options | scale
             try:
                 return self._listen(*self._probe())
@@ -319,16 +296,12 @@ class Adapter:
     def _way(
         self, told: list[Tensor], times: list[float], shape: Sequence[int], name: str
     ) -> Places | Clock:
-        size, near = int(np.prod(self.latent_shape)), 1e-5 if self.dtype == torch.float32 else 1e-2
+        near = 1e-5 if self.dtype == torch.float32 else 1e-2
         length = self.pipeline.scheduler.config.num_train_timesteps
-        way = capture.places(told[1:], shape, size) or capture.clock(
-            told, times, shape, length, near
-        )
-        if way is None:
-            raise _UnclearError(
-                f"its network's argument {name!r} is neither x nor t nor the prompt's"
-            )
-        return way
+        way = capture.places(told[1:], shape, int(np.prod(self.latent_shape)))
+        if found := way or capture.clock(told, times, shape, length, near):
+            return found
+        raise _UnclearError(f"its network's argument {name!r} is neither x nor t nor the prompt's")
 
 
 def _stop(_: Tree) -> Any:
@@ -354,9 +327,9 @@ def _repeated(output: Any, n: int, content: Tensor | None = None) -> Any:
     return type(output)(**{**output, next(iter(output)): value})
 
 
-def _apart(own: Conditioning, other: Conditioning) -> float:
+def _apart(own: Row, other: Row) -> float:
     """How far the numbers of two rows are from each other; infinite for other lengths."""
-    if own.forms[0].shapes != other.forms[0].shapes:
+    if own.form.shapes != other.form.shapes:
         return float("inf")
     pairs = [(part, other.parts[name]) for name, part in own.parts.items()]
     return sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
@@ -476,12 +449,18 @@ def prediction_of(pipeline: Any) -> Prediction:
     """
     config, name = pipeline.scheduler.config, type(pipeline.scheduler).__name__
     kind = config.get("prediction_type", "epsilon")
-    if kind == "flow_prediction" or "base_shift" in config or "FlowMatch" in name:
+    if is_flow(name, config):
         return "flow"
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"{type(pipeline).__name__} predicts {kind!r}, which is not adapted")
     check_scheduler(type(pipeline.scheduler))
     return kind
+
+
+def is_flow(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's class and settings are those of a flow."""
+    told = "base_shift" in config or config.get("prediction_type") == "flow_prediction"
+    return told or "FlowMatch" in name
 
 
 def check_scheduler(kind: Any) -> None:

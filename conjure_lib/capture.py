@@ -19,7 +19,6 @@ from functools import wraps
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -54,63 +53,46 @@ class Form:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What a network is told of n texts.
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What a network is told of one text: named tensors, each (1, …), and what goes with them."""
 
-    Attributes:
-        parts: named tensors, each (n, …); rows of several lengths are filled up with zeros.
-        forms: of each row what goes with it; none where nothing is known of a pipeline.
-    """
-
+    form: Form
     parts: Mapping[str, Tensor]
-    forms: tuple[Form, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What a network is told of n texts, which may be of several lengths."""
+
+    rows: Sequence[Row]
 
     def __len__(self) -> int:
-        return len(next(iter(self.parts.values())))
+        return len(self.rows)
 
     def __getitem__(self, rows: Any) -> Conditioning:
         """The rows of a slice, a list or a tensor of indexes; repeated ones are repeated."""
-        which = torch.arange(len(self))[rows].tolist()
-        forms = tuple(self.forms[i] for i in which) if self.forms else ()
-        return Conditioning({name: part[rows] for name, part in self.parts.items()}, forms)
+        return Conditioning([self.rows[i] for i in torch.arange(len(self))[rows].tolist()])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for row in self.rows for part in row.parts.values())
 
     @classmethod
     def cat(cls, several: Sequence[Conditioning]) -> Conditioning:
         """All rows of several, in order."""
-        parts, named = {}, [one.parts.items() for one in several]
-        for name, like in {k: v for items in named for k, v in items}.items():
-            none = (0,) * (like.ndim - 1)  # of what some texts do without, such as a mask
-            found = [one.parts.get(name, like.new_zeros((len(one), *none))) for one in several]
-            parts[name] = torch.cat(_filled(found))
-        return cls(parts, tuple(form for one in several for form in one.forms))
-
-    def row(self, i: int) -> dict[str, Tensor]:
-        """The parts of one row, (1, …), without filling."""
-        return self[[i]].alike()[0][2]
+        return cls([row for one in several for row in one.rows])
 
     def alike(self) -> list[tuple[Form, list[int], dict[str, Tensor]]]:
-        """The rows of each form: (form, which they are, their parts without filling)."""
-        found: dict[int, list[int]] = {}
-        for i, form in enumerate(self.forms):
-            found.setdefault(id(form), []).append(i)
+        """The rows of each form: (form, which they are, their parts (n, …) together)."""
+        found: dict[Form, list[int]] = {}
+        for i, row in enumerate(self.rows):
+            found.setdefault(row.form, []).append(i)
         told = []
-        for rows in found.values():
-            form, parts = self.forms[rows[0]], {}
-            for name, shape in form.shapes.items():
-                part = self.parts[name]
-                own = part if len(rows) == len(self) else part[rows]
-                parts[name] = own[(slice(None), *map(slice, shape))]
-            told.append((form, rows, parts))
+        for form, which in found.items():
+            parts = {k: torch.cat([self.rows[i].parts[k] for i in which]) for k in form.shapes}
+            told.append((form, which, parts))
         return told
-
-
-def _filled(several: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors (n, …) filled up with zeros to the largest of their sizes, n apart."""
-    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in several), strict=True)]
-    lacking = [[b - a for a, b in zip(part.shape[1:], shape, strict=True)] for part in several]
-    ends = [[n for size in sizes[::-1] for n in (0, size)] for sizes in lacking]
-    return [F.pad(part, end) if any(end) else part for part, end in zip(several, ends, strict=True)]
 
 
 # -- the stage ----------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib.capture import Conditioning
 from conjure_lib.integrity import check_sound
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import UnreadWarning
@@ -50,12 +49,10 @@ def pair_squares(
     groups = _groups(pairs, len(prompts), room)
     rows_a_step = sum((1 + (sampling.guidance != 1)) * len(members) for members, _ in groups)
     rows_a_step += 0 if crossed else 2 * len(pairs)
-    options: dict[str, Any] = {"desc": "noise predictions", "unit": "eval"}
-    options |= {"total": sampling.steps * len(draws) * rows_a_step, "delay": 0 if progress else 2}
-    if progress is not None:  # otherwise TQDM_DISABLE decides
-        options["disable"] = not progress
+    told: dict[str, Any] = {} if progress is None else {"disable": not progress}  # or TQDM_DISABLE
+    told |= {"total": sampling.steps * len(draws) * rows_a_step, "delay": 0 if progress else 2}
     found = np.zeros((len(pairs), len(draws), sampling.steps, 2))
-    with tqdm(**options) as bar:
+    with tqdm(desc="noise predictions", unit="eval", **told) as bar:
         for members, rows in groups:
             condition = process.encode([prompts[i] for i in members])
             ends = np.searchsorted(members, [pairs[row] for row in rows]).reshape(-1, 2)
@@ -114,9 +111,8 @@ def _room(process: GenerativeProcess, prompt: str, sampling: Sampling, memory: i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreadWarning)  # the prompt will be encoded once more
         condition = process.encode([prompt])
-    parts = condition.parts.values() if isinstance(condition, Conditioning) else [condition]
     path = sampling.steps * math.prod(process.latent_shape) * 4 * (2 + (sampling.guidance != 1))
-    return max(2, memory // (path + sum(part.nbytes for part in parts)))
+    return max(2, memory // (path + condition.nbytes))
 
 
 def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -225,13 +225,11 @@ def _two_of(names: list[Any]) -> tuple[Any, Any]:
 
 def _two(i: int, row: Any) -> tuple[Any, Any]:
     """The two texts of a row, by name where it has names."""
-    fields = getattr(row, "_fields", ())
+    if hasattr(row, "_asdict"):  # as pandas' itertuples gives them, the index with them
+        row = row._asdict()
     if isinstance(row, Mapping):
         first, second = _two_of(list(row))
         return row[first], row[second]
-    if fields:  # as pandas' itertuples gives them, the index with them
-        first, second = _two_of(list(fields))
-        return getattr(row, first), getattr(row, second)
     if isinstance(row, list | tuple | np.ndarray) and len(row) == 2:
         return row[0], row[1]
     raise TypeError(f"row {i} must be a pair of texts, not {_short(row)}: write {EXAMPLE}")

@@ -40,11 +40,10 @@ def sound(values: Any) -> Tensor:
     Args:
         values: a tensor (n, …), or a conditioning of n rows.
     """
-    parts = [p for p in getattr(values, "parts", {"": values}).values() if p.is_floating_point()]
-    rows = torch.ones(len(values), dtype=torch.bool)
-    return torch.stack([(p.abs() < HUGE).reshape(len(p), -1).all(1) for p in parts] or [rows]).all(
-        0
-    )
+    if not isinstance(values, Tensor):
+        fine = [[sound(part).all() for part in row.parts.values()] for row in values.rows]
+        return torch.stack([torch.stack(row).all() for row in fine])
+    return (values.float().abs() < HUGE).reshape(len(values), -1).all(1)
 
 
 def raw(values: Tensor) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from conjure_lib import EMBEDDED, weights
 from conjure_lib.adapters import (
     HIDDEN,
+    OWN_GUIDANCE,
     Adapter,
     check_family,
     check_parts,
@@ -27,12 +28,14 @@ from conjure_lib.adapters import (
     quiet,
     readers_of,
 )
-from conjure_lib.capture import UNUSED, Conditioning
+from conjure_lib.capture import OFF, UNUSED, Conditioning
 from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
-ENDLESS = 1 << 30  # tokens that are read where nothing is cut
+# what a pipeline's call is given here, or what has no part in a distance
+OURS = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type", "eta")
+OURS += ("return_dict", "num_images_per_prompt", "guidance_rescale")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -61,7 +64,7 @@ def load(
         dtype: of the U-Net or transformer, one of ``DTYPES``; the autoencoder and everything
             outside the networks are float32 and sums are float64.
         text_dtype: of the text encoders, one of ``DTYPES``, or "auto" for that of their files.
-        revision: a commit of a Hub repository; pinned in ``weights.REVISIONS`` for known ones.
+        revision: a commit of a Hub repository; pinned for known ones.
         variant: of the weights' files, such as "fp16", where there are several.
         config: of a single file of weights, the folder of a pipeline of its family, of which the
             settings and tokenizers are taken; fetched from the Hub where it is not given.
@@ -106,9 +109,11 @@ def load(
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
     name = str(model)
     folder = shipped(EMBEDDED) if name == EMBEDDED else Path(name)
-    local = folder.exists()
-    if local:
-        weights.no_revision(folder, revision)
+    local, commit = folder.exists(), None
+    if local and revision is not None:
+        from conjure_tools.hub import no_revision
+
+        no_revision(folder, revision)
     if folder.is_file():
         if refused := [k for k, v in of_folder.items() if v is not None]:
             raise ValueError(f"a single file has no {', '.join(refused)}: leave that out")
@@ -119,7 +124,10 @@ def load(
     else:
         if config is not None:
             raise ValueError(f"config is of a single file of weights, and {name} is none")
-        folder = folder if local else _fetched(folder, name, revision, variant, options)
+        if not local:
+            from conjure_tools.hub import pipeline_folder
+
+            folder, commit = pipeline_folder(name, revision, variant, options)
         check_options(index_of(folder)["_class_name"], options)
         with quiet():
             pipeline = open_pipeline(folder, **how, **of_folder)
@@ -129,34 +137,8 @@ def load(
     process = from_pipeline(pipeline, shown, long_prompts=long_prompts, **options)
     for network in process.modules.values():
         network.requires_grad_(False)
-    process.revision = None if local else revision or weights.REVISIONS.get(name)
+    process.revision = commit
     return process
-
-
-def _fetched(
-    folder: Path,
-    name: str,
-    revision: str | None,
-    variant: str | None,
-    call: Mapping[str, Any],
-) -> Path:
-    """The folder of a pipeline on the Hub; its family is looked at before the weights come."""
-    if name == EMBEDDED:
-        raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
-
-    def fetch(commit: str | None, local: bool) -> str:
-        import diffusers
-        from huggingface_hub import hf_hub_download
-
-        options: dict[str, Any] = {"revision": commit, "local_files_only": local}
-        index = index_of(Path(hf_hub_download(name, "model_index.json", **options)).parent)
-        check_options(index["_class_name"], call)
-        options |= {part: None for part in UNUSED if part in index}  # which need not come
-        download = diffusers.DiffusionPipeline.download
-        return str(download(name, use_safetensors=True, variant=variant, **options))
-
-    with quiet():
-        return weights.from_hub(name, revision, fetch)
 
 
 def open_pipeline(
@@ -239,7 +221,11 @@ def _part(folder: Path, part: str, entry: list[Any], options: Mapping[str, Any])
     library, name = entry if len(entry) == 2 else (None, entry)
     module = {"diffusers": diffusers, "transformers": transformers}.get(str(library))
     kind = getattr(module, str(name), None)
-    base = _base(part)
+    base: type = torch.nn.Module
+    if part == "scheduler":
+        base = diffusers.SchedulerMixin
+    elif "tokenizer" in part:
+        base = transformers.PreTrainedTokenizerBase
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(
             f"{folder / 'model_index.json'}: {part} is to be {name!r} of {library!r}, which is no "
@@ -252,16 +238,6 @@ def _part(folder: Path, part: str, entry: list[Any], options: Mapping[str, Any])
     if base is not torch.nn.Module:
         return weights.reader(kind, folder / part)
     return weights.pretrained(kind, folder / part, **options)
-
-
-def _base(part: str) -> type:
-    """What a part of a pipeline is by its name."""
-    import diffusers
-    import transformers
-
-    if part == "scheduler":
-        return diffusers.SchedulerMixin
-    return transformers.PreTrainedTokenizerBase if "tokenizer" in part else torch.nn.Module
 
 
 def from_pipeline(
@@ -308,11 +284,11 @@ def from_pipeline(
 
     with torch.no_grad(), alone():
         adapter = Adapter(pipeline, options)
-    readers = readers_of(adapter)
-    told = {**options, "long_prompts": long_prompts}
+    readers, told = readers_of(adapter), adapter.encode
     if long_prompts:
-        adapter.read_in_pieces(readers)
-        readers = [dataclasses.replace(reader, length=ENDLESS) for reader in readers]
+        from conjure_tools.long_prompts import in_pieces
+
+        readers, told = in_pieces(adapter, readers)
 
     def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         with evaluating(adapter.network):
@@ -321,9 +297,10 @@ def from_pipeline(
     def encode(texts: Sequence[str]) -> Tensor | Conditioning:
         warn_unread(readers, texts)
         with alone():  # quietly, as diffusers would say once more what is cut
-            whole = adapter.encode(texts)
-        plain = set(whole.parts) == {HIDDEN} and set(whole.forms) == {adapter.plain}
-        return whole.parts[HIDDEN] if plain else whole
+            whole = told(texts)
+        plain = {row.form for row in whole.rows} == {adapter.plain}
+        plain = plain and adapter.plain.shapes.keys() == {HIDDEN}
+        return torch.cat([row.parts[HIDDEN] for row in whole.rows]) if plain else whole
 
     def decode(latents: Tensor) -> np.ndarray:
         with alone():
@@ -345,7 +322,7 @@ def from_pipeline(
         device=torch.device(pipeline._execution_device),
         modules=modules,
         readers=readers,
-        source=(pipeline, told),
+        source=(pipeline, {**options, "long_prompts": long_prompts}),
     )
 
 
@@ -355,13 +332,23 @@ def remade(pipeline: Any, options: Mapping[str, Any], kept: Mapping[str, Any]) -
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raises TypeError: the call of the pipeline of this name has no such option."""
+    """Refuse what the call of the pipeline of this name lacks, or what would change nothing.
+
+    Raises:
+        TypeError: there is no such option, or it is of what is done here in the pipeline's place.
+        ValueError: height without width, or guidance of the pipeline's own.
+    """
     import diffusers
 
     known = inspect.signature(getattr(diffusers, name).__call__).parameters
-    ours = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type")
-    if unknown := sorted(name for name in options if name not in known or name in ours):
+    given = {k: v for k, v in options.items() if v is not None}
+    if unknown := sorted(k for k in given if k not in known or k in OURS or "callback" in k):
         raise TypeError(f"the call of {name} has no option {', '.join(unknown)} that could be set")
+    if len(one := given.keys() & {"height", "width"}) == 1:
+        raise ValueError(f"{min(one)} alone is what pipelines pass over: give height and width")
+    for scale in given.keys() & {"true_cfg_scale", "pag_scale"}:
+        if given[scale] != OFF[scale]:
+            raise ValueError(OWN_GUIDANCE.format(f"{scale}={given[scale]!r}"))
 
 
 def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:

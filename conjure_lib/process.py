@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
@@ -146,8 +147,13 @@ class GenerativeProcess:
         return eps_from_output(output, x, *self.schedule.coefficients(t), self.kind)
 
     def settled(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Sampling:
-        """The sampling, with the first sampler that fits in it where it names none."""
+        """The sampling of a result, with the first sampler that fits where it names none.
+
+        Warns of a negative prompt where there is no guidance that it could lead away.
+        """
         found = Sampling.of(sampling, **single)
+        if found.guidance == 1 and self.source and self.source[1].get("negative_prompt"):
+            warnings.warn("negative_prompt changes nothing without guidance", stacklevel=3)
         return found if found.sampler else replace(found, sampler=next(iter(self.samplers)))
 
     def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
@@ -160,8 +166,9 @@ class GenerativeProcess:
                 length of the schedule, or so many that the checkpoint's spacing leaves out its
                 noisiest end.
         """
-        sampling = self.settled(sampling, **single)
-        steps, schedule, sampler = sampling.steps, self.schedule, str(sampling.sampler)
+        sampling = Sampling.of(sampling, **single)
+        steps, schedule = sampling.steps, self.schedule
+        sampler = sampling.sampler or next(iter(self.samplers))
         one_of(f"{self.name}'s sampler", sampler, self.samplers)
         if sampler == "own":
             return self._prepared(copy.deepcopy(self.scheduler), steps)
@@ -194,13 +201,9 @@ class GenerativeProcess:
 
     def noise(self, draws: Sequence[int], seed: int) -> Tensor:
         """x_T of the given draws, (len(draws), *latent_shape), keyed by (seed, draw) alone."""
-        return torch.stack(
-            [
-                # not torch's own defaults, which other programs change
-                torch.randn(self.latent_shape, generator=generator(seed, d), dtype=torch.float32)
-                for d in draws
-            ]
-        ).to(self.device)
+        shape, dtype = self.latent_shape, torch.float32  # not torch's default, which others change
+        each = [torch.randn(shape, generator=generator(seed, d), dtype=dtype) for d in draws]
+        return torch.stack(each).to(self.device)
 
     @torch.no_grad()
     def trajectories(
@@ -254,21 +257,12 @@ class GenerativeProcess:
             x = advance(output_w, step, x)
             fine.append(sound(own[-1]) & sound(x))
         check_sound(torch.stack(fine, dim=1), [*BEFORE, *times.tolist()], texts)
-        eps_own = torch.stack(own, dim=1)
-        return Trajectory(
-            times.clone(),
-            torch.stack(states, dim=1),
-            eps_own,
-            eps_own if guidance == 1 else torch.stack(guided, dim=1),
-            x,
-        )
+        eps = torch.stack(own, dim=1)
+        followed = eps if guidance == 1 else torch.stack(guided, dim=1)
+        return Trajectory(times.clone(), torch.stack(states, dim=1), eps, followed, x)
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        sampling: Sampling | None = None,
-        **single: Unpack[Single],
+        self, prompts: Sequence[str], *, sampling: Sampling | None = None, **single: Unpack[Single]
     ) -> np.ndarray:
         """One picture a prompt, all from the same x_T: (n, height, width, 3) in [0, 1].
 
@@ -277,16 +271,11 @@ class GenerativeProcess:
         if self.decode is None:
             raise ValueError(f"{self.name} has no decoder: it makes no pictures")
         prompts = as_prompts(prompts)
-        sampling = Sampling.of(Sampling(steps=25) if sampling is None else sampling, **single)
+        sampling = self.settled(Sampling(steps=25) if sampling is None else sampling, **single)
         condition = self.encode(prompts)
         x_T = self.noise([0], sampling.seed).expand(len(prompts), *self.latent_shape)
         path = self.trajectories(
-            condition,
-            x_T,
-            [0] * len(prompts),
-            sampling=sampling,
-            texts=prompts,
-            progress=True,
+            condition, x_T, [0] * len(prompts), sampling=sampling, texts=prompts, progress=True
         )
         return as_numbers("a picture", self.decode(path.final))
 

@@ -69,17 +69,6 @@ class Reader:
         ids = iter(found["input_ids"])
         return [[(i, *at) for at in ours for i in next(ids)] for ours in spans]
 
-    def pieces(self, text: str) -> list[str]:
-        """``text`` in pieces that there is room for, cut between words where that can be."""
-        (row,), found, first = self([text]), [], 0
-        while len(row) - first > self.room:
-            last = first + self.room
-            words = [i for i in range(first + 1, last + 1) if row[i][1] > row[i - 1][2]]
-            last = words[-1] if words else last
-            found.append(text[row[first][1] : row[last - 1][2]])
-            first = last
-        return [*found, text[row[first][1] :] if found else text]
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -129,13 +118,6 @@ def warn_same(pairs: Iterable[tuple[Reading, Reading]], stacklevel: int = 3) -> 
     alike = dict.fromkeys((a.text, b.text) for a, b in pairs if same(a, b))
     lines = [f"{quoted(a)} and {quoted(b)} {SAME}: it cannot tell them apart" for a, b in alike]
     _warn(lines, "pairs are the same tokens", stacklevel)
-
-
-def warn_alike(readers: Sequence[Reader], texts: Iterable[str], stacklevel: int = 3) -> None:
-    """Warn of texts that have the tokens of one before them."""
-    first: dict[tuple[Any, ...], Reading] = {}
-    told = read(readers, list(dict.fromkeys(texts)))
-    warn_same([(first.setdefault(one.tokens, one), one) for one in told], stacklevel + 1)
 
 
 def fault(text: str) -> str | None:

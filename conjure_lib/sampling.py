@@ -221,10 +221,8 @@ def scheduler_of(
     leading = sampling.spacing == "leading"
     changed: dict[str, Any] = {"timestep_spacing": "leading"}
     if name == "DDIMScheduler" and not leading:  # which can only take even steps; the same solver
-        name, changed = (
-            "DPMSolverMultistepScheduler",
-            {"solver_order": 1, "algorithm_type": "dpmsolver++"},
-        )
+        name = "DPMSolverMultistepScheduler"
+        changed = {"solver_order": 1, "algorithm_type": "dpmsolver++"}
     if sampling.sampler == "ancestral":
         changed["variance_type"] = "fixed_large"
     kind = getattr(diffusers, name)
@@ -281,10 +279,7 @@ def times_of(schedule: Schedule, sampling: Sampling, offset: int = 0) -> np.ndar
 
 
 def set_flow(
-    scheduler: Any,
-    schedule: FlowSchedule,
-    sampling: Sampling,
-    prepare: Callable[[Any, int], Any],
+    scheduler: Any, schedule: FlowSchedule, sampling: Sampling, prepare: Callable[[Any, int], Any]
 ) -> Any:
     """The scheduler with the times of its own pipeline, or even in log-SNR from noise itself on.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from conjure_lib import WEIGHTINGS, Weighting
+from conjure_lib.inputs import one_of
 
 
 class Compared:
@@ -107,13 +108,10 @@ class Schedule(Compared):
         "sde": β_t/(1-ᾱ_t), g² times the squared factor from noise to score; "score":
         1/(1-ᾱ_t), the same with g = 1; "noise": 1.
         """
-        if weighting == "sde":
-            return self.beta_step(t) / (1 - self.alpha_bar(t))
-        if weighting == "score":
-            return 1 / (1 - self.alpha_bar(t))
-        if weighting == "noise":
+        if one_of("weighting", weighting, WEIGHTINGS) == "noise":
             return torch.ones(t.shape, dtype=torch.float64)
-        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+        g_squared = self.beta_step(t) if weighting == "sde" else 1.0
+        return g_squared / (1 - self.alpha_bar(t))
 
     # -- the continuous SDE, τ in [0, T] ---------------------------------------------------
 
@@ -180,13 +178,9 @@ class FlowSchedule:
         1/(1 - σ), is taken as the limit of the product: 0.
         """
         alpha, sigma = self.coefficients(t)
-        if weighting == "sde":
+        if one_of("weighting", weighting, WEIGHTINGS) == "sde":
             return torch.where(alpha > 0, 2 / (sigma * alpha.clamp_min(1e-12) * self.T), 0.0)
-        if weighting == "score":
-            return 1 / sigma**2
-        if weighting == "noise":
-            return torch.ones_like(sigma)
-        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+        return 1 / sigma**2 if weighting == "score" else torch.ones_like(sigma)
 
 
 def log_snr(schedule: Schedule | FlowSchedule, t: Tensor) -> Tensor:
@@ -243,13 +237,8 @@ def _like(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x).reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 
-def score_from_eps(eps: Tensor, sigma: Tensor) -> Tensor:
-    """s = -ε/σ; eps (n, …), sigma scalar or (n,) (Song et al. 2021)."""
-    return -eps / _like(sigma, eps)
-
-
 def eps_from_score(score: Tensor, sigma: Tensor) -> Tensor:
-    """ε = -σ s, the inverse of :func:`score_from_eps`."""
+    """ε = -σ s; score (n, …), sigma scalar or (n,) (Song et al. 2021)."""
     return -score * _like(sigma, score)
 
 

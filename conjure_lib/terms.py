@@ -193,9 +193,8 @@ class Terms(Compared):
         found = np.zeros(means.shape)
         for first in range(0, len(means), ROWS):
             some = slice(first, first + ROWS)
-            found[some, order] = (
-                rule.fixed if quadrature == "linear" else rule.weights(means[some, order])
-            )
+            each = rule.fixed if quadrature == "linear" else rule.weights(means[some, order])
+            found[some, order] = each
         return found
 
     def rule(self, weighting: Weighting) -> tuple[Rule, np.ndarray]:

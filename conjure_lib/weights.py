@@ -1,4 +1,4 @@
-"""Models, tokenizers and schedulers, from a folder or the Hub: complete and of sense, or refused.
+"""Models, tokenizers and schedulers, from a folder: complete and of sense, or refused.
 
 Only safetensors are read: nothing is unpickled, and no code that a checkpoint brings is run. The
 libraries fill in what a file of settings does not say, and another schedule or another length of
@@ -12,13 +12,10 @@ import importlib.metadata
 import inspect
 import json
 import math
-import os
 import re
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +33,6 @@ BETAS = ("beta_start", "beta_end", "beta_schedule")
 SHIFTS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
 NEEDED = ("num_train_timesteps", *BETAS, "prediction_type", "shift", *SHIFTS)
 OWN_SPACINGS = ("linspace", "leading", "trailing")  # of diffusers, the default first
-
-REVISIONS = {  # of pipelines, each a commit with safetensors
-    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
-}
-SECONDS = 5.0  # for the one answer
-REST = 60.0  # seconds until a Hub that gave none is asked again
-_rest = {"until": 0.0}
-_alone = threading.Lock()
 
 
 def pretrained(
@@ -71,22 +60,17 @@ def pretrained(
     if variant not in there and None not in there:
         names = " or ".join(f"variant={name!r}" for name in sorted(map(str, there)))
         raise ValueError(f"{folder} holds a variant of its weights alone: say {names}")
-    module = kind.__module__.split(".")[0]
-    options = more | {"dtype" if module == "transformers" else "torch_dtype": dtype}
-    if module == "transformers":
-        options["ignore_mismatched_sizes"] = True  # reported by name, and refused below
+    variant = variant if variant in there else None
+    how: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "variant": variant}
+    if kind.__module__.startswith("transformers."):  # what mismatches is told, and refused below
+        how |= {"dtype": dtype, "ignore_mismatched_sizes": True}
+    else:
+        how["torch_dtype"] = dtype
     with reading(folder, kind):
-        _check_shards(folder, variant if variant in there else None)
-        model, found = kind.from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            variant=variant if variant in there else None,
-            **options,
-        )
+        _check_shards(folder, variant)
+        model, found = kind.from_pretrained(str(folder), output_loading_info=True, **how, **more)
     _check_complete(model, found, folder, unread)
-    _check_floating(model, folder, variant if variant in there else None)
+    _check_floating(model, folder, variant)
     return model.eval()
 
 
@@ -119,15 +103,6 @@ def settings_in(file: Path) -> dict[str, Any]:
     return found
 
 
-def no_revision(folder: Path, revision: str | None) -> None:
-    """Raises ValueError: a folder has no revisions to choose from."""
-    if revision is not None:
-        raise ValueError(
-            f"revision is of repositories on the Hub, and {folder} is a folder: leave out "
-            f"revision={revision!r}"
-        )
-
-
 def check_sums(folder: Path) -> None:
     """Compare a folder's files with its SHA256SUMS, where it has one.
 
@@ -152,11 +127,9 @@ def check_sums(folder: Path) -> None:
 
 def check_variant(folder: Path, variant: str | None) -> None:
     """Raises ValueError: no part of a pipeline's folder has weights of this variant."""
-    if variant is None:
-        return
     files = folder.glob("*/*.safetensors")
     there = {parsed[1] for parsed in map(NAME.fullmatch, (f.name for f in files)) if parsed}
-    if variant not in there:
+    if variant not in {None, *there}:
         names = ", ".join(sorted(repr(name) for name in there - {None})) or "none"
         raise ValueError(f"{folder} has no weights of variant={variant!r}; its variants: {names}")
 
@@ -376,77 +349,3 @@ def _positions(encoder: Any) -> float:
     """How many tokens an encoder can read; T5, whose positions are relative, has no limit."""
     limit = getattr(encoder.config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) else math.inf
-
-
-# -- the Hub: asked once, and not for long; else this machine's cache is looked at ---------------
-
-
-def from_hub(
-    name: str,
-    revision: str | None,
-    fetch: Callable[[str | None, bool], str],
-    kind: str = "model",
-) -> Path:
-    """The folder that ``fetch(commit, only_from_the_cache)`` gives of a repository.
-
-    Args:
-        revision: a commit; by default the one in ``REVISIONS``, or the newest.
-        kind: "model" or "dataset".
-
-    Raises:
-        FileNotFoundError: neither the Hub nor the cache has it; says what to do.
-    """
-    from huggingface_hub.errors import HFValidationError
-
-    commit = revision or REVISIONS.get(name)
-    silence = _silence(name, kind)
-    try:
-        with nullcontext() if silence is None else _offline():
-            return Path(fetch(commit, silence is not None))
-    except (OSError, HFValidationError) as error:
-        choice = f"{name} --revision {commit}" if commit else name
-        choice += " --repo-type dataset" if kind == "dataset" else ""
-        raise FileNotFoundError(
-            f"cannot load {name!r}: there is no such folder here, it is not in this machine's "
-            f"cache of the Hugging Face Hub, and {silence or _told(error)}. Where there is a "
-            f"network, 'hf download {choice}' fetches it once"
-            + (". The embedded model, 'emoji-diffusion', needs none." * (kind == "model"))
-        ) from error
-
-
-def _silence(name: str, kind: str) -> str | None:
-    """Why there is no use in asking the Hub for a repository; None where it gives any answer."""
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.errors import HFValidationError
-
-    asked_not_to = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    if constants.HF_HUB_OFFLINE or asked_not_to:
-        return "HF_HUB_OFFLINE is set"
-    if time.monotonic() < _rest["until"]:
-        return "the Hub did not answer a moment ago"
-    try:
-        file = hf_hub_url(name, ".gitattributes", repo_type=kind)  # which every repository has
-        get_session().get(file, timeout=SECONDS)
-    except HFValidationError:
-        return "it is no name of a repository"
-    except Exception as error:  # of the client of the day: requests, httpx
-        _rest["until"] = time.monotonic() + REST
-        return f"the Hub does not answer ({type(error).__name__}: {first_line(error)})"
-    return None
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """The Hub's client says who it is talking for, even where it is to look at the cache alone."""
-    from huggingface_hub import constants
-
-    with _alone:
-        kept, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-        try:
-            yield
-        finally:
-            constants.HF_HUB_OFFLINE = kept
-
-
-def _told(error: Exception) -> str:
-    return f"the Hub says {type(error).__name__}: {first_line(error)}"

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from conjure_lib.weights import SECONDS, from_hub
+from conjure_tools.hub import SECONDS, from_hub
 from conjure_tools.tables import examined, read_table, refuse
 
 STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")

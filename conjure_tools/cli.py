@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from conjure_lib import (
     EMBEDDED,
+    FLOW_SAMPLERS,
     QUADRATURES,
     SAMPLERS,
     SPACINGS,
@@ -96,6 +97,23 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("first", "second"):
         if name in given:
             as_text(f"the {name} prompt", given[name])
+    if options.negative_prompt and options.guidance == 1:
+        raise ValueError("--negative-prompt is what guidance leads away from: give --guidance too")
+    _check_sampler(options)
+
+
+def _check_sampler(options: argparse.Namespace) -> None:
+    """Refuse a sampler that a model in a folder cannot have, before it is loaded."""
+    file = Path(options.model) / "scheduler" / "scheduler_config.json"
+    if options.sampler and file.is_file():
+        from conjure_lib.adapters import is_flow
+        from conjure_lib.inputs import one_of
+        from conjure_lib.weights import settings_in
+
+        config = settings_in(file)
+        flow = is_flow(str(config.get("_class_name")), config)
+        known = FLOW_SAMPLERS if flow else SAMPLERS
+        one_of(f"--sampler of {options.model}", options.sampler, [*known, "own"])
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -262,7 +280,7 @@ def _plain(value: Any) -> Any:
 
 def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namespace) -> str:
     """One folder for each benchmark and setting, so that a second start finds the first."""
-    sampler = process.settled(sampler=options.sampler).sampler
+    sampler = process.settled(_sampling(options)).sampler
     parts = [name, process.name.replace("/", "--"), f"{sampler}{options.steps}"]
     parts += [f"w{options.guidance:g}", f"seed{options.seed}"]
     parts += [options.spacing] if options.spacing != "leading" else []
@@ -320,7 +338,7 @@ def _sampling(options: argparse.Namespace) -> Sampling:
 
 def _tell_floor(run: Any, weighting: str) -> None:
     """Say how many pairs, of two texts each, have a distance that rounding alone could make."""
-    from conjure_lib.similarity import NEAR
+    from conjure_tools.rounding import NEAR
 
     table, floor = run.distances(weighting), run.record["floor"][weighting]
     near = (table["text1"] != table["text2"]) & (table["distance"] < NEAR * floor)

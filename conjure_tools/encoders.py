@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from conjure_lib.adapters import quiet
-from conjure_lib.weights import from_hub, no_revision
+from conjure_tools.hub import from_hub, no_revision
 
 FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")
 COMMITS = {  # of repositories, each with safetensors

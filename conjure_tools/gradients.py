@@ -77,6 +77,11 @@ def _row(process: GenerativeProcess, name: str, y: Prompt) -> Tensor | Condition
     return y
 
 
+def _parts(one: Tensor | Conditioning) -> list[Tensor]:
+    """The tensors of an embedding of one row."""
+    return list(one.rows[0].parts.values()) if isinstance(one, Conditioning) else [one]
+
+
 def _squares(
     process: GenerativeProcess,
     told: Sequence[Tensor | Conditioning],
@@ -101,8 +106,7 @@ def _along(
     """‖ε(x, t|own) - ε(x, t|other)‖² along the trajectory of ``own``, (S,)."""
     scheduler = process.sampler(sampling)
     size, seen, advance = walking(scheduler, sampling.seed, [draw])
-    parts = own.parts.values() if isinstance(own, Conditioning) else [own]
-    doubly = any(part.dtype == torch.float64 for part in parts)
+    doubly = any(part.dtype == torch.float64 for part in _parts(own))
     x = process.noise([draw], sampling.seed).to(torch.float64 if doubly else torch.float32) * size
     found = []
     for step, t in enumerate(scheduler.timesteps):
@@ -161,8 +165,7 @@ def with_embeddings(
     digest = hashlib.sha256()
     for name, one in sorted(known.items()):
         digest.update(name.encode())
-        parts = one.parts if isinstance(one, Conditioning) else {"": one}
-        for part in parts.values():
+        for part in _parts(one):
             digest.update(raw(part))
     name = f"{process.name} with embeddings {digest.hexdigest()[:16]}"
     # the tokenizers know nothing of these names; what `encode` is left to read, it warns of itself

@@ -43,7 +43,7 @@ from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import UnreadWarning, fault
 from conjure_lib.sampling import DEFAULT, Pairing, Sampling, Single, check_settings
 from conjure_lib.sde import FlowSchedule, Schedule
-from conjure_lib.similarity import floor, pair_terms
+from conjure_lib.similarity import pair_terms
 from conjure_lib.terms import Terms
 from conjure_tools.fingerprints import fingerprint
 from conjure_tools.folders import (
@@ -58,6 +58,7 @@ from conjure_tools.folders import (
     write_whole,
 )
 from conjure_tools.hardware import is_compiled, within_memory
+from conjure_tools.rounding import floor
 from conjure_tools.tables import write_dropped
 from conjure_tools.unread import COLUMNS, UNREAD, columns, examples, summary
 

@@ -21,7 +21,6 @@ from conjure_lib.inputs import as_numbers, as_pairs, as_prompts, as_text, whole
 from conjure_lib.integrity import check_sound, sound
 from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, as_process, generator
-from conjure_lib.reading import warn_alike
 from conjure_lib.sampling import Sampling, Settings, check_settings
 from conjure_lib.similarity import (
     call_bytes,
@@ -30,6 +29,7 @@ from conjure_lib.similarity import (
 )
 from conjure_lib.terms import Terms
 from conjure_tools.fingerprints import fingerprint
+from conjure_tools.unread import warn_alike
 
 WIDEST = 2**20  # numbers of an embedding that any model may be given
 PORTION = 1024  # texts whose conditions are held at a time

@@ -10,6 +10,7 @@ import torch
 from conjure_lib import loading, weights
 from conjure_lib.adapters import encoders
 from conjure_lib.capture import UNUSED, network_name
+from conjure_tools.hub import from_hub
 
 
 def open_file(
@@ -69,7 +70,7 @@ def _settings_of(file: Path) -> Path:
         return str(snapshot_download(name, allow_patterns=kinds, **how))
 
     try:
-        return weights.from_hub(name, None, fetch)
+        return from_hub(name, None, fetch)
     except (FileNotFoundError, OSError) as error:
         raise FileNotFoundError(
             f"{file} holds weights alone, and the settings of {name}, which it is like, cannot be "

@@ -11,7 +11,7 @@ import numpy as np
 
 from conjure_lib.inputs import finite, whole
 from conjure_lib.sampling import Sampling
-from conjure_lib.terms import Estimate, Spent, Terms
+from conjure_lib.terms import BUDGET, Estimate, Spent, Terms
 
 LEAST = 4  # draws before one may stop: fewer know nothing of their own scatter
 WORK = ("pairing", "batch_size", "memory", "progress")
@@ -24,7 +24,7 @@ def spend(
     settings: Mapping[str, Any],
     *,
     tolerance: float | None,
-    budget: int,
+    budget: int | None,
     **ways: Any,
 ) -> list[tuple[Terms, Spent]]:
     """Terms of each pair, with as many steps and draws as its own two errors ask for.
@@ -44,7 +44,7 @@ def spend(
     Args:
         make: :func:`conjure_lib.pair_terms` of a process.
         settings: the rest of what it is given, as pairing and batch_size.
-        budget: noise predictions that a pair, by itself, may take.
+        budget: noise predictions that a pair, by itself, may take; ``BUDGET`` where it is None.
         ways: weighting and quadrature.
 
     Raises:
@@ -54,10 +54,11 @@ def spend(
     """
     if tolerance is None:
         raise ValueError(f"budget={budget!r} is spent for a tolerance: give one, such as 0.05")
+    budget = BUDGET if budget is None else whole("budget", budget)
     begin = _begin(sampling, settings, tolerance)
     price = 2 * (1 + (begin.guidance != 1)) + 2 * (settings.get("pairing", "same") == "same")
     first = price * begin.steps * len(begin.numbers)
-    if whole("budget", budget) < first:
+    if budget < first:
         raise ValueError(f"budget={budget} does not pay for the first {first} noise predictions")
     work = {name: settings[name] for name in WORK if name in settings}
     goal = _Goal(begin, tolerance, budget // price, ways)

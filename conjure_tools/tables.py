@@ -15,6 +15,7 @@ import json
 import lzma
 import math
 import re
+import tarfile
 import unicodedata
 import warnings
 import zipfile
@@ -26,6 +27,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conjure_lib.inputs import listed
+from conjure_lib.reading import quoted
 from conjure_tools.folders import discard, keep
 
 ROLES = ("text1", "text2", "score", "id")
@@ -41,6 +44,17 @@ ID = re.compile("id|pairid")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)  # a decimal comma, unless it is one of thousands:
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+", re.ASCII)
+
+UNUSED = {0x81, 0x8D, 0x8F, 0x90, 0x9D}  # bytes that cp1252 has no character for
+BYTE = "[\x80-\xbf{}]".format(bytes({*range(0x80, 0xA0)} - UNUSED).decode("cp1252"))
+GARBLED = re.compile(
+    f"(?:[Â-ß]{BYTE}|[à-ï]{BYTE}{{2}}|[ð-ô]{BYTE}{{3}}){{2,}}"
+    f"|Â[\xa0-\xbf]|Ã{BYTE}|[ÄÅ](?![«»]){BYTE}|â{BYTE}{{2}}|ð{BYTE}{{3}}"
+)
+"""UTF-8 read as Latin-1 or cp1252: several characters in a row, or one that is no other text."""
+MARKUP = re.compile(
+    r"&(#\d+|#x[\da-f]+|[a-z]{2,8}\d?);|</?[a-z][a-z\d]*(\s[^<>]*)?/?>", re.IGNORECASE
+)
 
 WORDS = r".*[^\d.,\s+-].*"  # not a number
 LAYOUTS = (
@@ -58,6 +72,9 @@ BOMS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+WIDE = {"x0x0": "utf-16-le", "0x0x": "utf-16-be"}
+WIDE |= {"x000": "utf-32-le", "xx00": "utf-32-le", "000x": "utf-32-be", "00xx": "utf-32-be"}
+"""Which of four bytes in turn are mostly NUL, and what is so encoded."""
 OTHERS = {
     r"\s*<(!doctype html|html\b|\?xml)": "HTML or XML, perhaps a page about an error: save the "
     "table itself, as CSV or JSON lines",
@@ -66,7 +83,7 @@ OTHERS = {
 }
 """What texts that are no tables begin with, and what they are."""
 PRETTY = re.compile(r"\s*[\[{][ \t]*\r?\n")  # JSON over several lines
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz")
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|", ".tab": "\t,;|"}  # likelier ones first
 DOUBLE: dict[str, Any] = {"strict": True, "skipinitialspace": True}
 BACKSLASH: dict[str, Any] = DOUBLE | {"doublequote": False, "escapechar": "\\"}
@@ -75,6 +92,7 @@ NAMING = (
     "name the columns of the two texts, and perhaps of the score and the id: --columns "
     "FIRST,SECOND,SCORE, or by position --columns 1,2,3"
 )
+NAMED = '["word1", "word2"]'
 EXAMPLE = '{"text1": "a cat", "text2": "a dog"}'
 
 csv.field_size_limit(2**31 - 1)  # the texts are as long as they are
@@ -137,6 +155,7 @@ def read_pairs(
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: columns that are no list, or that have no order.
         ValueError: it cannot be read, or a row cannot be used: a text is empty, a score no finite
             number, an id empty or there twice, a cell too many or too few. The message names the
             file and the line (Excel, JSON arrays and Parquet: the row) and what to do.
@@ -165,9 +184,12 @@ def read_pairs(
     if dropped:
         first = ", ".join(f"{k} {v}" for k, v in dropped[0].items() if k != "cells")
         table.notes.append(f"{len(dropped)} of {len(bad)} rows are left out, first {first}")
+    pairs = pairs[~bad]
+    table.notes += _odd_texts(pairs, str(table.cells.index.name))
+    table.notes += _passed_by(table) if columns is None else []
     for note in table.notes:
         warnings.warn(f"{file}: {note}", stacklevel=2)
-    pairs = pairs[~bad].reset_index(drop=True)
+    pairs = pairs.reset_index(drop=True)
     pairs.attrs |= {"dropped": dropped} if dropped else {}
     return pairs
 
@@ -367,6 +389,45 @@ def _free(name: str, i: int, used: set[str]) -> str:
     return kept
 
 
+def _passed_by(table: Table) -> list[str]:
+    """What is to be said where another column could be the score too."""
+    names = [str(n) for i, n in enumerate(table.cells.columns) if i not in table.roles.values()]
+    others = ", ".join(n for n in names if SCORE.fullmatch(_key(n)))
+    score = table.cells.columns[table.roles["score"]] if "score" in table.roles and others else ""
+    return [f"of its numbers {score} is read as the score, and not {others}"] if score else []
+
+
+def _odd_texts(pairs: pd.DataFrame, unit: str) -> list[str]:
+    """What is to be said of texts that can hardly be meant so: of the first one of each kind."""
+    texts = {t: k for role in ("text1", "text2") for k, t in pairs[role][::-1].items()}
+    notes = []
+    for look in (_garbled, _marked_up):
+        odd = sorted((k, t, said) for t, k in texts.items() if (said := look(t)))
+        for line, text, said in odd[:1]:
+            many = f" ({len(odd)} texts are such)" if len(odd) > 1 else ""
+            notes.append(f"{unit} {line}: {quoted(text)} {said}{many}")
+    return notes
+
+
+def _marked_up(text: str) -> str:
+    found = MARKUP.search(text)
+    return f"holds HTML ({found[0]}), which is read as it stands: write plain text" if found else ""
+
+
+def _garbled(text: str) -> str:
+    if text.isascii() or ("\ufffd" not in text and not GARBLED.search(text)):
+        return ""
+    mended = GARBLED.sub(_of_bytes, text)
+    seems = f"seems to be {quoted(mended)}" if mended != text else "has characters that were lost"
+    return f"{seems}, read in another encoding than its own and saved so: save it anew, as UTF-8"
+
+
+def _of_bytes(garbled: re.Match[str]) -> str:
+    """The characters whose UTF-8 was read byte by byte."""
+    data = b"".join(c.encode("latin-1" if c <= "\xff" else "cp1252") for c in garbled[0])
+    return data.decode("utf-8", errors="replace")
+
+
 def _dropped(rows: pd.DataFrame, faults: Mapping[int, str]) -> list[dict[str, Any]]:
     unit = str(rows.index.name)
     return [
@@ -379,13 +440,10 @@ def _dropped(rows: pd.DataFrame, faults: Mapping[int, str]) -> list[dict[str, An
 
 
 def _wanted(columns: str | Sequence[str | int] | None) -> list[str] | None:
-    """The caller's columns as stripped names; ValueError where there are not two or more."""
+    """The caller's columns as stripped names; an error where there are not two or more."""
     if columns is None:
         return None
-    given = columns.split(",") if isinstance(columns, str) else columns
-    given = given if isinstance(given, Iterable) else [given]
-    if isinstance(given, (set, frozenset, Mapping)):
-        raise ValueError(f"columns must be a list, in the order text1, text2, not {columns!r}")
+    given = columns.split(",") if isinstance(columns, str) else listed(columns, "columns", NAMED)
     wanted = [str(c).strip() for c in given]
     named = [c for c in wanted if c]
     if len(wanted) < 2 or not all(wanted[:2]) or len(set(named)) < len(named):
@@ -404,19 +462,25 @@ def _roles(names: Sequence[str]) -> dict[str, int]:
         ValueError: two columns could be the same.
     """
     keys = [_key(n) for n in names]
-    texts = dict.fromkeys(filter(TEXT.fullmatch, keys))
-    both = [(a, b) for a in texts for b in texts if _are_a_pair(a, b)]
+    both = _text_pairs(names)
     found = {"text1": {a for a, _ in both}, "text2": {b for _, b in both}}
     found |= {"score": set(filter(SCORE.fullmatch, keys)), "id": set(filter(ID.fullmatch, keys))}
     roles: dict[str, int] = {}
     for role, these in found.items():
-        these = {role} if role in these else these  # our own name, before any other
+        if role in these - found["text1"] - found["text2"]:  # our own name, before any other
+            these = {role}
         places = [i for i, key in enumerate(keys) if key in these]
         if len(places) > 1:
             several = ", ".join(names[i] for i in places)
             raise ValueError(f"each of the columns {several} could be the {role}; {NAMING}")
         roles |= {role: places[0]} if places else {}
     return roles
+
+
+def _text_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The keys of all columns that could be text1 and text2."""
+    texts = dict.fromkeys(filter(TEXT.fullmatch, map(_key, names)))
+    return [(a, b) for a in texts for b in texts if _are_a_pair(a, b)]
 
 
 def _are_a_pair(first: str, second: str) -> bool:
@@ -497,7 +561,7 @@ def _by_position(
         return None
     if "score" in roles and len(rows) > 1:
         header |= not _numeric(rows[0], roles["score"]) and _numeric(rows[1], roles["score"])
-    if header or "text2" in _roles(first):
+    if header or _text_pairs(first):
         return Shape(first, True, _besides(first, roles, wanted))
     return _headless([f"column {i + 1}" for i in range(len(rows[0]))], roles, rows)
 
@@ -533,6 +597,8 @@ def _unknown(first: Sequence[str], wanted: list[str] | None) -> ValueError:
 def _unpacked(data: bytes, name: Path) -> tuple[bytes, str]:
     """What is in a compressed file, and the ending of its name without that of compression."""
     while not _is_workbook(data):
+        if what := next((w for looks, w in FORMATS.items() if re.match(looks, data, re.S)), None):
+            raise ValueError(f"it is {what}")
         unpack = next((f for magic, f in UNPACK.items() if re.match(magic, data)), None)
         if unpack is None:
             break
@@ -551,10 +617,23 @@ def _is_workbook(data: bytes) -> bool:
 def _unzip(data: bytes) -> bytes:
     """The one file of a zip archive."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        names = [n for n in archive.namelist() if not n.endswith("/") and "__MACOSX" not in n]
-        if len(names) != 1:
-            raise ValueError(f"{len(names)} files ({', '.join(names[:9])}), and one is expected")
-        return archive.read(names[0])
+        return archive.read(_only(archive.namelist()))
+
+
+def _untar(data: bytes) -> bytes:
+    """The one file of a tar archive."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        files = {member.name: member for member in archive if member.isfile()}
+        found = archive.extractfile(files[_only(files)])
+        return found.read() if found else b""
+
+
+def _only(names: Iterable[str]) -> str:
+    """The one file that an archive is to hold, beside what macOS puts there."""
+    files = [n for n in names if n[-1] != "/" and "__MACOSX" not in n and "/._" not in f"/{n}"]
+    if len(files) != 1:
+        raise ValueError(f"{len(files)} files ({', '.join(files[:9])}), and one is expected")
+    return files[0]
 
 
 def _zstandard(data: bytes) -> bytes:
@@ -569,18 +648,26 @@ UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
     rb"\xfd7zXZ\x00": lzma.decompress,
     rb"\x28\xb5\x2f\xfd": _zstandard,
     rb"PK(\x03\x04|\x05\x06|\x07\x08)": _unzip,
+    rb"(?s:.{257})ustar": _untar,
 }
-"""Patterns that no text begins with."""
+FORMATS = {
+    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old workbook (.xls): save it as .xlsx or CSV UTF-8",
+    rb"PK\x03\x04.{26}mimetypeapplication/vnd\.oasis": "OpenDocument: save it as .xlsx or CSV",
+    rb"%PDF-": "a PDF: it needs the table itself, as CSV or JSON lines",
+    rb"7z\xbc\xaf|Rar!\x1a|\x1f\x9d": "an archive that is not read: unpack it first",
+    rb"SQLite format 3\x00": "a database of SQLite: write the table as CSV or Parquet",
+    rb"ARROW1\x00|FEA1\x00|\x89HDF": "of a format that is not read: write it with to_parquet",
+    rb"\x80[\x02-\x05]": "a pickle, which could run anything: write it with to_parquet",
+}
+"""Patterns that no text begins with: of what is unpacked, and of what is not read."""
 
 
 def _decoded(data: bytes, encoding: str | None) -> str:
     """The text of a file: by its mark, the caller's word, or UTF-8."""
     marked = next((name for bom, name in BOMS.items() if data.startswith(bom)), None)
     codec = marked or encoding or "utf-8"
-    even, odd = data[:4096:2].count(0), data[1:4096:2].count(0)
-    if codec == "utf-8" and abs(even - odd) > len(data[:4096]) / 4:
-        codec = f"utf-16-{'be' if even > odd else 'le'}"
-        raise ValueError(f"it is not UTF-8 but, it seems, UTF-16: --encoding {codec}")
+    if codec == "utf-8" and (other := _unmarked(data)):
+        raise ValueError(f"it is not UTF-8 but, it seems, {other[:6].upper()}: --encoding {other}")
     try:
         text = data.decode(codec).removeprefix("\ufeff")
     except LookupError as error:
@@ -591,6 +678,12 @@ def _decoded(data: bytes, encoding: str | None) -> str:
         line = text[: text.index("\0")].count("\n") + 1
         raise ValueError(f"line {line} holds a NUL character: it is damaged, or no text")
     return text
+
+
+def _unmarked(data: bytes) -> str | None:
+    """The encoding of a text that has no mark and is full of NULs."""
+    four = [data[i:4096:4] for i in range(4)]
+    return WIDE.get("".join("0" if part.count(0) > len(part) / 2 else "x" for part in four))
 
 
 def _doubts(data: bytes, text: str) -> list[str]:
@@ -611,7 +704,7 @@ def _doubts(data: bytes, text: str) -> list[str]:
 def _undecodable(data: bytes, codec: str, at: int) -> str:
     number = data[:at].count(b"\n") + 1
     message = f"line {number} is not {codec.upper()} (byte {data[at]:#04x})"
-    if any(c < 9 for c in data[:4096]) or data.startswith((b"%PDF", b"\x1f\x9d", b"7z\xbc\xaf")):
+    if any(c < 9 for c in data[:4096]):
         return f"{message}: it is no text; CSV, JSON lines, Parquet and Excel's .xlsx are read"
     if codec == "utf-8":
         line = data[data.rfind(b"\n", 0, at) + 1 :].split(b"\n")[0][:200]
@@ -666,6 +759,8 @@ def _likeliest(
 ) -> tuple[str, Shape] | None:
     found: list[tuple[str, Shape]] = []
     for delimiter in DELIMITERS.get(suffix, "\t;,|") + " ":
+        if delimiter == " " and any(shape.header for _, shape in found):
+            break  # spaces around what others delimit
         for reading in [quotes] if quotes else ["double", "none"]:
             rows = _head(text, delimiter, reading)
             shape = _shape(rows, wanted)

@@ -14,10 +14,10 @@ from conjure_lib.inputs import as_text
 from conjure_lib.integrity import check_sound
 from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, as_process
-from conjure_lib.reading import warn_alike
 from conjure_lib.sampling import Sampling, Single, check_work
 from conjure_lib.sde import Compared, FlowSchedule, Schedule
 from conjure_lib.terms import Terms
+from conjure_tools.unread import warn_alike
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,21 @@
-"""What a model does not read, of a whole table of pairs: columns beside them, and their sum."""
+"""What a model does not read of many texts: warned of, as columns beside pairs, and their sum."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from conjure_lib.reading import Reader, listed, quoted, read, same
+from conjure_lib.reading import Reader, Reading, listed, quoted, read, same, warn_same
 
 COLUMNS = ("read1", "lost1", "read2", "lost2", "same_tokens")  # of a table of pairs
 UNREAD = ("texts_not_read_whole", "pairs_of_same_tokens")  # what a record counts
+
+
+def warn_alike(readers: Sequence[Reader], texts: Iterable[str], stacklevel: int = 3) -> None:
+    """Warn of texts that have the tokens of one before them."""
+    first: dict[tuple[Any, ...], Reading] = {}
+    told = read(readers, list(dict.fromkeys(texts)))
+    warn_same([(first.setdefault(one.tokens, one), one) for one in told], stacklevel + 1)
 
 
 def columns(

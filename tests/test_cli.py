@@ -78,7 +78,7 @@ def test_options_of_the_model_reach_it(run: Run, monkeypatch: pytest.MonkeyPatch
         "compare", *PAIR, "--model", "sd.safetensors", "--config", "sd", "--dtype", "float16",
         "--text-dtype", "auto", "--revision", "abc", "--variant", "fp16", "--device-map", "auto",
         "--height", "64", "--width", "32", "--negative-prompt", "a dog", "--long-prompts",
-        "--sampler", "own",
+        "--sampler", "own", "--guidance", "2",
     )  # fmt: skip
     assert (code, err.strip()) == (2, "conjure_lib: that will do")
     expected: dict[str, Any] = {"config": "sd", "dtype": "float16", "text_dtype": "auto"}
@@ -327,10 +327,37 @@ def test_everything_that_can_be_is_checked_before_the_model_is_loaded(
         ("compare", *PAIR, "--steps", "0"), ("compare", *PAIR, "--figure", "a.xyz"),
         ("score", table, *out, "--block", "0"), ("score", table, *out, "--batch-size", "-1"),
         ("evaluate", table, *out, "--limit", "2"), ("evaluate", table, *out, "--sample", "nan"),
+        ("compare", *PAIR, "--negative-prompt", "a dog"),
     ):  # fmt: skip
         code, said, err = run(*arguments)
         assert (code, said, len(err.splitlines())) == (2, "", 1), (arguments, err)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "fits", "not_"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "euler", "ddim"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction"},
+         "own", "dpm++2m"),
+        ({"_class_name": "PNDMScheduler"}, "euler-ancestral", None),
+    ],
+)  # fmt: skip
+def test_a_sampler_that_a_folder_cannot_have_is_refused_before_loading(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: dict[str, str],
+    fits: str, not_: str | None,
+) -> None:  # fmt: skip
+    def load(*_: Any, **__: Any) -> None:
+        raise ValueError("it was loaded")
+
+    monkeypatch.setattr("conjure_lib.load", load)
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    command = ("compare", *PAIR, "--model", str(tmp_path), "--sampler")
+    assert run(*command, fits)[2].strip() == "conjure_lib: it was loaded"
+    if not_:
+        code, _, err = run(*command, not_)
+        assert code == 2 and f"{tmp_path} must be one of euler, own, not '{not_}'" in err
 
 
 @pytest.mark.parametrize(

@@ -284,11 +284,49 @@ def test_load_takes_a_pipeline_and_options_of_its_call() -> None:
     assert not torch.equal(plain.encode([""]), plain.encode(["a dog"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("StableDiffusionPipeline", {"height": 32}, ValueError, "height alone is what pipelines"),
+        ("StableDiffusionPipeline", {"width": 32, "height": None}, ValueError, "give height and"),
+        ("FluxPipeline", {"width": 32}, ValueError, "width alone"),
+        ("StableDiffusionPipeline", {"guidance_scale": 3}, ValueError, "guidance_scale=3 changes"),
+        ("StableDiffusion3Pipeline", {"guidance_scale": 7.5}, ValueError, "give guidance=… with"),
+        ("QwenImagePipeline", {"true_cfg_scale": 4.0}, ValueError, "true_cfg_scale=4.0 changes"),
+        ("StableDiffusionPAGPipeline", {"pag_scale": 3.0}, ValueError, "pag_scale=3.0 changes"),
+        ("StableDiffusionPipeline", {"eta": 1.0}, TypeError, "no option eta that could be set"),
+        ("StableDiffusionXLPipeline", {"guidance_rescale": 0.7}, TypeError, "guidance_rescale"),
+        ("StableDiffusionPipeline", {"num_images_per_prompt": 2}, TypeError, "num_images"),
+        ("FluxPipeline", {"callback_on_step_end": print}, TypeError, "callback_on_step_end"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    name: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        cj.load(make(name), **options)
+
+
+def test_a_negative_prompt_without_guidance_is_warned_of() -> None:
+    process = cj.load(make("StableDiffusionPipeline"), negative_prompt="a dog")
+    few: dict[str, Any] = {"steps": 2}
+    for use in (
+        lambda: cj.distance(process, *PROMPTS, draws=1, **few),
+        lambda: cj.trace(process, *PROMPTS, **few),
+        lambda: process.generate(PROMPTS, **few),
+        lambda: cj.Scorer(process, draws=1, **few).encode(PROMPTS),
+    ):
+        with pytest.warns(UserWarning, match="negative_prompt changes nothing without guidance"):
+            use()
+    assert cj.distance(process, *PROMPTS, draws=1, guidance=3.0, **few).value > 0  # and is silent
+    assert process.generate(PROMPTS, guidance=3.0, **few).shape[0] == 2
+
+
 def test_the_guidance_that_a_distilled_network_is_told() -> None:
     pipeline = make("FluxPipeline")
     size: dict[str, Any] = {"height": 16, "width": 16}
     usual, other = cj.load(pipeline, **size), cj.load(pipeline, guidance_scale=7.0, **size)
-    told = [p.encode(["a cat"]).parts["guidance"] for p in (usual, other)]
+    told = [p.encode(["a cat"]).rows[0].parts["guidance"] for p in (usual, other)]
     assert [float(one) for one in told] == [3.5, 7.0]
 
 

@@ -34,6 +34,7 @@ from conjure_tools.baselines import lengths, sentence_cosine
 from conjure_tools.encoders import COMMITS
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.grounding import embed, load_encoder
+from conjure_tools.hub import REVISIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -674,10 +675,10 @@ def test_the_hub_is_asked_once_or_never(
     address, asked = deaf_hub
     name = "CompVis/stable-diffusion-v1-4"
     cache = tmp_path / "hf/hub/models--CompVis--stable-diffusion-v1-4/snapshots"
-    shutil.copytree(random_folder, cache / weights.REVISIONS[name])
+    shutil.copytree(random_folder, cache / REVISIONS[name])
     *messages, found = ask(tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE=offline)
     expected = weights_hash(cj.load(random_folder, device="cpu"))
-    assert found == f"{name} {weights.REVISIONS[name]} {expected}"
+    assert found == f"{name} {REVISIONS[name]} {expected}"
     assert len(asked) == (offline == "0")
     first, *others = messages
     assert len(others) == 5
@@ -691,7 +692,7 @@ def test_the_hub_is_asked_once_or_never(
 
 def test_pins_are_commits() -> None:
     assert COMMITS["openai/clip-vit-base-patch32"].startswith("c237dc49")
-    pins = (weights.REVISIONS | COMMITS).values()
+    pins = (REVISIONS | COMMITS).values()
     assert all(len(c) == 40 and set(c) <= set("0123456789abcdef") for c in pins)
 
 

@@ -69,7 +69,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "sigma": PER_ROW,
         "return": ROWS,
     },
-    "sde.score_from_eps": {"eps": ROWS, "sigma": PER_ROW, "return": ROWS},
     "sde.eps_from_score": {"score": ROWS, "sigma": PER_ROW, "return": ROWS},
     "sde.clean_from_eps": {
         "x": ROWS,
@@ -209,7 +208,7 @@ def exercise_sde() -> None:
         schedule.reverse_drift(x, tau, x)
         alpha, sigma = schedule.alpha(tau), schedule.sigma(tau)
         sde.eps_from_output(x, x, alpha, sigma, "v_prediction")
-        sde.eps_from_score(sde.score_from_eps(x, sigma), sigma)
+        sde.eps_from_score(x, sigma)
         sde.clean_from_eps(x, x, alpha, sigma)
     schedule.diffusion(torch.tensor([[0.5, 2.0]]))
     schedule.beta_step(t)

@@ -21,11 +21,10 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib import similarity
 from conjure_lib.inputs import as_pairs
-from conjure_lib.similarity import NEAR, RoundingWarning
 from conjure_tools.baselines import direct_output, initial_timestep, text_encoder_cosine
 from conjure_tools.neighbors import neighbors
+from conjure_tools.rounding import NEAR, RoundingWarning
 
 SETTINGS = {"steps": 3, "draws": 2}
 FOUR = [("a cat", "a dog"), ("pizza", "a cat"), ("a dog", "pizza"), ("graveyard", "a cat")]
@@ -553,7 +552,7 @@ def test_integers_of_numpy_are_integers(process: cj.GenerativeProcess) -> None:
         (lambda p: cj.Scorer(p, steps=2, draws=10**8).predict([("a", "b")]), "draws"),
         (lambda p: cj.Scorer(p, steps=2, draws=10**8).encode(["a"]), "draws"),
         (lambda p: cj.Scorer(p, steps=2, width=2**20).encode(["a"] * 10**6), "1000000 embeddings"),
-        (lambda p: similarity.floor(p, "a", batch_size=10**8), "batch_size=100000000"),
+        (lambda p: cj.floor(p, "a", batch_size=10**8), "batch_size=100000000"),
     ],
 )
 def test_what_no_memory_holds_is_refused_before_the_work(
@@ -575,7 +574,7 @@ def test_more_steps_than_the_schedule_has_are_refused_before_the_work(
         lambda: cj.distance(process, "a", "b", steps=steps),
         lambda: cj.pair_terms(process, [("a", "b")], steps=steps),
         lambda: cj.trace(process, "a", "b", steps=steps),
-        lambda: similarity.floor(process, "a", steps=steps),
+        lambda: cj.floor(process, "a", steps=steps),
         lambda: cj.Scorer(process, steps=steps),
     ):
         with pytest.raises(ValueError, match=f"steps must lie between 1 and 1000, not {steps}"):

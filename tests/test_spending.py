@@ -183,6 +183,7 @@ def test_stopping_early_biases_little() -> None:
         ({"tolerance": 0.1, "noise": np.zeros((5, 1))}, "tolerance adds draws: say with how many"),
         ({"tolerance": 0.1, "budget": 100}, "budget=100 does not pay for the first 200 noise"),
         ({"tolerance": 0.1, "budget": 0}, "budget must be at least 1"),
+        ({"budget": 20_000}, "budget=20000 is spent for a tolerance: give one"),
         ({"budget": 400}, "budget=400 is spent for a tolerance: give one"),
         ({"budget": "many"}, "budget='many' is spent for a tolerance"),
     ],

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 import conjure_lib as cj
 from conjure_lib import machine
-from conjure_tools import grounding, hardware
+from conjure_tools import cores, grounding, hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "pandas", "sklearn", "matplotlib")
@@ -76,12 +76,22 @@ def test_every_name_of_the_library_is_that_of_its_module() -> None:
 LEANS = {  # the ways that lead on, each when it is asked for
     "__init__.py": [
         "from conjure_tools.matrices import DistanceMatrix, distance_matrix",
+        "from conjure_tools.rounding import floor",
         "from conjure_tools.scorer import Scorer",
         "from conjure_tools.traces import Trace, trace",
     ],
-    "__main__.py": ["from conjure_tools.cli import entry as run"],
-    "loading.py": ["from conjure_tools.single_file import open_file"],
-    "similarity.py": ["from conjure_tools.spending import spend  # which stands on this module"],
+    "__main__.py": ["from conjure_tools.cli import entry"],
+    "loading.py": [
+        "from conjure_tools.hub import no_revision",
+        "from conjure_tools.single_file import open_file",
+        "from conjure_tools.hub import pipeline_folder",
+        "from conjure_tools.long_prompts import in_pieces",
+    ],
+    "machine.py": ["from conjure_tools.cores import cores, visible"],
+    "similarity.py": [
+        "from conjure_tools.spending import spend  # which stands on this module",
+        "from conjure_tools.rounding import beside_floor  # which stands on this module",
+    ],
 }
 
 
@@ -92,7 +102,7 @@ def test_the_library_does_not_lean_on_the_tools() -> None:
         assert leans == LEANS.get(file.name, []), file.name
 
 
-LINES = {"": 2_960, "sde process engine similarity": 750}  # of the library, of the method itself
+LINES = {"": 2_700, "sde process engine similarity": 750}  # of the library, of the method itself
 
 
 def code_lines(file: Path) -> int:
@@ -193,26 +203,26 @@ def test_the_quota_is_read_as_the_kernel_shows_it(
         else:
             limit, period = text.split()
             group(tmp_path / "cg" / name, cpu__cfs_quota_us=limit, cpu__cfs_period_us=period)
-    assert machine._quota(process_in(tmp_path, cgroup, *mounts)) == quota
+    assert cores._quota(process_in(tmp_path, cgroup, *mounts)) == quota
 
 
 def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
-    assert machine._quota(tmp_path / "nothing") == INF
+    assert cores._quota(tmp_path / "nothing") == INF
 
 
-@pytest.mark.parametrize(("quota", "cores"), [(INF, 8), (0.2, 1), (1.5, 2), (3.0, 3), (64.0, 8)])
+@pytest.mark.parametrize(("quota", "expected"), [(INF, 8), (0.2, 1), (1.5, 2), (3.0, 3), (64.0, 8)])
 def test_cores_are_those_of_the_quota(
-    monkeypatch: pytest.MonkeyPatch, quota: float, cores: int
+    monkeypatch: pytest.MonkeyPatch, quota: float, expected: int
 ) -> None:
-    monkeypatch.setattr(machine, "_visible", lambda: 8)
-    monkeypatch.setattr(machine, "_quota", lambda proc: quota)
-    assert machine.cores() == cores
+    monkeypatch.setattr(cores, "visible", lambda: 8)
+    monkeypatch.setattr(cores, "_quota", lambda proc: quota)
+    assert cores.cores() == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no affinity here")
 def test_cores_are_those_of_the_affinity() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from conjure_lib import machine; print(machine.cores())"
+    code += "from conjure_tools import cores; print(cores.cores())"
     assert python(code).stdout.split() == ["1"]
 
 
@@ -226,8 +236,8 @@ def test_threads_are_no_more_than_the_cores(
     if variable:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     found = [threads]
-    monkeypatch.setattr(machine, "_visible", lambda: 8)
-    monkeypatch.setattr(machine, "_quota", lambda proc: 3.0)
+    monkeypatch.setattr(cores, "visible", lambda: 8)
+    monkeypatch.setattr(cores, "_quota", lambda proc: 3.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: found[-1])
     monkeypatch.setattr(torch, "set_num_threads", found.append)
     machine.limit_threads()

@@ -9,6 +9,8 @@ import io
 import json
 import lzma
 import os
+import re
+import tarfile
 import threading
 import warnings
 import zipfile
@@ -73,7 +75,10 @@ def as_csv(table: list[tuple], header: str = "text1,text2,score", **options: Any
         ("word1,word2,rating\na,b,1\n", [("a", "b", 1.0)]),
         ("id\tsentence1\tsentence2\n7\ta\tb\n", [("a", "b")]),
         ("sentence_A|sentence_B\na|b, c\n", [("a", "b, c")]),
-        ("text1,text2,sentence1,sentence2\na,b,c,d\n", [("a", "b")]),
+        ("word1 , word2 ,score\na red cat,a dog,1\n", [("a red cat", "a dog", 1.0)]),
+        ("word1   ;word2   ;score   ;pos\na cat;b;1;N\n", [("a cat", "b", 1.0)]),
+        ("text1 \ttext2 \t score\na b\tc d\t1\n", [("a b", "c d", 1.0)]),
+        ("word1   word2   score\nsun   light   2\n", [("sun", "light", 2.0)]),
         (",text1,text2,score\n0,a cat,a dog,1\n", [("a cat", "a dog", 1.0)]),
         # delimiters and decimal commas
         ("text1\ttext2\tscore\na, b\tc;d\t1\n", [("a, b", "c;d", 1.0)]),
@@ -84,7 +89,7 @@ def as_csv(table: list[tuple], header: str = "text1,text2,score", **options: Any
         # cells
         ("text1,text2,score\nnull,NA,1\nnan,None,2\n", [("null", "NA", 1.0), ("nan", "None", 2.0)]),
         ("text1,text2,score\n007,1e5,4\n", [("007", "1e5", 4.0)]),
-        ("text1,text2\nTom &amp; J,<b>a</b>\n", [("Tom &amp; J", "<b>a</b>")]),
+        ("text1,text2\nTom & J; x,a < b > c\n", [("Tom & J; x", "a < b > c")]),
         ("text1,text2,score\na,b,3,\nc,d,4,\n", [("a", "b", 3.0), ("c", "d", 4.0)]),
         ("text1,text2,score\na,b,\nc,d,\n", [("a", "b"), ("c", "d")]),
         ("text1,text2\n\na,b\n  \n,\nc,d\n\n", [("a", "b"), ("c", "d")]),
@@ -120,7 +125,8 @@ def test_a_table_keeps_what_its_file_has(tmp_path: Path) -> None:
         "score": [1.5, 2.0],
         "genre": ["x", "07"],
     }
-    table = read_pairs(write(tmp_path, "ID,,text1,a,Text2,a,similarity,score\n1.0,2,3,4,5,6,7,8\n"))
+    file = write(tmp_path, "ID,,text1,a,Text2,a,kind of pair,score\n1.0,2,3,4,5,6,7,8\n")
+    table = read_pairs(file)
     assert table.iloc[0].to_dict() == {
         "id": "1.0",
         "text1": "3",
@@ -129,7 +135,7 @@ def test_a_table_keeps_what_its_file_has(tmp_path: Path) -> None:
         "column 2": "2",
         "a": "4",
         "a (6)": "6",
-        "similarity": "7",
+        "kind of pair": "7",
     }
 
 
@@ -155,6 +161,8 @@ def test_the_content_decides_and_not_the_ending(ending: str, tmp_path: Path) -> 
         ("premise,hypothesis\na,b\n", "it has premise, hypothesis; name"),
         ("text1,text2,Text2\na,b,c\n", "the columns text2, Text2 could be the text2"),
         ("word1,word2,sentence1,sentence2\na,b,c,d\n", "word1, sentence1 could be the text1"),
+        ("text1,text2,word1,word2\na,b,c,d\n", "text1, word1 could be the text1; name the col"),
+        ("sent_a\tsent_b\ttext1\ttext2\na\tb\tc\td\n", "sent_a, text1 could be the text1"),
         ("text1,text2,rating,gold\na,b,1,2\n", "rating, gold could be the score"),
         ("text1,text2\na,b\n , b\n", "line 3: text1 is empty"),
         ("text1,text2\n\u00a0 ,b\n", "line 2: text1 is empty"),
@@ -202,7 +210,10 @@ def test_the_content_decides_and_not_the_ending(ending: str, tmp_path: Path) -> 
         ("text1,text2\n“big” dog,b\n".encode("cp1252"), "'“big” dog,b': --encoding cp1252"),
         ("text1,text2\na cat,a dog\n".encode("utf-16-le"), "UTF-16: --encoding utf-16-le"),
         ("text1,text2\na cat,a dog\n".encode("utf-16-be"), "UTF-16: --encoding utf-16-be"),
-        (b"\x80\x04\x95\x00\x01\xff pickled", "it is no text; CSV, JSON lines, Parquet"),
+        ("text1,text2\na cat,a dog\n".encode("utf-32-le"), "UTF-32: --encoding utf-32-le"),
+        ("text1,text2\n猫,犬\n".encode("utf-32-be"), "UTF-32: --encoding utf-32-be"),
+        (b"\x80\x04\x95\x00\x01\xff pickled", "it is a pickle, which could run anything"),
+        (b"\x03\x04\x95\x00\x01\xff", "it is no text; CSV, JSON lines, Parquet"),
         (b"\xff\xfea", "line 1 is not UTF-16"),
     ],
 )  # fmt: skip
@@ -229,15 +240,89 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_pairs(file, encoding="base64")
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_the_one_file_of_a_tar_archive_is_read(mode: str, tmp_path: Path) -> None:
+    packed = write(tmp_path, as_csv(PAIRS))
+    file = tmp_path / f"pairs.tar{mode[1:].replace(':', '.')}"
+    with tarfile.open(file, mode) as archive:  # type: ignore[call-overload]
+        archive.add(packed, "folder/pairs.csv")
+        archive.add(packed, "folder/._pairs.csv")  # as macOS writes
+    assert rows(read_pairs(file)) == PAIRS
+    with tarfile.open(file, mode) as archive:  # type: ignore[call-overload]
+        archive.add(packed, "a.csv")
+        archive.add(packed, "b.csv")
+    with pytest.raises(ValueError, match=r"2 files \(a.csv, b.csv\), and one is expected"):
+        read_pairs(file)
+
+
+def test_an_open_document_is_called_what_it_is(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "pairs.ods", "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("content.xml", "<a/>")
+    with pytest.raises(ValueError, match="it is OpenDocument: save it as .xlsx or CSV"):
+        read_pairs(tmp_path / "pairs.ods")
+
+
+GARBLED = ["café", "“big” dog", "mały kot", "naïve — or not", "привет", "日本", "a 🐱", "déjà vu"]
+
+
+@pytest.mark.parametrize("text", GARBLED)
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_a_text_that_was_read_in_another_encoding_is_shown(
+    text: str, encoding: str, tmp_path: Path
+) -> None:
+    try:
+        garbled = text.encode().decode(encoding)
+    except UnicodeDecodeError:
+        pytest.skip("no character stands for one of its bytes")
+    table = pd.DataFrame({"text1": ["a cat", garbled], "text2": ["a dog", "x"]})
+    for name, save in FORMATS.items():
+        save(table.assign(score=1.0), tmp_path / name)
+        said = rf"(line|row) \d+: .* seems to be {re.escape(repr(text))}, read in another"
+        with pytest.warns(UserWarning, match=said):
+            assert read_pairs(tmp_path / name)["text1"][1] == garbled.strip()
+
+
+def test_characters_that_were_lost_are_told_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="line 3: 'caf\ufffd' has characters that .*2 texts"):
+        read_pairs(write(tmp_path, "text1,text2\na,b\ncaf\ufffd,b\nd,caf\ufffd au lait\n"))
+
+
+def test_markup_in_a_text_is_told_of(tmp_path: Path) -> None:
+    for text in ("Tom &amp; Jerry", "a <b>cat</b>", "caf&#233;", "a<br/>b", '<a href="x">y</a>'):
+        table = pd.DataFrame({"text1": ["a", text], "text2": ["b", "c"]})
+        table.to_csv(tmp_path / "pairs.csv", index=False)
+        with pytest.warns(UserWarning, match=r"line 3: .* holds HTML \(.*\), which is read as it"):
+            assert read_pairs(tmp_path / "pairs.csv")["text1"][1] == text
+
+
+def test_texts_with_accents_and_signs_are_not_suspected(tmp_path: Path) -> None:
+    texts = ["«Café»", "«CAFÉ»", "voilà…", "le café…»", "CHÂTEAU", "São", "ÃO £5", "»Ä« und »Ö«"]
+    texts += ["20 °C, ½ ¼", "Ångström", "ÀÉÎÕÜ ß", "naïve", "ð and þ", "“Â”", "âme"]
+    table = pd.DataFrame({"text1": texts, "text2": texts[::-1]})
+    table.to_csv(tmp_path / "pairs.csv", index=False)
+    assert read_pairs(tmp_path / "pairs.csv")["text1"].tolist() == texts
+
+
+def test_a_second_column_of_scores_is_told_of(tmp_path: Path) -> None:
+    file = write(tmp_path, "text1,text2,rating,score\na,b,1,2\n")
+    with pytest.warns(UserWarning, match="score is read as the score, and not rating"):
+        assert rows(read_pairs(file)) == [("a", "b", 2.0)]
+    assert rows(read_pairs(file, "text1,text2,rating")) == [("a", "b", 1.0)]
+    named = write(tmp_path, "text1,text2,word1,word2\na,b,c,d\n")
+    for columns, pair in (("word1,word2", ("c", "d")), ("3,4", ("c", "d")), ("1,2", ("a", "b"))):
+        assert rows(read_pairs(named, columns)) == [pair]
+
+
 def test_options_of_another_kind_are_named(tmp_path: Path) -> None:
     file = write(tmp_path, as_csv(PAIRS))
     for drop in ("no", 0, None):
         with pytest.raises(ValueError, match=f"drop must be True or False, not {drop!r}"):
             read_pairs(file, drop=drop)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="columns must be two or more different ones, not 5"):
+    with pytest.raises(TypeError, match="columns must be like .* not 5"):
         read_pairs(file, columns=5)  # type: ignore[arg-type]
     for columns in ({"text2", "text1"}, {"text2": "first", "text1": "second"}):
-        with pytest.raises(ValueError, match="columns must be a list, in the order text1, text2"):
+        with pytest.raises(TypeError, match="columns must be a list, whose order counts"):
             read_pairs(file, columns=columns)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="encoding must be a name such as 'cp1252', not 3"):
         read_pairs(file, encoding=3)  # type: ignore[arg-type]
@@ -251,8 +336,14 @@ def test_options_of_another_kind_are_named(tmp_path: Path) -> None:
         ('<?xml version="1.0"?>\n<a/>', "it is HTML or XML"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
         ("| text1 | text2 |\n|---|:--|\n| a | b |\n", "a table of Markdown: save it as CSV"),
-        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "it is no text; CSV, JSON lines, Parquet"),
-        (b"\x1f\x9d\x90abc", "it is no text; CSV, JSON lines, Parquet"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "it is a PDF: it needs the table itself"),
+        (b"\x1f\x9d\x90abc", "an archive that is not read: unpack it"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "an archive that is not read: unpack it"),
+        (b"Rar!\x1a\x07\x01\0", "an archive that is not read: unpack it"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "an old workbook .*xlsx or CSV UTF-8"),
+        (b"SQLite format 3\0\x10\0", "a database of SQLite: write the table as CSV or Parquet"),
+        (b"ARROW1\0\0\xff\xff\xff\xff", "a format that is not read: write it with to_parquet"),
+        (b"\x89HDF\r\n\x1a\n", "a format that is not read: write it with to_parquet"),
     ],
 )
 def test_what_is_no_table_is_called_what_it_is(
@@ -941,7 +1032,7 @@ def test_what_is_read_is_what_was_written_or_an_error(
         assert str(error).startswith(str(file))
         return
     if caught:  # what is not sure is said, with its line
-        assert all("line" in str(w.message) for w in caught)
+        assert all(re.search("line|row", str(w.message)) for w in caught)
         return
     assert [(a.strip(), b.strip()) for a, b, _ in written] == [(a, b) for a, b, _ in rows(found)]
     np.testing.assert_allclose(found["score"], table["score"], rtol=1e-14, atol=1e-14)

@@ -22,6 +22,7 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib.reading import UnreadWarning
 from conjure_tools.fingerprints import fingerprint
+from conjure_tools.long_prompts import pieces
 
 PROMPTS = ("a red fox", "two boats on the sea")
 FEW: dict[str, Any] = {"steps": 2, "draws": 1}
@@ -201,8 +202,8 @@ def test_a_copied_or_pickled_process_is_independent(
         for weight in other.modules["unet"].parameters():
             weight.mul_(1.5)
     assert measured(process, guidance=3.0) == before != measured(other, guidance=3.0)
-    scorer = copied(cj.Scorer(process, **FEW))  # type: ignore[arg-type]
-    assert scorer.predict([PROMPTS])[0] == pytest.approx(-measured(process))  # type: ignore[attr-defined]
+    scorer = copied(cj.Scorer(process, guidance=3.0, **FEW))  # type: ignore[arg-type]
+    assert scorer.predict([PROMPTS])[0] == pytest.approx(-measured(process, guidance=3.0))  # type: ignore[attr-defined]
 
 
 # -- what a record tells models apart by --------------------------------------------------------
@@ -252,7 +253,11 @@ def test_the_fingerprint_sees_the_options_of_the_call(random_folder: Path) -> No
     pipeline = open_pipeline(random_folder)
     plain = fingerprint(cj.load(pipeline))
     assert "options" not in plain
-    for options in ({"negative_prompt": "a dog"}, {"long_prompts": True}, {"height": 32}):
+    for options in (
+        {"negative_prompt": "a dog"},
+        {"long_prompts": True},
+        {"height": 32, "width": 16},
+    ):
         assert fingerprint(cj.load(pipeline, **options)) != plain  # type: ignore[arg-type]
 
 
@@ -266,17 +271,17 @@ def test_long_prompts_are_read_in_pieces_on_request(name: str) -> None:
     pipeline = make(name)
     cut, whole = cj.load(pipeline), cj.load(pipeline, long_prompts=True)
     (reader,) = {r.name: r for r in cut.readers if r.name == "tokenizer"}.values()
-    pieces = reader.pieces(LONG)
-    assert " ".join(pieces) == LONG and len(pieces) > 1
-    assert all(len(reader([piece])[0]) <= reader.room for piece in pieces)
+    parts = pieces(reader, LONG)
+    assert " ".join(parts) == LONG and len(parts) > 1
+    assert all(len(reader([part])[0]) <= reader.room for part in parts)
 
     def hidden(condition: Any) -> Tensor:
-        return getattr(condition, "parts", {"encoder_hidden_states": condition})[
-            "encoder_hidden_states"
-        ]
+        if isinstance(condition, Tensor):
+            return condition
+        return torch.cat([row.parts["encoder_hidden_states"] for row in condition.rows])
 
     told = hidden(whole.encode([LONG]))
-    expected = torch.cat([hidden(cut.encode([piece])) for piece in pieces], dim=1)
+    expected = torch.cat([hidden(cut.encode([part])) for part in parts], dim=1)
     torch.testing.assert_close(told, expected)
     short = whole.encode(["a fox"])
     torch.testing.assert_close(hidden(short), hidden(cut.encode(["a fox"])))
@@ -300,9 +305,9 @@ def test_long_prompts_are_read_in_pieces_on_request(name: str) -> None:
 
 def test_a_word_that_is_longer_than_the_window_is_cut_in_itself(random_folder: Path) -> None:
     reader = cj.load(random_folder, device="cpu").readers[0]
-    pieces = reader.pieces("x" * 200)
-    assert "".join(pieces) == "x" * 200 and len(pieces) == 3
-    assert reader.pieces("") == [""] and reader.pieces("a fox") == ["a fox"]
+    parts = pieces(reader, "x" * 200)
+    assert "".join(parts) == "x" * 200 and len(parts) == 3
+    assert pieces(reader, "") == [""] and pieces(reader, "a fox") == ["a fox"]
 
 
 def test_long_prompts_are_refused_where_a_network_is_told_more() -> None:

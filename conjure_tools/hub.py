@@ -1,0 +1,134 @@
+"""The Hugging Face Hub: asked once, and not for long; else this machine's cache is looked at."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from conjure_lib import EMBEDDED
+from conjure_lib.adapters import first_line, quiet
+from conjure_lib.capture import UNUSED
+from conjure_lib.loading import check_options, index_of, shipped
+
+REVISIONS = {  # of pipelines, each a commit with safetensors
+    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
+}
+SECONDS = 5.0  # for the one answer
+REST = 60.0  # seconds until a Hub that gave none is asked again
+_rest = {"until": 0.0}
+_alone = threading.Lock()
+
+
+def pipeline_folder(
+    name: str, revision: str | None, variant: str | None, call: Mapping[str, Any]
+) -> tuple[Path, str | None]:
+    """The folder of a pipeline, and its commit; its family is looked at before the weights come.
+
+    Args:
+        call: options of the pipeline's own call, which it must have.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: as :func:`conjure_lib.load`.
+    """
+    if name == EMBEDDED:
+        folder = shipped(EMBEDDED)
+        raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
+
+    def fetch(commit: str | None, local: bool) -> str:
+        import diffusers
+        from huggingface_hub import hf_hub_download
+
+        options: dict[str, Any] = {"revision": commit, "local_files_only": local}
+        index = index_of(Path(hf_hub_download(name, "model_index.json", **options)).parent)
+        check_options(index["_class_name"], call)
+        options |= {part: None for part in UNUSED if part in index}  # which need not come
+        download = diffusers.DiffusionPipeline.download
+        return str(download(name, use_safetensors=True, variant=variant, **options))
+
+    with quiet():
+        return from_hub(name, revision, fetch), revision or REVISIONS.get(name)
+
+
+def no_revision(folder: Path, revision: str | None) -> None:
+    """Raises ValueError: a folder has no revisions to choose from."""
+    if revision is not None:
+        raise ValueError(
+            f"revision is of repositories on the Hub, and {folder} is a folder: leave out "
+            f"revision={revision!r}"
+        )
+
+
+def from_hub(
+    name: str,
+    revision: str | None,
+    fetch: Callable[[str | None, bool], str],
+    kind: str = "model",
+) -> Path:
+    """The folder that ``fetch(commit, only_from_the_cache)`` gives of a repository.
+
+    Args:
+        revision: a commit; by default the one in ``REVISIONS``, or the newest.
+        kind: "model" or "dataset".
+
+    Raises:
+        FileNotFoundError: neither the Hub nor the cache has it; says what to do.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    commit = revision or REVISIONS.get(name)
+    silence = _silence(name, kind)
+    try:
+        with nullcontext() if silence is None else _offline():
+            return Path(fetch(commit, silence is not None))
+    except (OSError, HFValidationError) as error:
+        choice = f"{name} --revision {commit}" if commit else name
+        choice += " --repo-type dataset" if kind == "dataset" else ""
+        raise FileNotFoundError(
+            f"cannot load {name!r}: there is no such folder here, it is not in this machine's "
+            f"cache of the Hugging Face Hub, and {silence or _told(error)}. Where there is a "
+            f"network, 'hf download {choice}' fetches it once"
+            + (". The embedded model, 'emoji-diffusion', needs none." * (kind == "model"))
+        ) from error
+
+
+def _silence(name: str, kind: str) -> str | None:
+    """Why there is no use in asking the Hub for a repository; None where it gives any answer."""
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.errors import HFValidationError
+
+    asked_not_to = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if constants.HF_HUB_OFFLINE or asked_not_to:
+        return "HF_HUB_OFFLINE is set"
+    if time.monotonic() < _rest["until"]:
+        return "the Hub did not answer a moment ago"
+    try:
+        file = hf_hub_url(name, ".gitattributes", repo_type=kind)  # which every repository has
+        get_session().get(file, timeout=SECONDS)
+    except HFValidationError:
+        return "it is no name of a repository"
+    except Exception as error:  # of the client of the day: requests, httpx
+        _rest["until"] = time.monotonic() + REST
+        return f"the Hub does not answer ({type(error).__name__}: {first_line(error)})"
+    return None
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The Hub's client says who it is talking for, even where it is to look at the cache alone."""
+    from huggingface_hub import constants
+
+    with _alone:
+        kept, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = kept
+
+
+def _told(error: Exception) -> str:
+    return f"the Hub says {type(error).__name__}: {first_line(error)}"
