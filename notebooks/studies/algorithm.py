@@ -287,6 +287,8 @@ def common_facts(first: np.ndarray, second: np.ndarray, seed: int) -> dict[str, 
     low, high = bootstrap((first, second), saving, **how).confidence_interval
     factor = float(saving(first, second))
     return {
+        "crn_difference": float((first - second).mean()),
+        "crn_error": error(first - second),
         "crn_correlation": said(pearson(first, second, resamples=RESAMPLES, seed=seed)),
         "crn_shared": float((first - second).std(ddof=1)),
         "crn_independent": float(np.sqrt(first.var(ddof=1) + second.var(ddof=1))),
