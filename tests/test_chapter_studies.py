@@ -241,13 +241,76 @@ def test_the_plain_loop_is_the_library(process: cj.GenerativeProcess) -> None:
     assert (found["calls, loop"] == [12, 24]).all()
 
 
-def test_cells_stand_for_every_step_once(process: cj.GenerativeProcess) -> None:
-    visited = algorithm.Visited(process.schedule, torch.tensor([750, 500, 250, 0]))
-    assert np.bincount(visited.cells).tolist() == [250, 250, 250, 250]
-    flat = visited.interpolated(np.full((2, 4, 2), 3.0))
-    assert (flat == 3).all()
-    assert visited.integrated(np.ones((1, 4, 2)), "noise") == pytest.approx(1)
-    assert visited.shares(np.ones(1000), "noise").tolist() == [0.25] * 4
+def known_terms(schedule: cj.Schedule, S: int, c: float = 0.3, apart: float = 1.0) -> cj.Terms:
+    """Terms (1, 2, S, 2) of N(m_i, c²) with means so far apart: ‖Δε‖² does not depend on x."""
+    t = torch.arange(S).flip(0) * (schedule.T // S)
+    bar = schedule.alpha_bar(t)
+    square = (1 - bar) * bar * apart**2 / (bar * c**2 + 1 - bar) ** 2
+    return cj.Terms(square.numpy()[None, None, :, None].repeat(2, 1).repeat(2, 3), t, schedule)
+
+
+def test_the_excess_of_a_sum_is_split_and_the_reference_is_the_closed_form(
+    process: cj.GenerativeProcess,
+) -> None:
+    schedule = process.schedule
+    assert isinstance(schedule, cj.Schedule)
+    found = algorithm.Steps({S: known_terms(schedule, S) for S in (5, 10, 100)})
+    first, last = schedule.alpha_bar(torch.tensor([0, schedule.T - 1])).tolist()
+    exact = first / (first * 0.09 + 1 - first) - last / (last * 0.09 + 1 - last)
+    assert found.reference().value == pytest.approx(exact, rel=0.01)
+    weights = schedule.weight(found.runs[10].timesteps, "sde").numpy()
+    plain = schedule.T / 10 * float(weights @ found.runs[10].squares[0, 0, :, 0])
+    facts, row = found.facts(10), found.table().set_index("steps").loc[10]
+    assert row["sum"] == pytest.approx(plain) and facts["sum"] == pytest.approx(plain)
+    assert facts["by_trajectories"] == pytest.approx(0, abs=1e-9)  # the same terms on any path
+    assert facts["excess"] == pytest.approx(plain - exact, rel=0.01)
+    assert facts["by_quadrature"] == pytest.approx(facts["excess"])
+    assert facts["excess_error"] == 0 and facts["ratio_sde"] == pytest.approx(
+        plain / exact, rel=0.01
+    )
+    assert abs(facts["off"]) < abs(facts["excess"]) / 5
+    fewer = algorithm.Steps({S: known_terms(schedule, S) for S in (4, 10)})
+    assert math.isnan(fewer.on_finest(4))  # 250 is none of the ten
+
+
+def test_each_weighting_shares_out_one_whole(process: cj.GenerativeProcess) -> None:
+    assert isinstance(process.schedule, cj.Schedule)
+    terms = known_terms(process.schedule, 10)
+    for rule in ("sum", "log-snr"):
+        shares = algorithm.shares_of(terms, rule)
+        assert shares.sum().tolist() == pytest.approx([1, 1, 1])
+    plain = algorithm.shares_of(terms, "sum")["noise"].to_numpy()
+    square = terms.squares[0, 0, :, 0]
+    assert plain == pytest.approx(square / square.sum())
+
+
+def test_a_prediction_that_is_crossed_is_the_same_x_and_the_drift() -> None:
+    eps = torch.randn(2, 2, 3, 1, 2, 2, generator=generator(0, 0), dtype=torch.float64)
+    eps[1, 1, 0] = eps[0, 1, 0]  # at the first step, both at one x
+    schedule = cj.Schedule(torch.linspace(0.9, 0.1, 6, dtype=torch.float64))
+    trace = cj.Trace(("a", "b"), torch.tensor([4, 2, 0]), eps[:, 0], eps, schedule, cj.Sampling())
+    found = algorithm.parts(trace)
+    np.testing.assert_allclose(found["same x"], trace.terms().squares[0])
+    assert found["drift"][0, 0, 0] == 0 and found["crossed"][0, 0, 0] == found["same x"][0, 0, 0]
+    inner = ((eps[0, 0] - eps[0, 1]) * (eps[0, 1] - eps[1, 1])).flatten(1).sum(1).numpy()
+    whole = found["same x"][0, :, 0] + found["drift"][0, :, 0] + 2 * inner
+    np.testing.assert_allclose(found["crossed"][0, :, 0], whole)
+
+
+def test_what_shared_noise_saves() -> None:
+    shared, *own = np.random.default_rng(0).normal(size=(3, 4000))
+    assert algorithm.saving(*own) == pytest.approx(1, abs=0.05)
+    facts = algorithm.common_facts(3 * shared + own[0], 3 * shared + own[1], 0)
+    assert float(facts["crn_saving"].split()[0]) == pytest.approx(10, rel=0.1)  # 1 + 3²
+    assert facts["crn_independent"] / facts["crn_shared"] == pytest.approx(10**0.5, rel=0.05)
+    assert facts["crn_correlation"].startswith("0.9")
+
+
+def test_a_training_looks_away_from_what_is_hardly_noisy() -> None:
+    bars = torch.tensor([0.99, 0.9, 0.1], dtype=torch.float64)
+    schedule = cj.Schedule(bars)
+    for t, expected in ((0, 5 / 99), (1, 5 / 9), (2, 1.0)):
+        assert algorithm.trained_weight(schedule, torch.tensor([2, t])) == pytest.approx(expected)
 
 
 def test_clusters_that_are_the_groups_are_found() -> None:
