@@ -323,7 +323,7 @@ def draw_rules(
         "told by lot": (lottery, "ddim", guidance),
         "ignores the word": (process, "ddim", 0.0),
     }
-    _, axes = plt.subplots(len(rules), len(words), figsize=(1.25 * len(words) + 1.3, 8.6))
+    _, axes = plt.subplots(len(rules), len(words), figsize=(len(words) + 1.5, 7.6))
     for row, (label, (rule, sampler, w)) in zip(axes, rules.items(), strict=True):
         painted = rule.generate(words, steps=steps, guidance=w, sampler=sampler)
         for axis, picture, word in zip(row, painted, words, strict=True):
@@ -331,10 +331,10 @@ def draw_rules(
             axis.set(xticks=[], yticks=[])
             sns.despine(ax=axis, left=True, bottom=True)
             if rule is relabelled_:
-                axis.set_xlabel(f"“{led_by[word]}”", fontsize=8, labelpad=2)
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+                axis.set_xlabel(f"“{led_by[word]}”", fontsize=9.5, labelpad=2)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9.5)
     for axis, word in zip(axes[0], words, strict=True):
-        axis.set_title(f"“{word}”", fontsize=9)
+        axis.set_title(f"“{word}”", fontsize=9.5)
     plt.show()
     return [relabelled_, lottery]
 

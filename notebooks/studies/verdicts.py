@@ -167,8 +167,8 @@ def by_lot(found: Compared) -> str:
         count = int(((got[:, 0] <= 0) & (got[:, 1] >= 0)).sum())
         holding = f"; {counted(count)} of the three intervals hold{'s' * (count == 1)} zero"
     return (
-        f"agreement with people is {one} and {two} in two lotteries and {three} with the words "
-        f"relabelled{holding}"
+        f"agreement with people (ρ × 100) is {one} and {two} in two lotteries and {three} with "
+        f"the words relabelled{holding}"
     )
 
 
@@ -226,9 +226,9 @@ def opening(found: Compared) -> dict[str, str]:
         "answer_sampler": repeated(found),
         "answer_lots": f"{by_lot(found)}, where the process has {base}.",
         "answer_rest": (
-            "At states of noise, where no sampler has been, the same network has "
+            "At states of noise, where no sampler has been, the same network agrees with people at "
             f"{agreed(found, NOISE)}. U-Nets that were never trained, behind the same text "
-            f"encoder, have {agreed_by_lot(found, UNET)}: {trained_less(found, UNET)}."
+            f"encoder, agree at {agreed_by_lot(found, UNET)}: {trained_less(found, UNET)}."
         ),
         "finding": (
             f"Where the words are told by lot, distances rank nothing: {agreed(found, LOTS[0])} "
