@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from scipy.spatial.distance import squareform
 from scipy.stats import kstest, spearmanr
 
@@ -325,6 +326,15 @@ def test_names_of_the_embedded_model(process: cj.GenerativeProcess) -> None:
     home = {name: group[0] for group in found.groups for name in group}
     assert home["euler"] == "ddim" and home["euler-ancestral"] == "ddpm"
     assert len({home[name] for name in ("ddim", "ddpm", "ancestral", "dpm++2m")}) == 4
+
+
+def test_a_sampler_that_is_refused_is_left_out(
+    process: cj.GenerativeProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = PNDMScheduler.from_config(process.scheduler.config, prediction_type="epsilon")
+    found = dice.by_name(replace(process, scheduler=own), ["boy", "coast"], 64, steps=3)
+    assert "own" not in found.distances and "ddim" in found.distances
+    assert "`own` is left out: PNDMScheduler asks" in capsys.readouterr().out
 
 
 def test_a_guidance_that_fades_leaves_the_squared_scale(process: cj.GenerativeProcess) -> None:

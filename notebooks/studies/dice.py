@@ -84,10 +84,18 @@ class Names:
 def by_name(
     process: cj.GenerativeProcess, words: Sequence[str], batch_size: int, steps: int = STEPS
 ) -> Names:
-    """All pairs of ``words`` under every sampler of a process, in one draw."""
+    """All pairs of ``words`` under every sampler of a process, in one draw.
+
+    A sampler that the process refuses, as some checkpoints' own, is left out, which is printed.
+    """
     distances, visited = {}, {}
     for name in process.samplers:
         how: dict[str, Any] = {"sampler": name, "steps": steps, "draws": 1}
+        try:
+            process.sampler(sampler=name, steps=steps)
+        except ValueError as refused:
+            print(f"`{name}` is left out: {refused}")
+            continue
         terms = cj.pair_terms(process, list(combinations(words, 2)), batch_size=batch_size, **how)
         distances[name] = terms.squares.sum((1, 2, 3))
         visited[name] = tuple(terms.timesteps.tolist())

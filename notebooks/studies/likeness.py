@@ -67,7 +67,7 @@ class Found:
             holds = "is stale, and not to be trusted" if self.overlay.stale else "holds"
             sentence = (
                 f"Of {count} distances scored again here ({names}), the largest relative "
-                f"difference from the record is {self.overlay}: it {holds}."
+                f"difference from the record is {self.overlay}: the record {holds}."
             )
         took = f"{self.notes['unet_evaluations']:,} noise predictions"
         return {
@@ -253,16 +253,13 @@ def draw_map(found: Compared) -> None:
     """Rank correlations of some spaces with one another, ordered and divided by their kinds."""
     kinds = found.ordered["kind"]
     names = [name for name in kinds.index if name in MAP]
-    shown = 100 * found.between(names)
+    shown = 100 * found.between(names).rename(index=LABELS, columns=LABELS)
     _, axis = plt.subplots(figsize=(7.4, 6.4))
     sns.heatmap(
         shown, ax=axis, cmap=SEQUENTIAL, vmin=0, vmax=100, square=True, annot=True, fmt=".0f",
         annot_kws={"size": 9}, cbar=False, xticklabels=True, yticklabels=True,
     )  # fmt: skip
-    for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
-        for tick, name in zip(ticks, names, strict=True):
-            tick.set(text=LABELS.get(name, name), fontsize=9.5)
-    axis.tick_params(length=0)
+    axis.tick_params(length=0, labelsize=9.5)
     edges = np.flatnonzero(np.diff(kinds[names].map(list(KINDS).index))) + 1
     axis.hlines(edges, 0, len(names), color="white", linewidth=2)
     axis.vlines(edges, 0, len(names), color="white", linewidth=2)
