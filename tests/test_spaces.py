@@ -331,7 +331,7 @@ def test_names_of_the_embedded_model(process: cj.GenerativeProcess) -> None:
 def test_a_sampler_that_is_refused_is_left_out(
     process: cj.GenerativeProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = PNDMScheduler.from_config(process.scheduler.config, prediction_type="epsilon")
+    own = PNDMScheduler.from_config(process.scheduler.config)
     found = dice.by_name(replace(process, scheduler=own), ["boy", "coast"], 64, steps=3)
     assert "own" not in found.distances and "ddim" in found.distances
     assert "`own` is left out: PNDMScheduler asks" in capsys.readouterr().out
