@@ -153,22 +153,24 @@ def changed(found: Compared) -> str:
     names = f": {listed(told)}" if told else ""
     differs = "differ" if len(clear) > 1 else "differs"
     return (
-        f"Of {counted(len(others))} other processes {counted(len(clear))} {differs} from it by "
+        f"Of {counted(len(others))} other processes {counted(len(clear))} {differs} from `{BASE}` by "
         f"more than the interval, where one in twenty would by chance{names}."
     )
 
 
-def by_lot(found: Compared) -> str:
+def by_lot(found: Compared, beside: str = "") -> str:
     """How the lotteries agree with people, and how many intervals hold zero."""
     one, two, three = (agreed(found, name) for name in LOTS)
     got = np.array([numbers(found, name, "people_low", "people_high") for name in LOTS])
     holding = ""
     if not np.isnan(got).any():
         count = int(((got[:, 0] <= 0) & (got[:, 1] >= 0)).sum())
-        holding = f"; {counted(count)} of the three intervals hold{'s' * (count == 1)} zero"
+        many = ("none of the three intervals holds", "one of the three intervals holds")
+        many += ("two of the three intervals hold", "all three intervals hold")
+        holding = f"; {many[count]} zero"
     return (
         f"agreement with people (ρ × 100) is {one} and {two} in two lotteries and {three} with "
-        f"the words relabelled{holding}"
+        f"the words relabelled{beside}{holding}"
     )
 
 
@@ -224,7 +226,7 @@ def opening(found: Compared) -> dict[str, str]:
     base = agreed(found, BASE)
     return {
         "answer_sampler": repeated(found),
-        "answer_lots": f"{by_lot(found)}, where the process has {base}.",
+        "answer_lots": f"{by_lot(found, f', where the process has {base}')}.",
         "answer_rest": (
             "At states of noise, where no sampler has been, the same network agrees with people at "
             f"{agreed(found, NOISE)}. U-Nets that were never trained, behind the same text "
