@@ -146,15 +146,15 @@ def repeated(found: Compared) -> str:
 
 def changed(found: Compared) -> str:
     """Which of the processes that follow the model agree otherwise with people than `BASE`."""
-    names = found.result.index[found.result["kind"] == "process"]
-    others = [str(name) for name in names if name not in (BASE, REFERENCE)]
+    follow = found.result.index[found.result["kind"] == "process"]
+    others = [str(name) for name in follow if name not in (BASE, REFERENCE)]
     clear = [n for n in others if than(found, n).startswith("agrees")]
     told = [f"“{LABELS.get(n, n)}” {than(found, n)}" for n in clear]
-    names = f": {listed(told)}" if told else ""
-    differs = "differ" if len(clear) > 1 else "differs"
+    which = f": {listed(told)}" if told else ""
+    differing = f"{counted(len(clear))} {'differ' if len(clear) > 1 else 'differs'}"
     return (
-        f"Of {counted(len(others))} other processes {counted(len(clear))} {differs} from `{BASE}` by "
-        f"more than the interval, where one in twenty would by chance{names}."
+        f"Of {counted(len(others))} other processes {differing} from `{BASE}` by more than the "
+        f"interval, where one in twenty would by chance{which}."
     )
 
 
