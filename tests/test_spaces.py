@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from scipy.spatial.distance import squareform
 from scipy.stats import kstest, spearmanr
 
 import conjure_lib as cj
+from conjure_tools import correlation
 from conjure_tools.fingerprints import weights_hash
-from studies import comparison, spaces
+from conjure_tools.runs import Run
+from studies import comparison, dice, likeness, spaces, verdicts
+from studies.records import ROOT, Record
 
 FEW = ["boy", "lad", "coast", "smile"]
 PAIRS = list(combinations(FEW, 2))
-Made = tuple[pd.DataFrame, dict[str, object], Path]
+Made = tuple[pd.DataFrame, dict[str, Any], Path]
+Rows = list[tuple[float, float, float]]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +56,8 @@ def test_record_holds_each_pair_once_in_every_space(made: Made) -> None:
         assert sorted(zip(part["text1"], part["text2"], strict=True)) == sorted(PAIRS)
         assert part["distance"].nunique() > 1  # a constant space would rank nothing
     assert np.isfinite(table["distance"]).all() and (table["distance"] >= 0).all()
-    assert table["space"].nunique() >= 24
-    assert notes["words"] == FEW and len(notes["runs"]) >= 15
+    assert table["space"].nunique() >= 30
+    assert notes["words"] == FEW and len(notes["runs"]) >= 21
     assert notes["unet_evaluations"] > sum(r["unet_evaluations"] for r in notes["runs"].values())
 
 
@@ -81,10 +91,13 @@ def test_relabelling_is_conditioning_on_the_other_word(
     model = cj.load(random_folder, device="cpu")
     rows = model.encode(spaces.derangement(FEW))
     other = spaces.conditioned(model, "others", FEW, rows)
-    expected = terms(other, steps=spaces.STEPS).mean((1, 2, 3))
+    quadrature = made[1]["runs"]["ddim"]["settings"]["quadrature"]
+    how: dict[str, Any] = {"steps": spaces.STEPS, "draws": spaces.DRAWS, "weighting": "noise"}
+    found = cj.distances(other, PAIRS, quadrature=quadrature, **how)
+    expected = [one.value for one in found]
     table = made[0].query("space == 'relabelled' and weighting == 'noise'")
-    found = table.set_index(["text1", "text2"])["distance"].loc[PAIRS]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    relabelled = table.set_index(["text1", "text2"])["distance"].loc[PAIRS]
+    np.testing.assert_allclose(relabelled, expected, rtol=1e-4)
 
 
 def test_conditioning_of_other_texts_stays(process: cj.GenerativeProcess) -> None:
@@ -122,6 +135,26 @@ def test_untrained_changes_one_network(process: cj.GenerativeProcess, part: str)
     assert weights_hash(fresh) != weights_hash(process)
 
 
+def test_several_networks_by_lot_one_a_seed(random_folder: Path, made: Made) -> None:
+    drawn = dict(spaces.untrained_spaces(random_folder))
+    assert len({weights_hash(space.process) for space in drawn.values()}) == len(drawn)
+    assert len(drawn) == len(spaces.UNTRAINED) * spaces.TWINS and spaces.TWINS > 2
+    again = dict(spaces.untrained_spaces(random_folder, ["untrained U-Net, seed 2"]))
+    assert list(again) == ["untrained U-Net, seed 2"]
+    third = drawn["untrained U-Net, seed 2"].process
+    assert weights_hash(again["untrained U-Net, seed 2"].process) == weights_hash(third)
+    assert set(drawn) <= set(made[0]["space"])
+
+
+def test_networks_by_lot_are_those_of_the_model_card(random_folder: Path) -> None:
+    card = pytest.importorskip("training.card")
+    if not hasattr(card, "twins"):
+        pytest.skip("the card has one untrained network")
+    theirs = [weights_hash(twin) for twin in card.twins(random_folder)]
+    drawn = [s.process for n, s in spaces.untrained_spaces(random_folder) if "U-Net" in n]
+    assert [weights_hash(process) for process in drawn] == theirs
+
+
 @pytest.mark.parametrize(("name", "twin"), [("ddim", "euler"), ("ddpm", "euler-ancestral")])
 def test_two_names_of_one_process(process: cj.GenerativeProcess, name: str, twin: str) -> None:
     pairs = [("boy", "coast")]
@@ -148,7 +181,9 @@ def test_a_sampler_that_ignores_the_text_is_refused_and_guidance_starts_from_it(
 
 
 def test_states_of_the_empty_prompt_give_conjured_embeddings(process: cj.GenerativeProcess) -> None:
-    run = spaces.elsewhere(process, FEW, draws=2, steps=3)["states of the empty prompt"]
+    found = spaces.elsewhere(process, FEW, draws=2, steps=3)["states of the empty prompt"]
+    run = replace(found, record={"settings": {"quadrature": "sum"}})
+    assert isinstance(run, Run)
     vectors = cj.Scorer(process, weighting="sde", draws=2, steps=3, quadrature="sum").encode(FEW)
     expected = [float(((vectors[i] - vectors[j]) ** 2).sum()) for i, j in index_pairs()]
     np.testing.assert_allclose(run.distances("sde")["distance"], expected, rtol=1e-4)
@@ -234,3 +269,180 @@ def test_agreement_finds_pairs_in_either_order_and_compares_with_the_base(made: 
     assert other["spearman"] == pytest.approx(-spearmanr(distance, [3, 1, 2]).statistic)
     few = comparison.agreement(table, pairs[:2], resamples=50)
     assert few["spearman"].isna().all()
+
+
+def test_intervals_of_agreement_know_which_pairs_share_a_word() -> None:
+    rng = np.random.default_rng(5)
+    words = list("abcdefgh")
+    pairs = pd.DataFrame(list(combinations(words, 2)), columns=["text1", "text2"])
+    level = dict(zip(words, rng.normal(size=8), strict=True))
+    both = pairs["text1"].map(level) + pairs["text2"].map(level)
+    table = pairs.assign(space="ddim", weighting="noise", distance=-both + rng.normal(size=28))
+    pairs["score"] = both + rng.normal(size=28)
+    (row,) = comparison.agreement(table, pairs, resamples=300).to_dict("records")
+    texts = pairs[["text1", "text2"]].to_numpy()
+    how: dict[str, Any] = {"resamples": 300}
+    aware = correlation.spearman(-table["distance"], pairs["score"], texts=texts, **how)
+    naive = correlation.spearman(-table["distance"], pairs["score"], **how)
+    assert (row["low"], row["high"]) == (aware.low, aware.high)
+    assert aware.high - aware.low > naive.high - naive.low
+
+
+def test_how_much_more_alike_is_a_paired_difference() -> None:
+    rng = np.random.default_rng(6)
+    truth = random_matrix(rng, 25)
+    near, far = (truth + noise * random_matrix(rng, 25) for noise in (0.1, 2.0))
+    value, low, high = comparison.more_alike(far, near, truth, resamples=200)
+    upper = np.triu_indices(25, 1)
+    one, other = (spearmanr(m[upper], truth[upper]).statistic for m in (far, near))
+    assert value == pytest.approx(one - other)
+    assert low < value < high < 0
+    assert comparison.more_alike(near, near, truth, resamples=20) == (0, 0, 0)
+    back = comparison.more_alike(near, far, truth, resamples=200)
+    assert back == pytest.approx((-value, -high, -low))
+
+
+# -- what the chapter computes and says -------------------------------------------------------
+
+
+def test_names_of_one_process_are_found_by_their_distances() -> None:
+    one, times = np.array([1.0, 2.0, 3.0]), (9.0, 5.0)
+    found = dice.Names(
+        {"a": one, "b": 1.2 * one, "c": one * (1 + 1e-6), "d": 1.2 * one},
+        dict.fromkeys("abcd", times),
+    )
+    assert found.groups == [["a", "c"], ["b", "d"]]
+    said = found.facts()["names_sentence"].data
+    assert said == (
+        "4 names are 2 processes: `c` and `a`; `d` and `b` agree to 1e-06 of a distance. "
+        "All of them visit the timesteps 9, 5."
+    )
+    other = replace(found, visited={**found.visited, "b": (8.0, 5.0)})
+    assert "Not all of them visit" in other.facts()["names_sentence"].data
+
+
+def test_names_of_the_embedded_model(process: cj.GenerativeProcess) -> None:
+    found = dice.by_name(process, ["boy", "coast"], 64, steps=3)
+    home = {name: group[0] for group in found.groups for name in group}
+    assert home["euler"] == "ddim" and home["euler-ancestral"] == "ddpm"
+    assert len({home[name] for name in ("ddim", "ddpm", "ancestral", "dpm++2m")}) == 4
+
+
+def test_a_sampler_that_is_refused_is_left_out(
+    process: cj.GenerativeProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = PNDMScheduler.from_config(process.scheduler.config)
+    found = dice.by_name(replace(process, scheduler=own), ["boy", "coast"], 64, steps=3)
+    assert "own" not in found.distances and "ddim" in found.distances
+    assert "`own` is left out: PNDMScheduler asks" in capsys.readouterr().out
+
+
+def test_a_guidance_that_fades_leaves_the_squared_scale(process: cj.GenerativeProcess) -> None:
+    found = dice.fading(process, FEW[:3], [0.1, 0.01], "noise", 64)
+    assert found.least == 0.01
+    assert found.gap(0.01).max() < 0.3 * found.gap(0.1).max() < 0.3
+    fall = np.log(found.distances[0.1] / found.distances[0.01]) / np.log(10)
+    np.testing.assert_allclose(fall, 2, atol=0.2)
+
+
+def asked(made: Made, **changed: Any) -> likeness.Compared:
+    """The spaces of a small random model, with rows of agreement changed by space."""
+    overlay = Record("spaces", made[0], made[1]).overlay(made[0].iloc[:0], likeness.KEY)
+    found = likeness.Found(made[0], made[1], True, 0, overlay)
+    compared = likeness.compare(found, "noise", 30, 19)
+    result = compared.result.copy()
+    for column, values in changed.items():
+        for name, value in values.items():
+            result.loc[name, column] = value
+    return replace(compared, result=result)
+
+
+def differing(name: str, *rows: tuple[float, float, float]) -> dict[str, dict[str, float]]:
+    """Differences from `ddim` of the networks by lot of a control, with their intervals."""
+    names = [f"{name}, seed {seed}" if seed else name for seed in range(len(rows))]
+    columns = ("difference", "difference_low", "difference_high")
+    return {
+        column: dict(zip(names, values, strict=True))
+        for column, values in zip(columns, zip(*rows, strict=True), strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([(-0.1, -0.2, 0.1)] * 4, "cannot be told from any of them"),
+        ([(-0.3, -0.4, -0.1)] * 4, "agrees better than each of them"),
+        ([(0.3, 0.1, 0.4)] * 4, "agrees less than each of them"),
+        ([(-0.3, -0.4, -0.1), *[(-0.1, -0.2, 0.1)] * 3], "agrees better than one of the four"),
+        (
+            [(-0.3, -0.4, -0.1), (0.3, 0.1, 0.4), *[(-0.1, -0.2, 0.1)] * 2],
+            "agrees better than one and less than one of the four",
+        ),
+    ],
+)
+def test_the_trained_network_is_set_against_each_untrained_one(
+    made: Made, rows: Rows, said: str
+) -> None:
+    found = verdicts.trained_less(asked(made, **differing("untrained U-Net", *rows)), verdicts.UNET)
+    assert said in found
+    values = [-100 * value for value, _, _ in rows]
+    ends = verdicts.ends(np.array(values), "+.0f")
+    assert f"(trained less untrained {ends}, intervals within [" in found
+
+
+def test_a_mean_over_networks_by_lot_has_students_interval(made: Made) -> None:
+    names = [f"untrained U-Net, seed {seed}" if seed else "untrained U-Net" for seed in range(4)]
+    rho = dict(zip(names, (0.5, 0.6, 0.5, 0.6), strict=True))
+    said = verdicts.agreed_by_lot(asked(made, spearman=rho), verdicts.UNET)
+    assert said == "50 to 60 (mean over such networks 55 [46, 64])"  # t of 3 is 3.182, s/2 = 2.887
+
+
+def test_what_was_not_measured_is_not_said(made: Made) -> None:
+    found = asked(made)  # no pair of RG-65 is among these words
+    said = {name: getattr(text, "data", str(text)) for name, text in verdicts.facts(found).items()}
+    assert not [name for name, text in said.items() if "nan" in text]
+    assert "(not measured)" in said["answer_lots"] and "not compared" in said["controls"]
+    assert "agrees better" not in " ".join(said.values())
+    assert verdicts.moral(found) == ""
+
+
+def test_the_moral_follows_the_numbers(made: Made) -> None:
+    better, same = [(-0.3, -0.4, -0.1)] * 4, [(-0.1, -0.2, 0.1)] * 4
+
+    def moral(unet: Rows, reader: Rows) -> str:
+        rows = [differing("untrained U-Net", *unet), differing("untrained text encoder", *reader)]
+        columns = {column: rows[0][column] | rows[1][column] for column in rows[0]}
+        return verdicts.moral(asked(made, **columns))
+
+    assert "it is the text encoder that must" in moral(same, better)
+    assert "it is the U-Net that must" in moral(better, same)
+    assert "both networks" in moral(better, better)
+    assert "do not settle" in moral(same, same)
+
+
+def test_the_figures_and_the_table_show_every_space(made: Made) -> None:
+    found = asked(made)
+    table = likeness.table_of(found)
+    assert len(table.data) == made[0]["space"].nunique()
+    likeness.draw_spaces(found)
+    labels = {text.get_text() for text in plt.gcf().axes[0].get_yticklabels()}
+    homes = {name.split(", seed ")[0] for name in made[0]["space"]}
+    assert labels == {likeness.LABELS.get(name, name) for name in homes}
+    likeness.draw_map(found)
+    assert len(plt.gca().get_yticklabels()) == len(likeness.MAP)
+    plt.close("all")
+
+
+def test_every_number_that_the_chapter_quotes_of_the_spaces_is_there(made: Made) -> None:
+    path = ROOT / "notebooks" / "09_processes.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    text = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    quoted = {name.split(":")[0] for name in re.findall(r"\{glue:\w+\}`([\w:.-]+)`", text)}
+    code = " ".join(cell.source for cell in cells if cell.cell_type == "code")
+    found = asked(made)
+    told = {**verdicts.facts(found), **verdicts.map_facts(found)}
+    told |= dict.fromkeys(["n_words", "fresh_sentence", "record_evaluations", "names_sentence"])
+    said = {name.replace("_", "-") for name in told}
+    of_cells = re.findall(r"^ +(\w+)=", code, re.MULTILINE)
+    assert quoted <= said | {name.replace("_", "-") for name in of_cells}
+    assert said <= quoted

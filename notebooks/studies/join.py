@@ -74,6 +74,8 @@ def spaces(process: cj.GenerativeProcess, weighting: str, live: int) -> Spaces:
     if record:
         table, words = record.table, record.notes["words"]
         groups = {word: record.notes["groups"][word] for word in words}
+        # of networks that differ in the lot of their weights alone, the first
+        table = table[~table["space"].str.contains(", seed ", regex=False)]
         found = matrices(table, words, weighting)
         ratings = pd.DataFrame(record.notes.get("agreement", []))
     else:

@@ -42,7 +42,7 @@ MADE_BY = {
     "matrix": ("matrix:record", 600),
     "ablations": ("ablations:record", 3600),
     "tolerance": ("tolerances:record", 600),
-    "spaces": ("spaces:record", 1800),
+    "spaces": ("spaces:record", 2600),
     "distances": ("image_distances:record", 600),
     "probes": ("arms:probe_record", 4000),
     "encoders": ("arms:agreement_record", 900),

@@ -2,17 +2,17 @@
 
 All pairs of the same words, under one set of weights: other samplers, steps and guidance, other
 conditioning, states from elsewhere, and controls. Chapter 09 explains them. Runs are kept,
-resumable, in _build/spaces. About 470,000 noise predictions: half
-an hour on a free core.
+resumable, in _build/spaces. About 650,000 noise predictions: three quarters of an hour on a free
+core.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ WORDS = list(GROUP)
 STEPS, DRAWS = 5, 2
 READ = 10  # draws behind the spaces whose states are shared by all words, which cost little
 REFERENCE = "ddim, other noise"  # shares no noise with any other space
+UNTRAINED = {"untrained U-Net": "unet", "untrained text encoder": "text_encoder"}
+"""Controls, and whose weights are drawn anew in them."""
+TWINS = 4  # of each, seeds 0 to 3: for U-Nets those of the model card
 IGNORING = "guidance 0: the trajectory ignores the prompt, every distance is exactly zero"
 
 
@@ -96,7 +99,7 @@ def make(
         raise ValueError(f"not among the words of the spaces: {', '.join(sorted(unknown))}")
     spaces, pairs = processes(model), all_pairs(words)
     parts, records = [], {}
-    for name, space in spaces.items():
+    for name, space in chain(spaces.items(), untrained_spaces(model, only)):
         if only is None or name in only:
             settings = {"steps": STEPS, "block": len(pairs)} | space.settings | options
             where = folder / name.replace(" ", "-").replace(",", "")
@@ -145,7 +148,7 @@ def in_rows(name: str, kind: str, run: runs.Run) -> pd.DataFrame:
 
 
 def processes(model: str | Path) -> dict[str, Space]:
-    """The spaces in which every word has a process of its own, by name.
+    """The spaces of the trained weights in which every word has a process of its own, by name.
 
     ``euler`` and ``euler-ancestral`` are not among them: at the timesteps of ``ddim`` and ``ddpm``
     they are the same processes, which chapter 09 shows on a few words.
@@ -170,9 +173,21 @@ def processes(model: str | Path) -> dict[str, Space]:
         "random conditioning": told("random conditioning", random_rows(own, 0)),
         "random conditioning, again": told("random conditioning, again", random_rows(own, 1)),
         "crossed pairing": Space("reading", process, {"pairing": "crossed"}),
-        "untrained U-Net": Space("control", untrained(model, "unet")),
-        "untrained text encoder": Space("control", untrained(model, "text_encoder")),
     }
+
+
+def untrained_spaces(
+    model: str | Path, only: Sequence[str] | None = None
+) -> Iterator[tuple[str, Space]]:
+    """The controls of which one network has its weights by lot, each loaded when it is asked for.
+
+    Chance has its say in one such network; a range of several says what such networks have.
+    """
+    for control, part in UNTRAINED.items():
+        for seed in range(TWINS):
+            name = f"{control}, seed {seed}" if seed else control
+            if only is None or name in only:
+                yield name, Space("control", untrained(model, part, seed))
 
 
 def conditioned(
@@ -308,7 +323,7 @@ def draw_rules(
         "told by lot": (lottery, "ddim", guidance),
         "ignores the word": (process, "ddim", 0.0),
     }
-    _, axes = plt.subplots(len(rules), len(words), figsize=(1.25 * len(words) + 1.3, 8.6))
+    _, axes = plt.subplots(len(rules), len(words), figsize=(len(words) + 1.5, 7.6))
     for row, (label, (rule, sampler, w)) in zip(axes, rules.items(), strict=True):
         painted = rule.generate(words, steps=steps, guidance=w, sampler=sampler)
         for axis, picture, word in zip(row, painted, words, strict=True):
@@ -316,10 +331,10 @@ def draw_rules(
             axis.set(xticks=[], yticks=[])
             sns.despine(ax=axis, left=True, bottom=True)
             if rule is relabelled_:
-                axis.set_xlabel(f"“{led_by[word]}”", fontsize=8, labelpad=2)
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+                axis.set_xlabel(f"“{led_by[word]}”", fontsize=9.5, labelpad=2)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9.5)
     for axis, word in zip(axes[0], words, strict=True):
-        axis.set_title(f"“{word}”", fontsize=9)
+        axis.set_title(f"“{word}”", fontsize=9.5)
     plt.show()
     return [relabelled_, lottery]
 
