@@ -17,6 +17,7 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib.engine import chunks, norms
 from conjure_lib.process import generator
+from studies.sample_evidence import ranks_alike
 
 FORWARD = 10_000  # added to the number of a draw, for the noise that is put on finished pictures
 PAIR = ("paths", "MINDE", "excess loss", "empty, both", "empty, apart")
@@ -130,34 +131,44 @@ class Asked:
             found.append((k * steady - 1) / (k - 1))
         return np.array(found)
 
+    def error(self, kind: str) -> np.ndarray:
+        """The relative standard error over draws of `of_pairs`, in %, (P,)."""
+        draws = self.of_pairs(kind)
+        return 100 * draws.std(1, ddof=1) / math.sqrt(draws.shape[1]) / draws.mean(1)
+
+    def told(self, which: str) -> str:
+        """The text of which the paths tell the "most" or the "least", with its nats and error."""
+        draws = self.of_texts("on the path")
+        i = int(draws.mean(1).argmax() if which == "most" else draws.mean(1).argmin())
+        error = draws[i].std(ddof=1) / math.sqrt(draws.shape[1])
+        return f"“{self.texts[i]}” ({draws[i].mean():.1f} ± {error:.1f} nats)"
+
+    def pair_facts(self) -> dict[str, Any]:
+        """The estimators of J beside the paths, over the pairs."""
+        pairs, facts = self.pair_table(), {}
+        texts = np.array([[self.texts[i], self.texts[j]] for i, j in self.pairs])
+        for kind, name in zip(PAIR[:3], ("paths", "minde", "excess"), strict=True):
+            ratio = pairs[kind] / pairs["paths"]
+            facts[f"{name}_ratio"] = ratio.median()
+            facts[f"{name}_low"], facts[f"{name}_high"] = ratio.min(), ratio.max()
+            facts[f"{name}_error"] = float(np.median(self.error(kind)))
+        for kind, name in zip(PAIR[1:], ("minde", "excess", "both", "apart"), strict=True):
+            facts[f"{name}_rank"] = ranks_alike(pairs["paths"], pairs[kind], texts)
+        return facts
+
     def facts(self) -> dict[str, Any]:
         """What the text quotes."""
-        pairs, texts = self.pair_table(), self.text_table()
-        ours, theirs = self.maps()
+        texts, (ours, theirs) = self.text_table(), self.maps()
         alike = [
             pd.Series(a).corr(pd.Series(b), "spearman") for a, b in zip(ours, theirs, strict=True)
         ]
-        ranks, facts = pairs.corr("spearman"), {}
-        for kind, name in (("MINDE", "minde"), ("excess loss", "excess")):
-            ratio = pairs[kind] / pairs["paths"]
-            facts[f"{name}_ratio"], facts[f"{name}_rank"] = ratio.median(), ranks.loc["paths", kind]
-            facts[f"{name}_low"], facts[f"{name}_high"] = ratio.min(), ratio.max()
-        for kind, name in (("paths", "paths"), ("MINDE", "minde"), ("excess loss", "excess")):
-            draws = self.of_pairs(kind)
-            error = draws.std(1, ddof=1) / math.sqrt(draws.shape[1]) / draws.mean(1)
-            facts[f"{name}_error"] = 100 * float(np.median(error))
-        info = texts.corr("spearman")
-        return facts | {
-            "both_rank": ranks.loc["paths", "empty, both"],
-            "apart_rank": ranks.loc["paths", "empty, apart"],
+        return self.pair_facts() | {
             "info_ratio": (texts["excess loss"] / texts["squares"]).median(),
             "info_path_ratio": (texts["on the path"] / texts["squares"]).median(),
-            "info_rank": info.loc["excess loss", "on the path"],
-            "norm_rank": info.loc["norm", "on the path"],
-            "most_told": texts["on the path"].idxmax(),
-            "least_told": texts["on the path"].idxmin(),
-            "maps_alike": float(np.median(alike)),
-            "maps_least": float(np.min(alike)),
+            "most_told": self.told("most"),
+            "least_told": self.told("least"),
+            "maps_alike": 100 * float(np.median(alike)),
+            "maps_least": 100 * float(np.min(alike)),
             "steady": 100 * float(np.median(self.steady_share())),
         }
 
@@ -214,13 +225,30 @@ def _predicted(
     return found
 
 
-def shown(table: pd.DataFrame, caption: str) -> Styler:
-    """A table of nats, or of norms."""
+def pairs_shown(found: Asked, ends: int = 3) -> Styler:
+    """The nearest and the farthest pairs."""
+    rows = found.pair_table().sort_values("paths")
+    shown = rows if len(rows) < 2 * ends else pd.concat([rows.head(ends), rows.tail(ends)])
+    named = {"empty, both": "m, sum", "empty, apart": "m, difference"}
+    return _shown(
+        shown.rename(columns=named),
+        "The nearest and the farthest pairs: J in nats three times, and from m alone",
+    )
+
+
+def texts_shown(found: Asked) -> Styler:
+    """Every text."""
+    named = {
+        "excess loss": "information, losses",
+        "squares": "information, squares",
+        "on the path": "squares on the path",
+        "norm": "m",
+    }
+    return _shown(
+        found.text_table().rename(columns=named),
+        "What pictures tell of their text: nats three times, and m",
+    )
+
+
+def _shown(table: pd.DataFrame, caption: str) -> Styler:
     return table.style.format(precision=1).set_caption(caption)
-
-
-def shown_ranks(found: Asked) -> Styler:
-    """Spearman's ρ between the columns of the pairs."""
-    ranks = found.pair_table().corr("spearman")
-    caption = f"Spearman's ρ over {len(found.pairs)} pairs"
-    return ranks.style.format(precision=2).set_caption(caption)
