@@ -21,6 +21,7 @@ from studies.sample_evidence import ranks_alike
 
 FORWARD = 10_000  # added to the number of a draw, for the noise that is put on finished pictures
 PAIR = ("paths", "MINDE", "excess loss", "empty, both", "empty, apart")
+PAIR_NAMES = {"empty, both": "sum of m", "empty, apart": "difference of m"}
 TEXT = ("excess loss", "squares", "on the path", "norm")
 
 
@@ -143,26 +144,13 @@ class Asked:
         error = draws[i].std(ddof=1) / math.sqrt(draws.shape[1])
         return f"“{self.texts[i]}” ({draws[i].mean():.1f} ± {error:.1f} nats)"
 
-    def pair_facts(self) -> dict[str, Any]:
-        """The estimators of J beside the paths, over the pairs."""
-        pairs, facts = self.pair_table(), {}
-        texts = np.array([[self.texts[i], self.texts[j]] for i, j in self.pairs])
-        for kind, name in zip(PAIR[:3], ("paths", "minde", "excess"), strict=True):
-            ratio = pairs[kind] / pairs["paths"]
-            facts[f"{name}_ratio"] = ratio.median()
-            facts[f"{name}_low"], facts[f"{name}_high"] = ratio.min(), ratio.max()
-            facts[f"{name}_error"] = float(np.median(self.error(kind)))
-        for kind, name in zip(PAIR[1:], ("minde", "excess", "both", "apart"), strict=True):
-            facts[f"{name}_rank"] = ranks_alike(pairs["paths"], pairs[kind], texts)
-        return facts
-
     def facts(self) -> dict[str, Any]:
         """What the text quotes."""
         texts, (ours, theirs) = self.text_table(), self.maps()
         alike = [
             pd.Series(a).corr(pd.Series(b), "spearman") for a, b in zip(ours, theirs, strict=True)
         ]
-        return self.pair_facts() | {
+        return {
             "info_ratio": (texts["excess loss"] / texts["squares"]).median(),
             "info_path_ratio": (texts["on the path"] / texts["squares"]).median(),
             "most_told": self.told("most"),
@@ -225,14 +213,23 @@ def _predicted(
     return found
 
 
-def pairs_shown(found: Asked, ends: int = 3) -> Styler:
-    """The nearest and the farthest pairs."""
-    rows = found.pair_table().sort_values("paths")
-    shown = rows if len(rows) < 2 * ends else pd.concat([rows.head(ends), rows.tail(ends)])
-    named = {"empty, both": "m, sum", "empty, apart": "m, difference"}
-    return _shown(
-        shown.rename(columns=named),
-        "The nearest and the farthest pairs: J in nats three times, and from m alone",
+def compared(found: Asked) -> Styler:
+    """The estimators of J beside the paths, over the pairs, and what m alone says."""
+    pairs, rows = found.pair_table(), {}
+    texts = np.array([[found.texts[i], found.texts[j]] for i, j in found.pairs])
+    for kind in PAIR:
+        row = {"ρ × 100 with the paths": ranks_alike(pairs["paths"], pairs[kind], texts)}
+        if kind in PAIR[:3]:
+            times = (pairs[kind] / pairs["paths"]).quantile([0.5, 0, 1])
+            row["times the paths"] = "{:.2f} ({:.2f} to {:.2f})".format(*times)
+            row["error, %"] = f"{np.median(found.error(kind)):.0f}"
+        rows[PAIR_NAMES.get(kind, kind)] = row
+    rows["paths"]["ρ × 100 with the paths"] = ""
+    table = pd.DataFrame(rows).T[["times the paths", "ρ × 100 with the paths", "error, %"]]
+    return table.fillna("").style.set_caption(
+        f"Estimators over {len(pairs)} pairs: the divergence over that of the paths, median and "
+        f"range; its rank correlation with it; the relative standard error of a pair over "
+        f"{found.reverse.shape[2]} draws, median"
     )
 
 
@@ -244,11 +241,6 @@ def texts_shown(found: Asked) -> Styler:
         "on the path": "squares on the path",
         "norm": "m",
     }
-    return _shown(
-        found.text_table().rename(columns=named),
-        "What pictures tell of their text: nats three times, and m",
-    )
-
-
-def _shown(table: pd.DataFrame, caption: str) -> Styler:
+    table = found.text_table().rename(columns=named)
+    caption = "What pictures tell of their text: nats three times, and m"
     return table.style.format(precision=1).set_caption(caption)
