@@ -265,14 +265,15 @@ def by_sampler(
     transport, W₂² between the coordinates of one picture of either law.
     """
     exactly, straight = exact_process(process, dict(laws), shape), np.ones((1, 1))
-    whole_j = line.true_divergence(*laws.values(), 0.0) * math.prod(shape)
-    whole_w = line_w2(*laws.values(), torch.ones(1, dtype=torch.float64))
+    first, second = laws.values()
+    whole_j = line.true_divergence(first, second, 0.0) * math.prod(shape)
+    whole_w = line_w2(first, second, torch.ones(1, dtype=torch.float64))
     told, start = exactly.encode(list(laws)), exactly.noise([0], 0).expand(2, *shape)
     rows = []
     for name, steps in product(SAMPLERS, counts):
         how: dict[str, Any] = {"steps": steps, "sampler": name}
         terms = cj.pair_terms(exactly, [tuple(laws)], draws=1, progress=False, **how)
-        j, plain = (float(terms.by_draw("sde", rule)[0, 0]) for rule in ("log-snr", "sum"))
+        j, plain = float(terms.by_draw()[0, 0]), float(terms.by_draw(quadrature="sum")[0, 0])
         final = exactly.trajectories(told, start, [0, 0], **how).final
         x, y = final.double().reshape(2, -1, 1).numpy()
         rows.append((name, steps, j / whole_j, plain / whole_j, sliced(x, y, straight) / whole_w))

@@ -75,6 +75,10 @@ def draw(found: pd.DataFrame) -> None:
     """Transport by the number of samples, in few and in many dimensions; what is seen of it."""
     sizes = sorted(set(found.index.get_level_values("n")))
     figure, axes = plt.subplots(1, 3, figsize=(9, 4.2))
+    for axis in axes:
+        axis.set(xscale="log", yscale="log", xlabel="samples n")
+        axis.set_xticks(sizes, sizes)
+        axis.minorticks_off()
     for axis, dimension in zip(axes, DIMENSIONS, strict=False):
         _draw_transport(axis, found, dimension)
     most = DIMENSIONS[-1]
@@ -83,10 +87,6 @@ def draw(found: pd.DataFrame) -> None:
         axes[2].plot(above.index, above, "o-", ms=4, color=COLOURS[method], label=method)
     axes[2].axhline(2, color="0.6", linewidth=1, zorder=0)
     axes[2].set(title=f"above the null, D = {most}", ylabel="standard deviations of the null")
-    for axis in axes:
-        axis.set(xscale="log", yscale="log", xlabel="samples n")
-        axis.set_xticks(sizes, sizes)
-        axis.minorticks_off()
     named = [one for axis in axes[::2] for one in axis.get_legend_handles_labels()[0]]
     figure.legend(handles=named, loc="outside lower center", ncols=5, fontsize=9)
     plt.show()
@@ -99,7 +99,6 @@ def _draw_transport(axis: Axes, found: pd.DataFrame, dimension: int) -> None:
         axis.errorbar(part.index, part["mean"], part["sd"], **bars)
     axis.axhline(transport(dimension), color="black", linestyle=":", linewidth=1, label="exact")
     axis.set(title=f"wasserstein, D = {dimension}", ylabel="$W_2^2$")
-    axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
 
