@@ -80,6 +80,17 @@ def test_maps_add_up_and_what_is_steady_is_told() -> None:
     assert ours.shape == theirs.shape == (1, 2)
     assert ours.sum() == pytest.approx(found.pair_table()["paths"].iloc[0], rel=1e-4)
     np.testing.assert_allclose(found.steady_share(), 1, rtol=1e-4)
-    facts = found.facts()
-    assert facts["steady"] == pytest.approx(100, rel=1e-4)
-    assert facts["minde_ratio"] == pytest.approx(1, rel=1e-3)
+    assert found.facts()["steady"] == pytest.approx(100, rel=1e-4)
+
+
+def test_estimators_are_said_beside_the_paths_with_their_errors() -> None:
+    found = relatives.asked(process(), ["0", "1"], draws=3, steps=12)
+    table = relatives.compared(found).data
+    assert list(table.index) == ["paths", "MINDE", "excess loss", "sum of m", "difference of m"]
+    assert table.loc["MINDE", "times the paths"] == "1.00 (1.00 to 1.00)"
+    assert table.loc["MINDE", "error, %"] == "0" and int(table.loc["excess loss", "error, %"]) > 0
+    assert table.loc["paths", "ρ × 100 with the paths"] == ""
+    assert table.loc["sum of m", "ρ × 100 with the paths"] == "not defined"  # one pair has no rank
+    told = found.of_texts("on the path").mean(1)
+    assert found.told("most") == f"“{told.argmax()}” ({told.max():.1f} ± 0.0 nats)"
+    assert found.told("least").startswith(f"“{told.argmin()}” ({told.min():.1f} ")

@@ -26,7 +26,7 @@ from studies.records import WORK, Made, in_single, texts_of, whole
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
 COUNTS = (4, 8, 16, 32)  # images that the distances are computed with
-DRAWS = 5  # of the conjuring distance
+DRAWS = 5  # of the conjured distance
 STEPS = 10
 SEED = 0
 OTHER = 1000  # the first draw of the second set of noise
@@ -147,7 +147,7 @@ def of_samples(samples: np.ndarray, texts: Sequence[str], pairs: pd.DataFrame) -
 
 
 def of_paths(process: cj.GenerativeProcess, run: runs.Run, draws: int) -> pd.DataFrame:
-    """The conjuring distance of each pair with 1, 2, … draws, and its text encoder's distance."""
+    """The conjured distance of each pair with 1, 2, … draws, and its text encoder's distance."""
     rows = []
     for k in range(1, draws + 1):
         wide = pd.DataFrame({w: run.by_draw(w)[:, :k].mean(1) for w in cj.WEIGHTINGS})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,9 +23,13 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_lib.sde import eps_from_score
+from conjure_tools.distributions import energy, mmd, sliced, wasserstein
 from conjure_tools.plots import PALETTE
 from studies.gaussians import Mixture
 from studies.sample_evidence import COLOURS
+
+PUSHES = 8  # equal parts of the clock, in one of which two processes differ
+SAMPLERS = ("ddim", "ddpm", "euler-ancestral", "dpm++2m")
 
 
 def mean_norm(square: np.ndarray, variance: np.ndarray, d: int) -> np.ndarray:
@@ -111,6 +116,32 @@ def sampled(
     return x, y
 
 
+def misses(
+    cases: Mapping[str, tuple[Mixture, Mixture]],
+    known: pd.DataFrame,
+    width: float,
+    repeats: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Mean of estimates from 50 samples less the exact distance, in standard errors of the mean.
+
+    A row a distance, a column a pair of laws; ``known`` has the exact ones, a row a pair.
+    """
+    found: dict[str, dict[str, float]] = {}
+    estimates: dict[str, Callable[..., float]] = {
+        "energy": energy,
+        "mmd": lambda a, b: mmd(a, b, width),
+        "wasserstein": wasserstein,
+    }
+    for key, (name, pair) in enumerate(cases.items()):
+        x, y = sampled(*pair, repeats, 50, seed, key)
+        for method, estimate in estimates.items():
+            values = np.array([estimate(a, b) for a, b in zip(x, y, strict=True)])
+            off = values.mean() - known.loc[name, method]
+            found.setdefault(method, {})[name] = off / values.std(ddof=1) * math.sqrt(repeats)
+    return pd.DataFrame(found).T
+
+
 def on_axis(means: list[float], stds: list[float], weights: list[float]) -> Mixture:
     """A mixture on the line."""
     parts = ([[m] for m in means], stds, weights)
@@ -173,6 +204,80 @@ class Line:
         alpha, sigma = self.schedule.alpha(at), self.schedule.sigma(at)
         laws = (one.diffuse(alpha, sigma) for one in (first, second))
         return self.end_divergence(*(one.log_prob(self.xs[:, None]).exp().numpy() for one in laws))
+
+
+# -- where paths and pictures part ------------------------------------------------------------
+
+
+def under_guidance(
+    line: Line, first: Mixture, second: Mixture, strengths: Sequence[float]
+) -> pd.DataFrame:
+    """J of the paths and of the pictures, nats, by the guidance w; no text is the equal mixture."""
+    parts = (torch.cat([getattr(a, n) for a in (first, second)]) for n in ("means", "stds"))
+    nothing = line.score(Mixture(*parts, torch.cat([first.weights, second.weights]) / 2))
+    scores = [line.score(one) for one in (first, second)]
+    rows = {
+        w: line.both_divergences(*(nothing + w * (score - nothing) for score in scores))
+        for w in strengths
+    }
+    return pd.DataFrame(rows, index=["paths", "pictures"]).T
+
+
+def after_a_push(line: Line, score: np.ndarray) -> pd.DataFrame:
+    """J of the paths and of the pictures, nats, of two processes with one score, one pushed.
+
+    A constant is added to the score of one during an eighth of the clock, so large that the paths
+    are one nat apart. A row for each eighth; the index is its middle on the clock B.
+    """
+    edges = np.linspace(0, line.clock[0], PUSHES + 1)
+    which = np.digitize((line.clock[1:] + line.clock[:-1]) / 2, edges) - 1  # of each time step
+    rows = []
+    for k in range(PUSHES):
+        push = (which == k) / math.sqrt(line.lapse[which == k].sum())
+        rows.append(line.both_divergences(score, score + push[:, None]))
+    return pd.DataFrame(rows, columns=["paths", "pictures"], index=(edges[1:] + edges[:-1]) / 2)
+
+
+def swirled(line: Line, omega: float, seed: int) -> dict[str, float]:
+    """Two processes in the plane that turn N(0, I) in opposite directions at speed omega.
+
+    Nats between their "paths", and the energy distance between 500 "pictures" of either and,
+    as "null", between 500 and 500 pictures of the first.
+    """
+    elapsed = float(line.clock[0])
+    speeds = (omega, -omega, omega)  # the third: another sample of the first
+    keys = [generator(seed, 100, k) for k in range(len(speeds))]
+    ends = [turned(w, elapsed, 200, key) for w, key in zip(speeds, keys, strict=True)]
+    apart = {"pictures": energy(ends[0], ends[1]), "null": energy(ends[0], ends[2])}
+    return {"paths": 8 * omega**2 * elapsed, **apart}
+
+
+def by_sampler(
+    process: cj.GenerativeProcess,
+    line: Line,
+    laws: Mapping[str, Mixture],
+    counts: Sequence[int],
+    shape: tuple[int, ...],
+) -> pd.DataFrame:
+    """Algorithm 1 with exact predictions of two laws on the line: every value over the exact one.
+
+    Columns sampler and steps; J by the library's rule, and "sum", by the plain one; and
+    transport, W₂² between the coordinates of one picture of either law.
+    """
+    exactly, straight = exact_process(process, dict(laws), shape), np.ones((1, 1))
+    first, second = laws.values()
+    whole_j = line.true_divergence(first, second, 0.0) * math.prod(shape)
+    whole_w = line_w2(first, second, torch.ones(1, dtype=torch.float64))
+    told, start = exactly.encode(list(laws)), exactly.noise([0], 0).expand(2, *shape)
+    rows = []
+    for name, steps in product(SAMPLERS, counts):
+        how: dict[str, Any] = {"steps": steps, "sampler": name}
+        terms = cj.pair_terms(exactly, [tuple(laws)], draws=1, progress=False, **how)
+        j, plain = float(terms.by_draw()[0, 0]), float(terms.by_draw(quadrature="sum")[0, 0])
+        final = exactly.trajectories(told, start, [0, 0], **how).final
+        x, y = final.double().reshape(2, -1, 1).numpy()
+        rows.append((name, steps, j / whole_j, plain / whole_j, sliced(x, y, straight) / whole_w))
+    return pd.DataFrame(rows, columns=["sampler", "steps", "J", "sum", "transport"])
 
 
 def exact_process(
@@ -257,7 +362,7 @@ def turned(omega: float, elapsed: float, steps: int, key: torch.Generator) -> np
 
 def draw_cases(cases: Mapping[str, tuple[Mixture, Mixture]], relative: pd.DataFrame) -> None:
     """The pairs of laws, and every distance of each in units of the first pair's."""
-    figure = plt.figure(figsize=(10.5, 5.6))
+    figure = plt.figure(figsize=(9, 5.6))
     halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.5])
     top, bottom = halves
     across, up = (torch.linspace(*ends, 121).double() for ends in ((-2.2, 4.4), (-1.8, 1.8)))
@@ -282,21 +387,19 @@ def draw_cases(cases: Mapping[str, tuple[Mixture, Mixture]], relative: pd.DataFr
     plt.show()
 
 
-def draw_breaks(
-    guided: pd.DataFrame, places: np.ndarray, pushed: np.ndarray, by_sampler: pd.DataFrame
-) -> None:
+def draw_breaks(guided: pd.DataFrame, pushed: pd.DataFrame, samplers: pd.DataFrame) -> None:
     """J of paths and of pictures under guidance and after one error; samplers with few steps."""
-    _, axes = plt.subplots(1, 3, figsize=(11, 3.5))
-    axes[0].plot(guided.index, guided["paths"], "o-", color=PALETTE[0], label="paths")
-    axes[0].plot(guided.index, guided["pictures"], "o-", color=PALETTE[1], label="pictures")
+    _, axes = plt.subplots(1, 3, figsize=(9, 3.6))
+    for kind, colour in zip(("paths", "pictures"), PALETTE, strict=False):
+        axes[0].plot(guided.index, guided[kind], "o-", color=colour, label=kind)
+        axes[1].plot(pushed.index, pushed[kind], "o-", color=colour)
     axes[0].set(yscale="log", xlabel="guidance w", ylabel="J (nats)", title="guidance")
-    axes[0].legend()
-    axes[1].plot(places, pushed[:, 0], "o-", color=PALETTE[0])
-    axes[1].plot(places, pushed[:, 1], "o-", color=PALETTE[1])
+    axes[0].legend(fontsize=9)
     clock = "place of the error on the clock B\n(0: picture, right: noise)"
     axes[1].set(yscale="log", xlabel=clock, ylabel="J (nats)", title="one error of one nat")
-    of_samplers = by_sampler.groupby("sampler", sort=False)
-    for (name, part), colour in zip(of_samplers, PALETTE[2:], strict=True):
+    for (name, part), colour in zip(
+        samplers.groupby("sampler", sort=False), PALETTE[2:], strict=True
+    ):
         width = 5 if name == "ddpm" else 1.5  # euler-ancestral lies on it
         axes[2].plot(part["steps"], part["J"], "o-", color=colour, label=name, linewidth=width)
         axes[2].plot(part["steps"], part["transport"], "s:", color=colour, mfc="white")
@@ -304,9 +407,52 @@ def draw_breaks(
     labels = {"xlabel": "sampler steps", "ylabel": "relative to the exact value"}
     axes[2].set(xscale="log", yscale="log", title="exact scores, coarse steps", **labels)
     axes[2].yaxis.set_major_formatter("{x:g}")
-    steps = by_sampler["steps"].unique()
+    steps = samplers["steps"].unique()
     axes[2].set_xticks(steps, steps)
     axes[2].minorticks_off()
     axes[2].set_yticks([0.5, 1, 2, 4])
-    axes[2].legend(fontsize=8)
+    axes[2].legend(fontsize=9)
     plt.show()
+
+
+# -- facts ------------------------------------------------------------------------------------
+
+
+def case_facts(known: pd.DataFrame, relative: pd.DataFrame, off: pd.DataFrame) -> dict[str, Any]:
+    """What the text quotes of the pairs in the plane."""
+    ceiling = exact(law([0.0], 0.5), law([100.0], 0.5), 1.0)["mmd"]  # of heaps nowhere alike
+    unbiased = off.loc[["energy", "mmd"]].abs()
+    methods = ("jeffreys", "wasserstein", "energy", "mmd")
+    return {
+        **{f"{case}_{m}": relative.loc[case, m] for case in ("far", "rare") for m in methods},
+        "ceiling_mmd": ceiling / known.loc["moved", "mmd"],
+        "narrow_jeffreys": relative.loc["narrow", "jeffreys"],
+        "modes_frechet": abs(known.loc["modes", "frechet"]),
+        "worst_unbiased": unbiased.max(axis=None),
+        "worst_error": off.loc["wasserstein"].max(),
+    }
+
+
+def break_facts(
+    guided: pd.DataFrame, pushed: pd.DataFrame, swirl: Mapping[str, float], samplers: pd.DataFrame
+) -> dict[str, Any]:
+    """What the text quotes of where paths and pictures part."""
+    last = guided.iloc[-1]
+    few = min(samplers["steps"], key=lambda n: abs(n - 10))
+    part = samplers[samplers["steps"] == few]
+    ranges = {c: f"{part[c].min():.2f} to {part[c].max():.2f}" for c in ("J", "sum", "transport")}
+    return {
+        "w_most": guided.index[-1],
+        "guided_paths": last["paths"],
+        "guided_pictures": last["pictures"],
+        "guided_lost": 100 * (1 - last["pictures"] / last["paths"]),
+        "late_left": pushed["pictures"].iloc[0],
+        "early_left": pushed["pictures"].iloc[-1],
+        "rotation": swirl["paths"],
+        "rotation_between": swirl["pictures"],
+        "rotation_null": swirl["null"],
+        "few_steps": few,
+        "few_j": ranges["J"],
+        "few_sum": ranges["sum"],
+        "few_w": ranges["transport"],
+    }

@@ -17,9 +17,11 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib.engine import chunks, norms
 from conjure_lib.process import generator
+from studies.sample_evidence import ranks_alike
 
 FORWARD = 10_000  # added to the number of a draw, for the noise that is put on finished pictures
 PAIR = ("paths", "MINDE", "excess loss", "empty, both", "empty, apart")
+PAIR_NAMES = {"empty, both": "sum of m", "empty, apart": "difference of m"}
 TEXT = ("excess loss", "squares", "on the path", "norm")
 
 
@@ -130,34 +132,31 @@ class Asked:
             found.append((k * steady - 1) / (k - 1))
         return np.array(found)
 
+    def error(self, kind: str) -> np.ndarray:
+        """The relative standard error over draws of `of_pairs`, in %, (P,)."""
+        draws = self.of_pairs(kind)
+        return 100 * draws.std(1, ddof=1) / math.sqrt(draws.shape[1]) / draws.mean(1)
+
+    def told(self, which: str) -> str:
+        """The text of which the paths tell the "most" or the "least", with its nats and error."""
+        draws = self.of_texts("on the path")
+        i = int(draws.mean(1).argmax() if which == "most" else draws.mean(1).argmin())
+        error = draws[i].std(ddof=1) / math.sqrt(draws.shape[1])
+        return f"“{self.texts[i]}” ({draws[i].mean():.1f} ± {error:.1f} nats)"
+
     def facts(self) -> dict[str, Any]:
         """What the text quotes."""
-        pairs, texts = self.pair_table(), self.text_table()
-        ours, theirs = self.maps()
+        texts, (ours, theirs) = self.text_table(), self.maps()
         alike = [
             pd.Series(a).corr(pd.Series(b), "spearman") for a, b in zip(ours, theirs, strict=True)
         ]
-        ranks, facts = pairs.corr("spearman"), {}
-        for kind, name in (("MINDE", "minde"), ("excess loss", "excess")):
-            ratio = pairs[kind] / pairs["paths"]
-            facts[f"{name}_ratio"], facts[f"{name}_rank"] = ratio.median(), ranks.loc["paths", kind]
-            facts[f"{name}_low"], facts[f"{name}_high"] = ratio.min(), ratio.max()
-        for kind, name in (("paths", "paths"), ("MINDE", "minde"), ("excess loss", "excess")):
-            draws = self.of_pairs(kind)
-            error = draws.std(1, ddof=1) / math.sqrt(draws.shape[1]) / draws.mean(1)
-            facts[f"{name}_error"] = 100 * float(np.median(error))
-        info = texts.corr("spearman")
-        return facts | {
-            "both_rank": ranks.loc["paths", "empty, both"],
-            "apart_rank": ranks.loc["paths", "empty, apart"],
+        return {
             "info_ratio": (texts["excess loss"] / texts["squares"]).median(),
             "info_path_ratio": (texts["on the path"] / texts["squares"]).median(),
-            "info_rank": info.loc["excess loss", "on the path"],
-            "norm_rank": info.loc["norm", "on the path"],
-            "most_told": texts["on the path"].idxmax(),
-            "least_told": texts["on the path"].idxmin(),
-            "maps_alike": float(np.median(alike)),
-            "maps_least": float(np.min(alike)),
+            "most_told": self.told("most"),
+            "least_told": self.told("least"),
+            "maps_alike": 100 * float(np.median(alike)),
+            "maps_least": 100 * float(np.min(alike)),
             "steady": 100 * float(np.median(self.steady_share())),
         }
 
@@ -214,13 +213,34 @@ def _predicted(
     return found
 
 
-def shown(table: pd.DataFrame, caption: str) -> Styler:
-    """A table of nats, or of norms."""
+def compared(found: Asked) -> Styler:
+    """The estimators of J beside the paths, over the pairs, and what m alone says."""
+    pairs, rows = found.pair_table(), {}
+    texts = np.array([[found.texts[i], found.texts[j]] for i, j in found.pairs])
+    for kind in PAIR:
+        row = {"ρ × 100 with the paths": ranks_alike(pairs["paths"], pairs[kind], texts)}
+        if kind in PAIR[:3]:
+            times = (pairs[kind] / pairs["paths"]).quantile([0.5, 0, 1])
+            row["times the paths"] = "{:.2f} ({:.2f} to {:.2f})".format(*times)
+            row["error, %"] = f"{np.median(found.error(kind)):.0f}"
+        rows[PAIR_NAMES.get(kind, kind)] = row
+    rows["paths"] = {"error, %": rows["paths"]["error, %"]}
+    table = pd.DataFrame(rows).T[["times the paths", "ρ × 100 with the paths", "error, %"]]
+    return table.fillna("").style.set_caption(
+        f"Estimators over {len(pairs)} pairs: the divergence over that of the paths, median and "
+        f"range; its rank correlation with it; the relative standard error of a pair over "
+        f"{found.reverse.shape[2]} draws, median"
+    )
+
+
+def texts_shown(found: Asked) -> Styler:
+    """Every text."""
+    named = {
+        "excess loss": "information, losses",
+        "squares": "information, squares",
+        "on the path": "squares on the path",
+        "norm": "m",
+    }
+    table = found.text_table().rename(columns=named)
+    caption = "What pictures tell of their text: nats three times, and m"
     return table.style.format(precision=1).set_caption(caption)
-
-
-def shown_ranks(found: Asked) -> Styler:
-    """Spearman's ρ between the columns of the pairs."""
-    ranks = found.pair_table().corr("spearman")
-    caption = f"Spearman's ρ over {len(found.pairs)} pairs"
-    return ranks.style.format(precision=2).set_caption(caption)

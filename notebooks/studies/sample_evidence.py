@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
 from conjure_tools import benchmarks, runs
+from conjure_tools.correlation import spearman
 from conjure_tools.distributions import METHODS
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
@@ -27,6 +29,7 @@ COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
 ALONE = ("coupled", "wasserstein", "sliced", "energy", "sde")  # do not depend on the other pairs
 SETS = {"rg65": "RG-65", "simlex999": "SimLex-999"}
 STARTS = ("common", "independent")
+RESAMPLES = 2000  # of the intervals between two distances
 RHO = ("spearman", "low", "high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 
@@ -138,26 +141,6 @@ def scale_of(rows: pd.DataFrame) -> Any:
     return rows["recorded"].abs().groupby(rows["method"]).transform("median")
 
 
-def draw_overlay(found: Overlay) -> None:
-    """Recorded against fresh, in units of the method."""
-    _, axis = plt.subplots(figsize=(3.8, 3.5))
-    rows = found.rows
-    if len(rows):
-        relative = rows[["recorded", "fresh"]].div(scale_of(rows), axis=0)
-        for method, colour in zip(ALONE, [*list(COLOURS.values())[:4], "black"], strict=True):
-            part = relative[rows["method"] == method]
-            look: dict[str, Any] = {"ms": 4, "color": colour, "alpha": 0.6, "label": method}
-            axis.plot(part["recorded"], part["fresh"], "o", **look)
-        ends = [relative.min().min(), relative.max().max()]
-        axis.plot(ends, ends, color="0.5", linewidth=1)
-        axis.set(xlabel="of record", ylabel="of this page")
-        axis.legend(fontsize=7)
-    else:
-        axis.text(0.5, 0.5, "no record of this model", ha="center", transform=axis.transAxes)
-        axis.set_axis_off()
-    plt.show()
-
-
 # -- floors and repetitions -------------------------------------------------------------------
 
 
@@ -181,35 +164,67 @@ def reliabilities(found: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows).rename_axis(["method", "images"])
 
 
+def floor_table(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) -> Styler:
+    """Both with the most pictures."""
+    summary = pd.concat([100 * floor.rename("floor, %"), 100 * reliability], axis=1)
+    named = {start: f"again, {start} noise" for start in STARTS}
+    rows = summary.xs(found.many, level="images").loc[list(METHODS)].rename(columns=named)
+    return rows.style.format(precision=0).set_caption(
+        f"{found.many} pictures a text: the null in % of the distance from independent noise, and "
+        "ρ × 100 of a distance with its repetition (mean of the sets)"
+    )
+
+
+def again(found: Evidence, method: str, start: str) -> str:
+    """ρ × 100 of a distance with its repetition on the first set, with its interval."""
+    rows = found.wide.xs((found.first, method, found.many))
+    return ranks_alike(rows[start], rows[f"{start} again"])
+
+
 def draw_floors(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) -> None:
     """Floor and reliability by the number of pictures."""
     counts = sorted(found.table.loc[found.table["start"] == "null", "images"].unique())
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.5))
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.9))
     for method in METHODS:
-        axes[0].plot(counts, floor[method], "o-", ms=4, color=COLOURS[method], label=method)
+        axes[0].plot(counts, 100 * floor[method], "o-", ms=4, color=COLOURS[method], label=method)
         for axis, start in zip(axes[1:], STARTS, strict=True):
-            values = reliability.loc[method, start]
+            values = 100 * reliability.loc[method, start]
             axis.plot(counts, values.reindex(counts), "o-", ms=4, color=COLOURS[method])
     axes[0].axhline(0, color="0.6", linewidth=1, zorder=0)
-    axes[0].set(title="floor", ylabel="null / distance")
+    axes[0].set(title="floor", ylabel="null, % of the distance")
     for axis, start in zip(axes[1:], STARTS, strict=True):
-        lowest = min(0, np.nanmin(reliability))
-        axis.set(title=f"{start} noise", ylim=(lowest - 0.05, 1.05))
-    axes[1].set_ylabel("rank correlation of repetitions")
+        lowest = min(0, 100 * np.nanmin(reliability))
+        axis.set(title=f"{start} noise", ylim=(lowest - 5, 105))
+    axes[1].set_ylabel("ρ × 100 of repetitions")
     for axis in axes:
         axis.set(xscale="log", xlabel="pictures a text")
         axis.set_xticks(counts, counts)
         axis.minorticks_off()
-    figure.legend(loc="outside lower center", ncols=len(METHODS), fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     plt.show()
 
 
 # -- agreement with people --------------------------------------------------------------------
 
 
-def interval(row: Any, names: Sequence[str] = RHO) -> str:
-    """A number × 100 with its interval."""
-    return "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * getattr(row, name) for name in names))
+def interval(row: Any, names: Sequence[str] = RHO, sign: str = "") -> str:
+    """A number × 100 with its interval, where there is one: of few pairs there is none."""
+    value, low, high = (100 * float(getattr(row, name)) for name in names)
+    found = f"{value:{sign}.0f}"
+    return found if math.isnan(low) else f"{found} [{low:{sign}.0f}, {high:{sign}.0f}]"
+
+
+def ranks_alike(x: pd.Series, y: pd.Series, texts: np.ndarray | None = None) -> str:
+    """Spearman's ρ × 100 of two columns over the same pairs, with its interval."""
+    if len(x) < 3:
+        return "not defined"
+    found = spearman(x.to_numpy(), y.to_numpy(), texts=texts, resamples=RESAMPLES)
+    return interval(found, ("value", "low", "high"))
+
+
+def share(fraction: float) -> str:
+    """A share of all pairs, in words where it is all or nothing."""
+    return {0.0: "none", 1.0: "all"}.get(fraction, f"{100 * fraction:.0f} %")
 
 
 def people_table(found: Evidence) -> Styler:
@@ -227,7 +242,8 @@ def people_table(found: Evidence) -> Styler:
     order = [name for name in (*cj.WEIGHTINGS, *METHODS, "text encoder") if name in cells.index]
     caption = (
         f"ρ × 100 with people, from {found.many} pictures a text or {found.draws} draws, with 95 % "
-        "bootstrap intervals over pairs; *: different from “sde” by more than its paired interval"
+        "bootstrap intervals over pairs, given these draws; *: different from “sde” by more than "
+        "its paired interval"
     )
     return cells.loc[order].fillna("").style.set_caption(caption)
 
@@ -235,7 +251,7 @@ def people_table(found: Evidence) -> Styler:
 def draw_agreement(found: Evidence) -> None:
     """Agreement with people by price, a row for each set and a column for each noise."""
     names = list(dict.fromkeys(found.agreed["benchmark"]))
-    size: Any = (11, 0.9 + 3 * len(names))
+    size: Any = (9, 1.2 + 3 * len(names))
     shared: dict[str, Any] = {"sharex": True, "sharey": "row"}
     figure, axes = plt.subplots(len(names), 3, figsize=size, squeeze=False, **shared)
     for row, name in zip(axes, names, strict=True):
@@ -250,7 +266,7 @@ def draw_agreement(found: Evidence) -> None:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
     handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=9)
     plt.show()
 
 
@@ -283,10 +299,10 @@ def same_noise(found: Evidence) -> pd.DataFrame:
 
 def draw_same(same: pd.DataFrame) -> None:
     """Rank correlations of the distances, and J of paths against J of fitted Gaussians."""
-    _, axes = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=[1.5, 1])
-    look: dict[str, Any] = {"annot_kws": {"fontsize": 7}, "square": True, "vmax": 1, "cbar": False}
-    ranks = same.corr("spearman")
-    sns.heatmap(ranks, cmap=SEQUENTIAL, annot=True, fmt=".2f", ax=axes[0], **look)
+    _, axes = plt.subplots(1, 2, figsize=(9, 4.4), width_ratios=[1.5, 1])
+    look: dict[str, Any] = {"annot_kws": {"fontsize": 9}, "vmax": 100, "cbar": False}
+    ranks = 100 * same.corr("spearman")
+    sns.heatmap(ranks, cmap=SEQUENTIAL, annot=True, fmt=".0f", ax=axes[0], **look)
     axes[0].set(xlabel="", ylabel="")
     nats = same[["sde", "jeffreys"]]
     axes[1].loglog(nats["sde"], nats["jeffreys"], "o", ms=4, alpha=0.6, color=PALETTE[0])
@@ -305,8 +321,8 @@ def at_price(found: Evidence, method: str) -> str:
     if not len(rows):
         return f"“{method}” cannot be had at that price here"
     row = rows.loc[rows["images"].idxmax()]
-    against = interval(row, DIFFERENCE)
-    return f"“{method}” with {row['images']} pictures {interval(row)}, {against}"
+    against = interval(row, DIFFERENCE, "+")
+    return f"“{method}” with {row['images']} pictures {interval(row)}, a difference of {against}"
 
 
 def first_path(found: Evidence, weighting: str) -> pd.Series:
@@ -331,7 +347,7 @@ def people_facts(found: Evidence) -> dict[str, Any]:
         "best_name": f"“{best['common']['method']}”",
         "best_cost": best["common"]["evaluations_per_pair"],
         "best_rho": interval(best["common"]),
-        "best_difference": interval(best["common"], DIFFERENCE),
+        "best_difference": interval(best["common"], DIFFERENCE, "+"),
         "best_independent_name": f"“{best['independent']['method']}”",
         "best_independent_rho": interval(best["independent"]),
         "text_rho": interval(texts.iloc[0]) if len(texts) else "not defined for this model",
@@ -342,32 +358,32 @@ def people_facts(found: Evidence) -> dict[str, Any]:
     }
 
 
-def facts(
-    found: Evidence, floor: pd.Series, reliability: pd.DataFrame, same: pd.DataFrame
-) -> dict[str, Any]:
+def facts(found: Evidence, floor: pd.Series, same: pd.DataFrame) -> dict[str, Any]:
     """Everything else that the text quotes of the evidence."""
     many = found.many
     equal = found.wide.xs(many, level="images")["common"].unstack("method")
     identical = np.isclose(equal["wasserstein"], equal["coupled"], rtol=1e-3)
     pairs = found.table.groupby("benchmark")["id"].nunique()
     with_path = same.corr("spearman").loc["sde"].drop(list(cj.WEIGHTINGS))
+    near, far = with_path.idxmax(), with_path.idxmin()
     return {
         "images": many,
         "images_record": study.IMAGES,
         "n_nouns": study.NOUNS,
         "source": found.source,
-        "identical": 100 * identical.mean(),
-        "closest": f"“{with_path.idxmax()}”",
-        "closest_rho": with_path.max(),
-        "furthest": f"“{with_path.idxmin()}”",
-        "furthest_rho": with_path.min(),
+        "record_cost": f"{found.notes['evaluations']:,}",
+        "identical": share(identical.mean()),
+        "closest": f"“{near}”",
+        "closest_rho": ranks_alike(same["sde"], same[near]),
+        "furthest": f"“{far}”",
+        "furthest_rho": ranks_alike(same["sde"], same[far]),
         "nats_paths": same["sde"].median(),
         "nats_pictures": same["jeffreys"].median(),
-        "below": 100 * (same["jeffreys"] < same["sde"]).mean(),
+        "below": share((same["jeffreys"] < same["sde"]).mean()),
         "pairs_used": " and ".join(map(str, pairs)),
         **{f"floor_{name}": 100 * floor[name, many] for name in METHODS},
         **{
-            f"again_{name}_{start}": reliability.loc[(name, many), start]
+            f"again_{name}_{start}": again(found, name, start)
             for name in ("wasserstein", "energy")
             for start in STARTS
         },
