@@ -167,7 +167,7 @@ def test_a_set_is_measured_as_the_words_say() -> None:
         columns = {m: people + rng.normal(size=n) for m in methods}
         words = {
             "text1": rng.integers(20, size=n).astype(str),
-            "text2": "w",
+            "text2": name,
             "pos": ["N", "V"] * 40,
         }
         sets[name] = pd.DataFrame(words | columns | {"people": people})
