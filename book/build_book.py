@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import explorer
+import findings
 import live
 import nbformat
 import recording
@@ -191,7 +192,7 @@ def put_together(root: Path, executed: Path, source: Path, repository: str | Non
     copy_pages(root, source)
     (source / "_static").mkdir()
     shutil.copy(root / "book" / "book.css", source / "_static")
-    for part in (recording, live, explorer):
+    for part in (recording, live, explorer, findings):
         part.put_beside(source / "book")
     with alone(executed):  # no runner puts other copies in their places meanwhile
         records = copy_chapters(root, executed, source)

@@ -128,6 +128,24 @@ def paired_bootstrap(
     return _bootstrap(vectors, _ranks, _difference, resamples, seed, texts, same_draws)
 
 
+def of_ranks(
+    vectors: Sequence[np.ndarray],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    texts: np.ndarray | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Correlation:
+    """Any ``statistic`` of the Spearman correlations of some vectors (n,), with its interval.
+
+    Args:
+        statistic: of correlation matrices (b, k, k), of the vectors in their order: (b,).
+
+    Other arguments and errors as `spearman`.
+    """
+    return _bootstrap(vectors, _ranks, statistic, resamples, seed, texts)
+
+
 def both_texts(pairs: pd.DataFrame) -> np.ndarray | None:
     """The texts (n, 2) of a table of pairs, where it has them."""
     names = ["text1", "text2"]
@@ -244,7 +262,7 @@ def _bootstrap(
             / spread
         )
         low, high = (value + math.sqrt(more) * (end - value) for end in (low, high))
-        most = 1 if statistic is _partial else 2
+        most = {_partial: 1.0, _difference: 2.0}.get(statistic, math.inf)
         low, high = max(low, -most), min(high, most)
     return Correlation(value, float(low), float(high), n)
 

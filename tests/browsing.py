@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import build_book
 import explorer
+import findings
 import live
 import nbformat
 import pandas as pd
@@ -92,7 +93,7 @@ def small_site(folder: Path) -> Path:
     build_book.write_contents(ROOT, source)
     build_book.write_config(ROOT, source, None)
     parts = (recording, live, explorer)
-    for part in parts:
+    for part in (*parts, findings):
         part.put_beside(source / "book")
     html = build_book.build(source, folder)
     for part in parts:

@@ -43,6 +43,7 @@ MADE_BY = {
     "ablations": ("ablations:record", 3600),
     "tolerance": ("tolerances:record", 600),
     "spaces": ("spaces:record", 2600),
+    "findings": ("findings:record", 300),
     "distances": ("image_distances:record", 600),
     "probes": ("arms:probe_record", 4000),
     "encoders": ("arms:agreement_record", 900),
