@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,15 @@ from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
 # what a pipeline's call is given here, or what has no part in a distance
-OURS = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type", "eta")
+OURS: tuple[str, ...] = (
+    "self",
+    "prompt",
+    "num_inference_steps",
+    "latents",
+    "generator",
+    "output_type",
+    "eta",
+)
 OURS += ("return_dict", "num_images_per_prompt", "guidance_rescale")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
@@ -284,7 +292,8 @@ def from_pipeline(
 
     with torch.no_grad(), alone():
         adapter = Adapter(pipeline, options)
-    readers, told = readers_of(adapter), adapter.encode
+    readers = readers_of(adapter)
+    told: Callable[[Sequence[str]], Conditioning] = adapter.encode
     if long_prompts:
         from conjure_tools.long_prompts import in_pieces
 

@@ -262,7 +262,8 @@ def _bootstrap(
             / spread
         )
         low, high = (value + math.sqrt(more) * (end - value) for end in (low, high))
-        most = {_partial: 1.0, _difference: 2.0}.get(statistic, math.inf)
+        ends: dict[Any, float] = {_partial: 1.0, _difference: 2.0}
+        most = ends.get(statistic, math.inf)
         low, high = max(low, -most), min(high, most)
     return Correlation(value, float(low), float(high), n)
 

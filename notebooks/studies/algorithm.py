@@ -114,7 +114,7 @@ def beside_library(
 # -- the same x, and the crossed reading ------------------------------------------------------
 
 
-def parts(trace: cj.Trace) -> Parts:
+def parts(trace: cj.Trace) -> dict[str, np.ndarray]:
     """Squared norms of the three parts, each (1, S, 2): one draw, at x̂ and at x̃."""
     e = trace.eps.double()  # [i, j]: prediction of prompt j on the trajectory of prompt i
     vectors = {
@@ -213,7 +213,7 @@ def weighting_facts(
 ) -> dict[str, Any]:
     """What either rule lets the last timestep say, and how far the weightings' orders agree."""
     weights = terms.schedule.weight(terms.timesteps, "sde")
-    by_weighting = {w: values(terms, w) for w in cj.WEIGHTINGS}
+    by_weighting: dict[str, np.ndarray] = {w: values(terms, w) for w in cj.WEIGHTINGS}
     return {
         "n_pairs": len(terms),
         "last_t": int(terms.timesteps[-1]),

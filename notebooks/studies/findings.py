@@ -157,7 +157,8 @@ def measured(resamples: int) -> tuple[pd.DataFrame, dict[str, str]]:
     Raises:
         FileNotFoundError: a record is not there, or a set cannot be had.
     """
-    found, own = {}, {}
+    own: dict[str, Any] = {}
+    found: dict[Any, Any] = {}
     for table in people.SETS:
         joined = rated(table)
         own[table] = better_cosine(joined, MEANS[table])

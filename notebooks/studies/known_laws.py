@@ -213,8 +213,9 @@ def under_guidance(
     line: Line, first: Mixture, second: Mixture, strengths: Sequence[float]
 ) -> pd.DataFrame:
     """J of the paths and of the pictures, nats, by the guidance w; no text is the equal mixture."""
-    parts = (torch.cat([getattr(a, n) for a in (first, second)]) for n in ("means", "stds"))
-    nothing = line.score(Mixture(*parts, torch.cat([first.weights, second.weights]) / 2))
+    both = (first, second)
+    parts = [torch.cat([getattr(a, n) for a in both]) for n in ("means", "stds", "weights")]
+    nothing = line.score(Mixture(parts[0], parts[1], parts[2] / 2))
     scores = [line.score(one) for one in (first, second)]
     rows = {
         w: line.both_divergences(*(nothing + w * (score - nothing) for score in scores))

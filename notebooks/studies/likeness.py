@@ -186,7 +186,7 @@ def compare(found: Found, weighting: Weighting, resamples: int, permutations: in
     result = pd.DataFrame.from_dict(rows, orient="index").join(asked.drop(columns="weighting"))
     rng = np.random.default_rng(0)
     shuffled = [rng.permutation(group) for _ in range(permutations)]
-    chance = [comparison.separation(square[BASE], order) for order in shuffled]
+    chance = [comparison.separation(square[BASE], list(order)) for order in shuffled]
     return Compared(result, agreed, square, np.array(chance))
 
 

@@ -54,9 +54,7 @@ def record() -> Made:
     pairs = runs.arranged(texts.assign(id=texts["text1"] + " / " + texts["text2"]), 256)
     process = cj.load()
     how: dict[str, Any] = {"steps": STEPS, "draws": DRAWS, "seed": SEED}
-    run = runs.score(
-        process, pairs, WORK / f"matrix-{len(words)}", block=256, **how
-    )
+    run = runs.score(process, pairs, WORK / f"matrix-{len(words)}", block=256, **how)
     found = {"text1": run.pairs["text1"], "text2": run.pairs["text2"]}
     for weighting in cj.WEIGHTINGS:
         one = run.distances(weighting, draws=DRAWS)

@@ -165,8 +165,10 @@ def by_lot(found: Compared, beside: str = "") -> str:
     holding = ""
     if not np.isnan(got).any():
         count = int(((got[:, 0] <= 0) & (got[:, 1] >= 0)).sum())
-        many = ("none of the three intervals holds", "one of the three intervals holds")
-        many += ("two of the three intervals hold", "all three intervals hold")
+        many = (
+            *("none of the three intervals holds", "one of the three intervals holds"),
+            *("two of the three intervals hold", "all three intervals hold"),
+        )
         holding = f"; {many[count]} zero"
     return (
         f"agreement with people (ρ × 100) is {one} and {two} in two lotteries and {three} with "

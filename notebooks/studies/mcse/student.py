@@ -83,9 +83,7 @@ def distillation(
         for seed, (start, where) in enumerate(zip(starts, places, strict=True))
     ]
     pairs = held_out_pairs(plan, data)
-    exact = runs.score(
-        process, pairs, folder / "teacher", draws=2, report=lambda _: None
-    )
+    exact = runs.score(process, pairs, folder / "teacher", draws=2, report=lambda _: None)
     others = {
         "conjured embeddings": by_embeddings(process, pairs, plan.anchors),
         "text encoder of the model": baselines.text_encoder_cosine(process, texts_of(pairs)),
