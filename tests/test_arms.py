@@ -169,7 +169,6 @@ def test_margins_are_the_librarys_distances(process: cj.GenerativeProcess, tmp_p
         weighting="noise",
         draws=2,
         steps=2,
-        quadrature="sum",
     )
     assert row["closer"] == pytest.approx(near.value, rel=1e-5)
     assert row["margin"] == pytest.approx(far.value - near.value, rel=1e-4)
@@ -229,9 +228,9 @@ def test_similarities_are_minus_the_distances_of_the_first_draws(
 ) -> None:
     pairs = pd.DataFrame({"id": ["a", "b"], "text1": ["cat", "sun"], "text2": ["dog", "moon"]})
     options: dict[str, Any] = {"steps": 2, "report": lambda _: None}
-    runs.score(process, pairs, tmp_path / "run", draws=2, quadrature="sum", **options)
+    runs.score(process, pairs, tmp_path / "run", draws=2, **options)
     found, _ = arms.similarities(process, pairs, tmp_path / "run", 1, **options)
-    near = cj.distance(process, "cat", "dog", draws=1, steps=2, quadrature="sum")
+    near = cj.distance(process, "cat", "dog", draws=1, steps=2)
     assert found["sde"][0] == pytest.approx(-near.value, rel=1e-5)
     assert set(found) == {*cj.WEIGHTINGS, *probes.POOLINGS}
 

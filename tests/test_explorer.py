@@ -38,11 +38,12 @@ def numbers_of(name: str) -> dict[str, Any]:
 def test_the_record_is_what_the_model_gives_now(process: cj.GenerativeProcess) -> None:
     table, record = runs.results_of_record("matrix")
     few = table.sample(3, random_state=0)
+    rule = record["settings"]["quadrature"]
     how = {name: record["settings"][name] for name in ("steps", "guidance", "sampler", "seed")}
     pairs = list(zip(few["text1"], few["text2"], strict=True))
     terms = cj.pair_terms(process, pairs, draws=record["draws"], **how)
     for w in cj.WEIGHTINGS:
-        for row, now in zip(few.itertuples(), terms.estimates(w, "sum"), strict=True):
+        for row, now in zip(few.itertuples(), terms.estimates(w, rule), strict=True):
             then = (getattr(row, w), getattr(row, f"{w}_stderr"))
             assert (now.value, now.stderr) == pytest.approx(then, rel=1e-3)
 

@@ -299,9 +299,7 @@ def test_students_are_compared_with_algorithm_1(done: Done, process: cj.Generati
     for row, close in zip(pairs.itertuples(), done.students[0]["held_out"], strict=True):
         x, y = student.encode(tokenizer, [row.text1, row.text2])
         assert close == pytest.approx(-float((x - y).square().sum()), rel=1e-3, abs=1e-6)
-    exact = cj.distances(
-        process, records.texts_of(pairs), draws=2, weighting="noise", quadrature="sum"
-    )
+    exact = cj.distances(process, records.texts_of(pairs), draws=2, weighting="noise")
     human = [-e.value for e in exact]
     rows = done.held[(done.held["study"] == "teacher") & (done.held["benchmark"] == "all")]
     for row in rows[rows["kind"] == "student"].itertuples():
@@ -310,7 +308,7 @@ def test_students_are_compared_with_algorithm_1(done: Done, process: cj.Generati
     draws = np.array([e.by_draw for e in exact])
     between = stats.spearmanr(draws[:, 0], draws[:, 1]).statistic
     assert rows[rows["kind"] == "another draw"]["value"].item() == pytest.approx(between)
-    vectors = cj.Scorer(process, weighting="noise", quadrature="sum", steps=2, draws=1).encode(
+    vectors = cj.Scorer(process, weighting="noise", steps=2, draws=1).encode(
         [*pairs["text1"], *pairs["text2"]]
     )
     apart = ((vectors[:8] - vectors[8:]) ** 2).sum(1)
