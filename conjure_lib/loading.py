@@ -339,11 +339,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """
     import diffusers
 
-    known = inspect.signature(getattr(diffusers, name).__call__).parameters
+    takes = inspect.signature(getattr(diffusers, name).__call__).parameters.keys() - {*GIVEN, *IDLE}
     given = {k: v for k, v in options.items() if v is not None}
-    if unknown := sorted(
-        k for k in given if k not in known or k in (*GIVEN, *IDLE) or "callback" in k
-    ):
+    if unknown := sorted(k for k in given if k not in takes or "callback" in k):
         raise TypeError(f"the call of {name} has no option {', '.join(unknown)} that could be set")
     if len(one := given.keys() & {"height", "width"}) == 1:
         raise ValueError(f"{min(one)} alone is what pipelines pass over: give height and width")
