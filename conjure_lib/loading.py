@@ -33,17 +33,8 @@ from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
-# what a pipeline's call is given here, or what has no part in a distance
-OURS: tuple[str, ...] = (
-    "self",
-    "prompt",
-    "num_inference_steps",
-    "latents",
-    "generator",
-    "output_type",
-    "eta",
-)
-OURS += ("return_dict", "num_images_per_prompt", "guidance_rescale")
+GIVEN = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type")  # by us
+IDLE = ("eta", "return_dict", "num_images_per_prompt", "guidance_rescale")  # have no part in it
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -349,9 +340,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """
     import diffusers
 
-    known = inspect.signature(getattr(diffusers, name).__call__).parameters
+    takes = inspect.signature(getattr(diffusers, name).__call__).parameters.keys() - {*GIVEN, *IDLE}
     given = {k: v for k, v in options.items() if v is not None}
-    if unknown := sorted(k for k in given if k not in known or k in OURS or "callback" in k):
+    if unknown := sorted(k for k in given if k not in takes or "callback" in k):
         raise TypeError(f"the call of {name} has no option {', '.join(unknown)} that could be set")
     if len(one := given.keys() & {"height", "width"}) == 1:
         raise ValueError(f"{min(one)} alone is what pipelines pass over: give height and width")

@@ -122,8 +122,8 @@ class GenerativeProcess:
     @property
     def samplers(self) -> dict[str, str]:
         """The samplers that fit, and their classes in diffusers; "own" is the checkpoint's."""
-        own = {"own": type(self.scheduler).__name__}
-        return (FLOW_SAMPLERS if self.kind == "flow" else SAMPLERS) | own
+        known = FLOW_SAMPLERS if self.kind == "flow" else SAMPLERS
+        return known | {"own": type(self.scheduler).__name__}
 
     @property
     def dtype(self) -> str:

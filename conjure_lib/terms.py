@@ -193,8 +193,8 @@ class Terms(Compared):
         found = np.zeros(means.shape)
         for first in range(0, len(means), ROWS):
             some = slice(first, first + ROWS)
-            fixed = quadrature == "linear"
-            found[some, order] = rule.fixed if fixed else rule.weights(means[some, order])
+            own = rule.fixed if quadrature == "linear" else rule.weights(means[some, order])
+            found[some, order] = own
         return found
 
     def rule(self, weighting: Weighting) -> tuple[Rule, np.ndarray]:

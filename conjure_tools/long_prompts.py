@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -15,10 +16,8 @@ ENDLESS = 1 << 30  # tokens that are read where nothing is cut
 POOLED = ("added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids")  # one for all of a text
 
 
-def in_pieces(
-    adapter: Adapter, readers: Sequence[Reader]
-) -> tuple[list[Reader], Callable[[Sequence[str]], Conditioning]]:
-    """Readers to which no text is too long, and what tells the network of texts in pieces.
+def in_pieces(adapter: Adapter, readers: Sequence[Reader]) -> tuple[list[Reader], Any]:
+    """Readers to which no text is too long, and in place of ``encode`` what reads texts in pieces.
 
     The hidden states of the pieces are strung together; the rest is that of the first piece.
 

@@ -92,6 +92,7 @@ NAMING = (
     "name the columns of the two texts, and perhaps of the score and the id: --columns "
     "FIRST,SECOND,SCORE, or by position --columns 1,2,3"
 )
+DOUBT = ": if that is right, leave out --encoding"
 NAMED = '["word1", "word2"]'
 EXAMPLE = '{"text1": "a cat", "text2": "a dog"}'
 
@@ -185,7 +186,8 @@ def read_pairs(
         first = ", ".join(f"{k} {v}" for k, v in dropped[0].items() if k != "cells")
         table.notes.append(f"{len(dropped)} of {len(bad)} rows are left out, first {first}")
     pairs = pairs[~bad]
-    table.notes += _odd_texts(pairs, str(table.cells.index.name))
+    if not any(note.endswith(DOUBT) for note in table.notes):  # which is why texts look odd
+        table.notes += _odd_texts(pairs, str(table.cells.index.name))
     table.notes += _passed_by(table) if columns is None else []
     for note in table.notes:
         warnings.warn(f"{file}: {note}", stacklevel=2)
@@ -698,7 +700,7 @@ def _doubts(data: bytes, text: str) -> list[str]:
     lines = ((k, a.strip(), b.strip()) for k, (a, b) in pairs if a != b)
     k, ours, theirs = next(lines, (1, text, other))
     said = f"line {k} is read as {ours[:80]!r}, and in UTF-8, which it is too, as {theirs[:80]!r}"
-    return [f"{said}: if that is right, leave out --encoding"]
+    return [f"{said}{DOUBT}"]
 
 
 def _undecodable(data: bytes, codec: str, at: int) -> str:

@@ -889,7 +889,7 @@ def test_excel_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_pairs(write(tmp_path, whole[:-30], "pairs.xlsx"))
     with pytest.raises(ValueError, match=r"pairs\.xlsx: it is empty"):
         read_pairs(workbook(tmp_path, []))
-    with pytest.raises(ValueError, match=r"old\.xls: .*it is no text"):
+    with pytest.raises(ValueError, match=r"old\.xls: it is an old workbook"):
         read_pairs(write(tmp_path, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "old.xls"))
     import sys
 
