@@ -254,6 +254,7 @@ def draw_map(found: Compared) -> None:
     kinds = found.ordered["kind"]
     names = [name for name in kinds.index if name in MAP]
     shown = 100 * found.between(names).rename(index=LABELS, columns=LABELS)
+    shown = shown.round() + 0.0  # no negative zero
     _, axis = plt.subplots(figsize=(7.4, 6.4))
     sns.heatmap(
         shown, ax=axis, cmap=SEQUENTIAL, vmin=0, vmax=100, square=True, annot=True, fmt=".0f",

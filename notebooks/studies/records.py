@@ -119,7 +119,7 @@ class Overlay:
     def __str__(self) -> str:
         if not len(self.rows):
             return "not measured, for want of a record"
-        return f"{100 * self.worst:.2g} %"
+        return f"{float(f'{100 * self.worst:.2g}'):g} %"  # two digits; 120 and not 1.2e+02
 
 
 @dataclass(frozen=True)
