@@ -190,16 +190,16 @@ def test_a_window_counts_what_lies_in_it() -> None:
 
 
 FINE = {  # ∫ ‖Δε‖² dλ by the trapezoid rule over 200 steps of ddim, draws 0 to 5; ten random pairs
-    ("sickness", "poverty"): 30.161,
-    ("burial", "grass"): 21.573,
-    ("elevator", "purse"): 72.347,
-    ("grade", "chest"): 35.206,
-    ("terrible", "friend"): 15.166,
-    ("maker", "baseball"): 35.329,
-    ("appoint", "add"): 40.827,
-    ("company", "elect"): 32.292,
-    ("buddy", "ball"): 28.046,
-    ("yard", "obtain"): 21.419,
+    ("sickness", "poverty"): 38.383,
+    ("burial", "grass"): 77.559,
+    ("elevator", "purse"): 123.469,
+    ("grade", "chest"): 26.053,
+    ("terrible", "friend"): 8.769,
+    ("maker", "baseball"): 34.159,
+    ("appoint", "add"): 46.031,
+    ("company", "elect"): 30.575,
+    ("buddy", "ball"): 45.680,
+    ("yard", "obtain"): 22.615,
 }
 
 
