@@ -67,6 +67,7 @@ def plain_distance(
     """J in nats by Algorithm 1 as it reads: every prediction is made where it is mentioned."""
     c1, c2, c0 = (process.encode([text]) for text in (y1, y2, ""))  # (1, tokens, width) each
     scheduler, total = process.sampler(sampler="ddim", steps=steps), 0.0
+    scheduler.register_to_config(prediction_type="epsilon")  # that is what its steps are given
     weight = process.schedule.weight(torch.arange(process.schedule.T), "sde")  # (T,)
 
     def eps_w(x: Tensor, t: Tensor, c: Tensor) -> Tensor:  # the guided prediction
