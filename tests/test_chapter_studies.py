@@ -105,11 +105,12 @@ def test_a_stale_record_shows_in_a_fresh_sample(
     pairs = pd.DataFrame(
         {"benchmark": "rg65", "id": ["a", "b"], "text1": ["cat", "car"], "text2": ["dog", "bus"]}
     )
-    how = {k: record.notes["rg65"]["settings"][k] for k in ("steps", "guidance", "sampler", "seed")}
+    made = record.notes["rg65"]["settings"]
+    how = {k: made[k] for k in ("steps", "guidance", "sampler", "seed")}
     terms = cj.pair_terms(process, records.texts_of(pairs), draws=1, **how)
     notes = {"rg65": record.notes["rg65"] | {"draws": 1}}
     for w in cj.WEIGHTINGS:
-        now = [one.value for one in terms.estimates(w, "sum")]
+        now = [one.value for one in terms.estimates(w, made["quadrature"])]
         pairs[w] = [-value for value in now]
     holds = people.scored_again(process, "words", {"rg65": pairs}, notes, 2, 0, 64)
     assert holds.worst < 1e-5

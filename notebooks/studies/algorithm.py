@@ -422,7 +422,7 @@ class Steps:
             "best": str(self.reference()),
             "excess": excess,
             "excess_error": excess_error,
-            "excess_in_errors": abs(excess) / plain.stderr,
+            "excess_in_errors": abs(excess) / plain.stderr if plain.stderr else math.inf,
             "by_trajectories": plain.value - self.on_finest(steps),
             "by_quadrature": self.on_finest(steps) - self.reference().value,
             "off": off,

@@ -133,6 +133,7 @@ class Explainer:
         process, w = self.process, self.guidance
         c0, c1, c2 = (process.encode([text]) for text in ("", y1, y2))
         scheduler = process.sampler(sampler="ddim", steps=self.steps)
+        scheduler.register_to_config(prediction_type="epsilon")  # that is what its steps are given
         masks = masks[:, :, None].to(process.device)  # (M, S, 1, H, W)
         x = process.noise([draw], self.seed).expand(len(masks), *process.latent_shape)
         squares = []
