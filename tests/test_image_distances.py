@@ -93,7 +93,7 @@ def test_the_tables_hold_what_the_library_gives(
     rest = values["sliced", "independent", 4] - values["sliced", "null", 4]
     np.testing.assert_allclose(values["sliced", "less null", 4], rest)
 
-    how: dict[str, Any] = {"steps": distances.STEPS, "draws": 1, "quadrature": "sum"}
+    how: dict[str, Any] = {"steps": distances.STEPS, "draws": 1}  # and the default quadrature
     path = [e.value for e in cj.distances(process, texts, **how)]
     np.testing.assert_allclose(values["sde", "common", 1][pairs["id"]], path, rtol=1e-4)
     assert set(agreed["start"]) == {"common", "independent", "less null"}
