@@ -158,14 +158,13 @@ def measured(resamples: int) -> tuple[pd.DataFrame, dict[str, str]]:
         FileNotFoundError: a record is not there, or a set cannot be had.
     """
     own: dict[str, Any] = {}
-    found: dict[Any, Any] = {}
+    found: dict[Any, Any] = {("spaces", "rg65", "", "partial, twin too"): beyond_twin(resamples)}
     for table in people.SETS:
         joined = rated(table)
         own[table] = better_cosine(joined, MEANS[table])
         for name in joined:
             of_one = of_set(joined, name, own[table], resamples)
             found |= {(table, name, *key): value for key, value in of_one.items()}
-    found["spaces", "rg65", "", "partial, twin too"] = beyond_twin(resamples)
     rows = [dict(zip(KEYS, key, strict=True)) | vars(value) for key, value in found.items()]
     return pd.DataFrame(rows), own
 
@@ -235,7 +234,9 @@ def beyond_twin(resamples: int) -> Correlation:
     kept = table[table["weighting"].isin(["", WEIGHTING])]
     judged = {str(name): comparison.judged(part, pairs) for name, part in kept.groupby("space")}
     twins = [name for name in judged if name.startswith("untrained U-Net")]
-    held = [judged[name][0] for name in ("text encoder, last", "text encoder, mean", *twins)]
-    (ours, rating), given = judged[comparison.BASE], np.stack(held, axis=1)
-    how: Any = {"texts": both_texts(pairs), "resamples": resamples}
-    return partial_spearman(-ours, rating, given, **how)
+    held = [
+        judged[name]["distance"] for name in ("text encoder, last", "text encoder, mean", *twins)
+    ]
+    own, given = judged[comparison.BASE], np.stack(held, axis=1)
+    how: Any = {"texts": both_texts(own), "resamples": resamples}
+    return partial_spearman(-own["distance"], own["score"], given, **how)
