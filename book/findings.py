@@ -164,6 +164,7 @@ def by_set(table: Table) -> str:
             for s in ("conjured", "text encoder", "averaged")
         ]
         gains = [in_brackets(100 * table.at(name, benchmark, s)) for s in (*GAINS, "partial")]
+        gains = [one.replace(", ", ",\N{NO-BREAK SPACE}") for one in gains]  # intervals stay whole
         lines.append(f"| {' | '.join([SETS[benchmark], *alone, *gains])} |")
     return "\n".join(lines) + "\n"
 

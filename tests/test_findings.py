@@ -239,7 +239,8 @@ HEADS = ("It rises", "It falls", "The change")
         ((2, 1, 3), 1, "It rises: +2.0 [+1.0, +3.0]."),
         ((-2, -3, -1), -1, "It falls: -2.0 [-3.0, -1.0]."),
         ((1, -1, 3), 0, "The change is not distinguishable from zero: +1.0 [-1.0, +3.0]."),
-        ((0, 0, 0), 0, "The change is not distinguishable from zero: +0.0 [+0.0, +0.0]."),
+        ((0, 0, 0), 0, "The change is not distinguishable from zero: +0.00 [+0.00, +0.00]."),
+        ((-0.04, -0.06, -0.01), -1, "It falls: -0.04 [-0.06, -0.01]."),
     ],
 )
 def test_a_finding_says_what_its_interval_allows(

@@ -104,7 +104,8 @@ class Finding:
     @property
     def numbers(self) -> str:
         """The value and its interval."""
-        return in_brackets((self.value, self.low, self.high))
+        small = max(abs(self.low), abs(self.high)) < 1  # else all would be read as zero
+        return in_brackets((self.value, self.low, self.high), "{:+.2f}" if small else "{:+.1f}")
 
     @property
     def sentence(self) -> str:
@@ -434,7 +435,7 @@ def right(asked: limits.Answers, among: Sequence[str]) -> Numbers:
 
 GROUNDED = {
     (REAL, SIMCSE): ("real less none", "real pictures", "without pictures"),
-    (REAL, SHUFFLED): ("real less shuffled", "real pictures", "in shuffled pictures"),
+    (REAL, SHUFFLED): ("real less shuffled", "real pictures", "with shuffled pictures"),
     (EVERY, SIMCSE): ("conjured less none", "conjured pictures", "without pictures"),
 }
 
