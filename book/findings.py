@@ -188,7 +188,7 @@ def draw(
     """All findings with their intervals, by part; above them the share of the text encoder."""
     rows = sum(len(found) + 1 for found in by_part.values())
     tall = [len(explained) + 1.2, rows + 1.2]
-    figure = Figure(figsize=(7.4, 0.235 * sum(tall) + 0.5))
+    figure = Figure(figsize=(7.4, max(0.235 * sum(tall) + 0.5, 3)))  # room for empty axes, too
     top, bottom = figure.subplots(2, height_ratios=tall)
     draw_shares(top, explained)
     draw_findings(bottom, by_part)

@@ -95,7 +95,8 @@ def percentiles(part: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 def averaged(part: pd.DataFrame, own: str) -> np.ndarray:
     """Mean percentile of conjured similarity and of the cosine ``own``, (P,): nothing is fitted."""
-    return percentiles(part, [WEIGHTING, own]).mean(axis=1).to_numpy()
+    mean = percentiles(part, [WEIGHTING, own]).mean(axis=1)
+    return mean.round(12).to_numpy()  # rounding of the sum must not undo ties
 
 
 def learned(joined: Mapping[str, pd.DataFrame], name: str, own: str) -> np.ndarray:
