@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -283,8 +283,7 @@ def from_pipeline(
 
     with torch.no_grad(), alone():
         adapter = Adapter(pipeline, options)
-    readers = readers_of(adapter)
-    told: Callable[[Sequence[str]], Conditioning] = adapter.encode
+    readers, told = readers_of(adapter), adapter.encode
     if long_prompts:
         from conjure_tools.long_prompts import in_pieces
 

@@ -230,8 +230,8 @@ def test_similarities_are_minus_the_distances_of_the_first_draws(
     options: dict[str, Any] = {"steps": 2, "report": lambda _: None}
     runs.score(process, pairs, tmp_path / "run", draws=2, **options)
     found, _ = arms.similarities(process, pairs, tmp_path / "run", 1, **options)
-    near = cj.distance(process, "cat", "dog", draws=1, steps=2)
-    assert found["sde"][0] == pytest.approx(-near.value, rel=1e-5)
+    near = cj.distance(process, "cat", "dog", draws=2, steps=2)  # whose draws share weights
+    assert found["sde"][0] == pytest.approx(-near.by_draw[0], rel=1e-5)
     assert set(found) == {*cj.WEIGHTINGS, *probes.POOLINGS}
 
 

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_tools.distributions import energy, mmd
+from conjure_tools.fingerprints import weights_hash
 from studies import (
     algorithm,
     clusters,
@@ -106,9 +107,10 @@ def test_a_stale_record_shows_in_a_fresh_sample(
         {"benchmark": "rg65", "id": ["a", "b"], "text1": ["cat", "car"], "text2": ["dog", "bus"]}
     )
     made = record.notes["rg65"]["settings"]
+    made = made | {"weights": weights_hash(process), "quadrature": "log-snr"}
     how = {k: made[k] for k in ("steps", "guidance", "sampler", "seed")}
     terms = cj.pair_terms(process, records.texts_of(pairs), draws=1, **how)
-    notes = {"rg65": record.notes["rg65"] | {"draws": 1}}
+    notes = {"rg65": record.notes["rg65"] | {"draws": 1, "settings": made}}
     for w in cj.WEIGHTINGS:
         now = [one.value for one in terms.estimates(w, made["quadrature"])]
         pairs[w] = [-value for value in now]

@@ -109,4 +109,4 @@ def test_agreement_with_people_on_rg65() -> None:
     table = load_pairs("rg65")
     pairs = list(zip(table["text1"], table["text2"], strict=True))
     found = cj.distances(cj.load(), pairs, draws=10, weighting="noise")
-    assert agreement(table, [-e.value for e in found])[0]["spearman"] >= 0.6
+    assert agreement(table, [-e.value for e in found])[0]["spearman"] >= 0.4

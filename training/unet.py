@@ -77,7 +77,7 @@ def taught(
 ) -> Taught:
     """What is known of pictures ``latents`` (K, …) with these ``names``; words are of one token."""
     parts = [names[first : first + 256] for first in range(0, len(names), 256)]
-    ends = torch.cat([encode_texts(text_encoder, tokenizer, part)[1] for part in parts])
+    ends = torch.cat([at_ends(*encode_texts(text_encoder, tokenizer, part)) for part in parts])
     ids = tokenizer(list(words))["input_ids"]
     common = [word for word, its in zip(words, ids, strict=True) if len(its) == 3]  # with two signs
     return Taught(KnownPictures(latents.flatten(1), ends, std=0.0), common, sentences)
@@ -87,13 +87,17 @@ def taught(
 def encode_texts(
     text_encoder: CLIPTextModel, tokenizer: Any, texts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states (n, 32, 192), and those at the ends of the texts with unit length, (n, 192)."""
+    """Hidden states (n, 32, 192), and the places of the ends of the texts, (n,)."""
     tokens = tokenizer(
         list(texts), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     )
     hidden = text_encoder(input_ids=tokens.input_ids).last_hidden_state
-    last = tokens.attention_mask.sum(1) - 1
-    return hidden, F.normalize(hidden[torch.arange(len(hidden)), last], dim=1)
+    return hidden, tokens.attention_mask.sum(1) - 1
+
+
+def at_ends(hidden: Tensor, ends: Tensor) -> Tensor:
+    """The hidden state at the end of each text, with unit length, (n, 192)."""
+    return F.normalize(hidden[torch.arange(len(hidden)), ends], dim=1)
 
 
 def build() -> UNet2DConditionModel:
@@ -238,7 +242,9 @@ def train_unet(
         sigma, eps = (1 - alpha**2).sqrt(), torch.randn(x0.shape, generator=generator)
         x0, eps = x0.flatten(1), eps.flatten(1)
         if learning and taught is not None:
-            log_weights = taught.known.log_weights(ends, torch.tensor([not x for x in texts]))
+            log_weights = taught.known.log_weights(
+                at_ends(hidden, ends), torch.tensor([not x for x in texts])
+            )
             x0 = torch.where(alone[:, None], taught.pictures(log_weights, generator), x0)
         x_t, v = alpha * x0 + sigma * eps, alpha * eps - sigma * x0
         if learning and taught is not None:

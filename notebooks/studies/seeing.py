@@ -39,7 +39,7 @@ def where_figure(
     """
     figure, axes = plt.subplots(len(traces), 5, figsize=(6.9, 1.24 * len(traces)), squeeze=False)
     for row, trace in zip(axes, traces, strict=True):
-        (weights,) = trace.terms().weights(weighting)
+        (weights,) = trace.terms().weights(weighting, "sum")
         latents = np.tensordot(plots.difference_maps(trace), weights, axes=(1, 0))  # (2, H, W)
         last = np.array([len(trace.timesteps) - 1])
         for half in (0, 1):
@@ -95,7 +95,7 @@ def apartness(trace: Trace) -> np.ndarray:
 
 def added(trace: Trace, weighting: Weighting) -> np.ndarray:
     """The share of the distance that the steps up to each one make, (S,), noisiest first."""
-    by_step = trace.terms().estimates(weighting)[0].by_step
+    by_step = trace.terms().estimates(weighting, "sum")[0].by_step
     return by_step.cumsum() / by_step.sum()
 
 
