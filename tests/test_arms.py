@@ -69,8 +69,9 @@ def test_arms_start_alike_and_see_the_same(prepare: Callable[[str], Caught]) -> 
         assert torch.equal(weight, scratch.unet.state_dict()[name]), name
     assert not torch.equal(loss(0, seeded()), its_loss(0, seeded()))
     scratch.text_encoder = cj.load(device="cpu").modules["text_encoder"]
-    # with the other reader it is the other arm: the same pictures, captions, noise and timesteps
-    assert loss(0, seeded()).item() == pytest.approx(its_loss(0, seeded()).item(), rel=1e-6)
+    # with the other reader it is the other arm: the same pictures, captions, noise and timesteps;
+    # but its texts are read in the precision of its training
+    assert loss(0, seeded()).item() == pytest.approx(its_loss(0, seeded()).item(), rel=1e-3)
 
 
 def test_only_captions_teach_the_fresh_reader(prepare: Callable[[str], Caught]) -> None:
