@@ -181,7 +181,8 @@ def test_mteb(scorer: cj.Scorer) -> None:
     for name in ("spearman", "cosine_spearman", "euclidean_spearman", "manhattan_spearman"):
         assert scores[name] == pytest.approx(rank)
     line = pearsonr(HUMAN, scorer.predict(PAIRS)).statistic
-    assert scores["pearson"] == scores["cosine_pearson"] == pytest.approx(line, abs=1e-5)
+    for name in ("pearson", "cosine_pearson"):
+        assert scores[name] == pytest.approx(line, abs=1e-5)
 
 
 def test_a_run_of_mteb_that_was_stopped_leaves_nothing(scorer: cj.Scorer) -> None:
