@@ -51,21 +51,15 @@ def shares(found: np.ndarray) -> dict[str, float]:
 
 
 def recognised(
-    pipeline: Any, twin: Any, process: GenerativeProcess, emoji: Sequence[Emoji]
+    pipeline: Any, processes: Mapping[str, GenerativeProcess], emoji: Sequence[Emoji]
 ) -> dict[str, dict[str, float]]:
     """How many conjured pictures can be told, of the model and of what it is compared with."""
     everyone = [Picture((k,), "single") for k in range(len(emoji))]
     drawn = to_tensor(np.stack([draw(one, emoji) for one in everyone]))
     again = (reconstructions(pipeline.vae, drawn).permute(0, 2, 3, 1) + 1) * 127.5
     seen = ranks(list(again.round().byte().numpy()), emoji, range(len(emoji)))
-    return {
-        "conjured": shares(conjured_ranks(process, emoji)),
-        "reconstructed": shares(seen[chosen(len(emoji))]),
-        "untrained": shares(conjured_ranks(twin, emoji)),
-        "exact": shares(
-            conjured_ranks(exact_denoiser(process, known_pictures(process, emoji)), emoji)
-        ),
-    }
+    found = {name: shares(conjured_ranks(one, emoji)) for name, one in processes.items()}
+    return found | {"reconstructed": shares(seen[chosen(len(emoji))])}
 
 
 def twins(folder: Path) -> Iterator[GenerativeProcess]:
@@ -86,19 +80,19 @@ def similarity(process: GenerativeProcess, name: str, draws: Mapping[str, int]) 
 
 
 def people(
-    folder: Path, emoji: Sequence[Emoji], name: str, controls: bool = True
+    folder: Path, process: GenerativeProcess, exact: GenerativeProcess | None, name: str
 ) -> list[dict[str, Any]]:
-    """How far the model agrees with a benchmark; with ``controls`` what training adds, too."""
-    process, table = load(folder), load_pairs(name)
+    """How far the model agrees with a benchmark; with the ``exact`` one what training adds, too."""
+    table = load_pairs(name)
     human, texts = table["score"].to_numpy(), both_texts(table)
     pairs = list(zip(table["text1"], table["text2"], strict=True))
     cosines = np.stack([text_encoder_cosine(process, pairs, pooling=p) for p in POOLINGS])
     mine = similarity(process, name, DRAWS)
     rows = [("conjured distance", spearman(mine, human, texts=texts))]
-    if not controls:
+    if exact is None:
         return [{"benchmark": name, "method": m, **vars(found)} for m, found in rows]
-    exact = similarity(exact_denoiser(process, known_pictures(process, emoji)), name, DRAWS)
-    rows.append(("exact denoiser of the emoji", spearman(exact, human, texts=texts)))
+    known = similarity(exact, name, DRAWS)
+    rows.append(("exact denoiser of the emoji", spearman(known, human, texts=texts)))
     for pooling, cosine in zip(POOLINGS, cosines, strict=True):
         found = spearman(cosine, human, texts=texts)
         rows.append((f"cosine of the text encoder, {pooling}", found))
@@ -138,15 +132,18 @@ def measure(folder: Path, emoji: Sequence[Emoji], controls: bool = True) -> dict
     """Everything that the card quotes of one set of weights."""
     pipeline, process = open_pipeline(folder), load(folder)
     names = ("text_encoder", "unet", "vae")
+    exact = exact_denoiser(process, known_pictures(process, emoji))
+    each = {"conjured": process, "untrained": next(twins(folder)), "exact": exact}
     found = {
         "parameters": {k: sum(p.numel() for p in getattr(pipeline, k).parameters()) for k in names},
         "megabytes": sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6,
         "reconstruction_psnr_db": reconstruction_psnr(pipeline.vae, emoji),
-        "recognised": recognised(pipeline, next(twins(folder)), process, emoji),
+        "recognised": recognised(pipeline, each, emoji),
         "weights": weights_hash(process),
     }
     print(json.dumps(found, indent=1), flush=True)
-    rows = [row for name in DRAWS for row in people(folder, emoji, name, controls)]
+    known = exact if controls else None
+    rows = [row for name in DRAWS for row in people(folder, process, known, name)]
     return found | {"agreement": rows}
 
 

@@ -63,11 +63,14 @@ class KnownPictures:
         return log_weights - square / (2 * variance)
 
 
+def at_ends(hidden: Tensor, ends: Tensor) -> Tensor:
+    """Hidden states (n, tokens, width) at ``ends`` (n,), with unit length: (n, width)."""
+    return F.normalize(hidden[torch.arange(len(hidden)), ends], dim=1)
+
+
 def embed(process: GenerativeProcess, texts: Sequence[str]) -> Tensor:
     """Unit embeddings (n, width): the text encoder's state at the end of each text."""
-    hidden = process.encode(list(texts))
-    last = lengths(process, list(texts)) - 1
-    return F.normalize(hidden[torch.arange(len(texts)), last], dim=1)
+    return at_ends(process.encode(list(texts)), lengths(process, texts) - 1)
 
 
 @torch.no_grad()
@@ -79,7 +82,7 @@ def known_pictures(process: GenerativeProcess, emoji: Sequence[Emoji]) -> KnownP
     latents = torch.cat([vae.encode(part).latent_dist.mode() for part in parts])
     return KnownPictures(
         latents.flatten(1) * vae.config.scaling_factor,
-        torch.cat([embed(process, [one.name]) for one in emoji]),
+        embed(process, [one.name for one in emoji]),
     )
 
 
@@ -100,11 +103,10 @@ def exact_denoiser(process: GenerativeProcess, known: KnownPictures) -> Generati
         eps = (flat - alpha * known.expected(flat, log_weights, alpha, sigma)) / sigma
         return eps.view_as(x)
 
-    config = process.scheduler.config
     return GenerativeProcess(
         predict,
         encode,
-        type(process.scheduler).from_config(config, prediction_type="epsilon"),
+        process.scheduler,
         process.latent_shape,
         decode=process.decode,
         name="the exact denoiser",

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
@@ -25,7 +24,7 @@ from transformers import CLIPTextModel
 
 from conjure_tools.hardware import autocast
 from training.autoencoder import CHANNELS, to_tensor
-from training.exact import KnownPictures
+from training.exact import KnownPictures, at_ends
 from training.loop import save_atomically, train
 from training.pictures import Emoji, Picture, caption, compose, draw
 from training.text_encoder import LENGTH, WIDTH
@@ -93,11 +92,6 @@ def encode_texts(
     )
     hidden = text_encoder(input_ids=tokens.input_ids).last_hidden_state
     return hidden, tokens.attention_mask.sum(1) - 1
-
-
-def at_ends(hidden: Tensor, ends: Tensor) -> Tensor:
-    """The hidden state at the end of each text, with unit length, (n, 192)."""
-    return F.normalize(hidden[torch.arange(len(hidden)), ends], dim=1)
 
 
 def build() -> UNet2DConditionModel:
@@ -210,9 +204,6 @@ def train_unet(
     weight = (gamma / snr).clamp(max=1.0)  # of the squared error of v
     singles, seen = len(emoji), len(pictures) - HELD_OUT
 
-    def embed(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return encode_texts(text_encoder, tokenizer, texts)
-
     def captions(rows: Tensor, rng: np.random.Generator) -> list[str]:
         return [
             "" if rng.random() < DROPPED else caption(pictures[i], emoji, rng)
@@ -237,7 +228,7 @@ def train_unet(
                 wrong &= ~alone.numpy()
             for i in np.flatnonzero(wrong):
                 texts[i] = texts[others[i]]
-        hidden, ends = embed(texts)
+        hidden, ends = encode_texts(text_encoder, tokenizer, texts)
         alpha = alpha_bar[t, None].sqrt()
         sigma, eps = (1 - alpha**2).sqrt(), torch.randn(x0.shape, generator=generator)
         x0, eps = x0.flatten(1), eps.flatten(1)
@@ -302,7 +293,7 @@ def picture_set(n_emoji: int, scenes: int) -> list[Picture]:
     return alone + compose(scenes, n_emoji, np.random.default_rng(6))
 
 
-def load_fitting(model: UNet2DConditionModel | AutoencoderKL, file: Path) -> int:
+def load_fitting(model: UNet2DConditionModel, file: Path) -> int:
     """Start ``model`` from the weights of another one, where names and shapes agree.
 
     Returns:

@@ -21,6 +21,7 @@ from conjure_lib import Quadrature, Weighting
 from conjure_lib.sde import FlowSchedule, Schedule, log_snr
 from conjure_tools.correlation import Correlation, pearson, spearman
 from conjure_tools.plots import PALETTE
+from studies.pages import bracketed
 from studies.records import Pairs
 
 PARTS = ("same x", "crossed", "drift")
@@ -50,8 +51,7 @@ def agreed(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
 
 def said(found: Correlation) -> str:
     """A correlation with its interval, where it has one."""
-    interval = f" [{found.low:.2f}, {found.high:.2f}]" if np.isfinite(found.low) else ""
-    return f"{found.value:.2f}{interval}"
+    return bracketed(found.value, found.low, found.high, ".2f")
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 import conjure_lib as cj
 from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.fingerprints import weights_hash
-from studies import records
+from studies import records, spaces
 from studies.probes import (
     POOLINGS,
     PROBES,
@@ -188,10 +188,7 @@ def load_arm(folder: Path, name: str) -> cj.GenerativeProcess:
 
 def untrained() -> cj.GenerativeProcess:
     """The shipped model with the random U-Net that every training starts from."""
-    process = cj.load()
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        process.modules["unet"].load_state_dict(unet.build().state_dict())
+    process = spaces.untrained(cj.EMBEDDED, "unet", seed=5)
     process.name = "U-Net untrained"
     return process
 

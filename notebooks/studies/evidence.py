@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,21 @@ def nouns_less(table: Table, statistic: str, pos: str) -> Numbers:
 # -- from the records of the other chapters ---------------------------------------------------
 
 
+def differences(
+    part: str,
+    chapter: str,
+    where: str,
+    said: Mapping[str, tuple[str, str, str]],
+    of: Callable[[str], Numbers],
+) -> list[Finding]:
+    """Differences in agreement with people; ``said`` are the name of each and its two sides."""
+    return [
+        one
+        for key, (name, this, other) in said.items()
+        for one in finding(part, name, chapter, of(key), compared(where, this, other))
+    ]
+
+
 READERS = {
     "untrained": (
         "training of the U-Net: SimLex-999",
@@ -262,11 +278,8 @@ READERS = {
 
 def of_readers(record: Record) -> list[Finding]:
     """What training adds to the U-Net, and a language model to the text encoder."""
-    found = []
-    for model, (name, one, other) in READERS.items():
-        heads = compared("On SimLex-999", one, other)
-        found += finding(ENCODER, name, "11_limits", distilled_less(record, model), heads)
-    return found
+    less = partial(distilled_less, record)
+    return differences(ENCODER, "11_limits", "On SimLex-999", READERS, less)
 
 
 def distilled_less(record: Record, model: str, benchmark: str = "simlex999") -> Numbers:
@@ -332,10 +345,8 @@ SPACES = {
 
 def of_spaces(record: Record) -> list[Finding]:
     """How other processes and other weights agree with people; and whose neighbours are near."""
-    found = []
-    for space, (name, one, other) in SPACES.items():
-        heads, numbers = compared("On RG-65", one, other), by_process(record, space)
-        found += finding(PROCESS, name, "09_processes", numbers, heads)
+    less = partial(by_process, record)
+    found = differences(PROCESS, "09_processes", "On RG-65", SPACES, less)
     return found + of_neighbours(record)
 
 

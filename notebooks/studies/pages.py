@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import textwrap
 from typing import Any
 
@@ -22,6 +23,12 @@ def say(**values: Any) -> None:
     for name, value in values.items():
         plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers as Python's
         glue(name.replace("_", "-"), plain, display=False)
+
+
+def bracketed(value: float, low: float, high: float, spec: str) -> str:
+    """A number with its interval, such as "0.42 [0.31, 0.50]"; alone where it has none."""
+    ends = f" [{low:{spec}}, {high:{spec}}]"
+    return f"{value:{spec}}" + ends * (not (math.isnan(low) or math.isnan(high)))
 
 
 def show_source(*functions: Any) -> Markdown:

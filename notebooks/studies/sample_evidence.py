@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from conjure_tools.distributions import METHODS
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import image_distances as study
+from studies.pages import bracketed
 from studies.records import WORK, Overlay, Record, laid_over, opened
 
 COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
@@ -210,8 +210,7 @@ def draw_floors(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) ->
 def interval(row: Any, names: Sequence[str] = RHO, sign: str = "") -> str:
     """A number × 100 with its interval, where there is one: of few pairs there is none."""
     value, low, high = (100 * float(getattr(row, name)) for name in names)
-    found = f"{value:{sign}.0f}"
-    return found if math.isnan(low) else f"{found} [{low:{sign}.0f}, {high:{sign}.0f}]"
+    return bracketed(value, low, high, f"{sign}.0f")
 
 
 def ranks_alike(x: pd.Series, y: pd.Series, texts: np.ndarray | None = None) -> str:

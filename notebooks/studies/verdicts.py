@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from studies import comparison, spaces
 from studies.comparison import BASE
 from studies.likeness import LABELS, Compared
+from studies.pages import bracketed
 from studies.spaces import REFERENCE
 
 TEXT = "text encoder, last"
@@ -46,8 +47,8 @@ def interval(found: Sequence[float], spec: str) -> str:
     """A value with its interval, where it has one."""
     if np.isnan(found[0]):
         return "(not measured)"
-    value, low, high = (format(number, spec) for number in found)
-    return minus(value if np.isnan(found[1:]).any() else f"{value} [{low}, {high}]")
+    value, low, high = found
+    return minus(bracketed(value, low, high, spec))
 
 
 def numbers(found: Compared, name: str, *columns: str) -> list[float]:

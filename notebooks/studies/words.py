@@ -12,12 +12,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
-import conjure_lib as cj
 from conjure_tools.benchmarks import load_concreteness
 from conjure_tools.correlation import Correlation, both_texts, partial_spearman, spearman
 from conjure_tools.plots import PALETTE, forest
@@ -479,16 +477,6 @@ def trend_facts(
 
 
 # -- a U-Net that has never seen a picture ----------------------------------------------------
-
-
-def untrained(model: str, seed: int) -> cj.GenerativeProcess:
-    """The process of a model, the weights of its U-Net replaced by random ones."""
-    process = cj.load(model)
-    unet: Any = process.modules["unet"]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        unet.load_state_dict(type(unet).from_config(unet.config).state_dict())
-    return process
 
 
 def control(some: pd.DataFrame, table: Table, **how: Any) -> dict[str, Correlation]:
