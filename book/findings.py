@@ -24,7 +24,8 @@ from conjure_tools.fingerprints import weights_hash
 sys.path.append(str(ROOT / "notebooks"))  # where the studies are
 
 from studies import claims, evidence, findings, words
-from studies.evidence import Finding, Kept, Table, in_brackets
+from studies.evidence import Finding, Kept, Table
+from studies.pages import bracketed
 from studies.sentences import NAMES
 
 SETS = NAMES | words.NAMES
@@ -85,7 +86,7 @@ def level(table: Table, name: str) -> str:
     """How far distance and cosine agree with people, and what of the first is the second's too."""
     kind, _ = KINDS[name]
     ours, cosine = (100 * table.mean(name, s)[0] for s in ("conjured", "text encoder"))
-    part = in_brackets(100 * table.share(name), "{:.0f}")
+    part = bracketed(100 * table.share(name), ".0f")
     return (
         f"On {kind} the conjured distance agrees with people at ρ × 100 = {ours:.1f} (mean of "
         f"{EACH[name]}), the cosine of the model's own text encoder, without any picture, at "
@@ -163,7 +164,7 @@ def by_set(table: Table) -> str:
             f"{100 * table.at(name, benchmark, s)[0]:.1f}"
             for s in ("conjured", "text encoder", "averaged")
         ]
-        gains = [in_brackets(100 * table.at(name, benchmark, s)) for s in (*GAINS, "partial")]
+        gains = [bracketed(100 * table.at(name, benchmark, s), "+.1f") for s in (*GAINS, "partial")]
         gains = [one.replace(", ", ",\N{NO-BREAK SPACE}") for one in gains]  # intervals stay whole
         lines.append(f"| {' | '.join([SETS[benchmark], *alone, *gains])} |")
     return "\n".join(lines) + "\n"
@@ -199,9 +200,8 @@ def draw(
 def draw_shares(axis: Axes, explained: Mapping[str, np.ndarray]) -> None:
     """Per cent of what the distance explains that the cosines explain too."""
     for y, (value, low, high) in enumerate(explained.values()):
-        interval(
-            axis, y, value, low, high, plots.PALETTE[2], f"{value:.0f} [{low:.0f}, {high:.0f}]"
-        )
+        said = bracketed((value, low, high), ".0f")
+        interval(axis, y, value, low, high, plots.PALETTE[2], said)
     title = "Explained by the text encoder too, % of what conjured distances explain"
     labelled(axis, dict(enumerate(explained)), title, {})
     axis.set_xlim(min(0, *axis.get_xlim()), max(100, axis.get_xlim()[1]))

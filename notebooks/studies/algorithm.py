@@ -51,7 +51,7 @@ def agreed(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
 
 def said(found: Correlation) -> str:
     """A correlation with its interval, where it has one."""
-    return bracketed(found.value, found.low, found.high, ".2f")
+    return bracketed((found.value, found.low, found.high), ".2f")
 
 
 @torch.no_grad()
@@ -293,7 +293,7 @@ def common_facts(first: np.ndarray, second: np.ndarray, seed: int) -> dict[str, 
         "crn_correlation": said(pearson(first, second, resamples=RESAMPLES, seed=seed)),
         "crn_shared": float((first - second).std(ddof=1)),
         "crn_independent": float(np.sqrt(first.var(ddof=1) + second.var(ddof=1))),
-        "crn_saving": f"{factor:.1f} [{low:.1f}, {high:.1f}]",
+        "crn_saving": bracketed((factor, low, high), ".1f"),
     }
 
 

@@ -23,6 +23,7 @@ from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies import ablations
 from studies.ablations import BASE, MIRRORED
+from studies.pages import bracketed
 from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
 
 MEASURED = ["spearman", "low", "high", "difference", "difference_low", "difference_high"]
@@ -157,7 +158,7 @@ def weightings(results: Mapping[str, pd.DataFrame]) -> Styler:
 def agreement(rows: pd.DataFrame) -> pd.DataFrame:
     """ρ × 100 and its difference, in points, each with its 95 % interval, for reading."""
     said = [
-        (f"{v[0]:.1f} [{v[1]:.1f}, {v[2]:.1f}]", f"{v[3]:+.1f} [{v[4]:+.1f}, {v[5]:+.1f}]")
+        (bracketed(v[:3], ".1f"), bracketed(v[3:], "+.1f"))
         for v in 100 * rows[MEASURED].to_numpy(float)
     ]
     return pd.DataFrame(said, rows.index, ["ρ × 100 [95 %]", "difference [95 %]"])
@@ -180,10 +181,8 @@ def clear_of_zero(rows: pd.DataFrame) -> pd.DataFrame:
 
 def difference(row: Any) -> str:
     """The difference of ρ × 100 of a row, with its interval."""
-    return (
-        f"{100 * row.difference:+.1f} "
-        f"[{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
-    )
+    numbers = np.array([row.difference, row.difference_low, row.difference_high])
+    return bracketed(100 * numbers, "+.1f")
 
 
 def in_words(rows: pd.DataFrame) -> str:
@@ -563,8 +562,9 @@ def draw_facts(
         "falls": at["% downwards"],
         "change_sd": at["standard deviation"],
         "change_mean": at["mean change"],
-        "change_pairs": f"{100 * change.value:+.1f} "
-        f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]",
+        "change_pairs": bracketed(
+            (100 * x for x in (change.value, change.low, change.high)), "+.1f"
+        ),
         "worst": worst,
         "worst_three": 100 * float(found[worst].of(3)),
         "falls_record": falls(record),

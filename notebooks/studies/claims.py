@@ -15,8 +15,9 @@ import numpy as np
 
 from conjure_tools.benchmarks import STS
 from studies import evidence, limits, sentences
-from studies.evidence import Table, in_brackets
+from studies.evidence import Table
 from studies.findings import WEIGHTING, Numbers, combined
+from studies.pages import bracketed
 from studies.records import Record
 
 UNTESTED = "could not be tested here"
@@ -82,11 +83,11 @@ def of_findings(record: Record) -> list[Claim]:
     def mean(statistic: str) -> str:
         rows = each(statistic)
         clear = sum(row[1] > 0 for row in rows)
-        whole = in_brackets(100 * table.mean("sts", statistic))
+        whole = bracketed(100 * table.mean("sts", statistic), "+.1f")
         return f"{whole}, mean of six sets; above zero on {clear} of {len(rows)}"
 
     shown = {COLUMNS[n]: 100 * table.at("sts", n, "conjured") for n in ("stsb", "sickr")}
-    agree = ", ".join(f"{n} {in_brackets(v, '{:.1f}')}" for n, v in shown.items())
+    agree = ", ".join(f"{n} {bracketed(v, '.1f')}" for n, v in shown.items())
     chapter = "05_sts"
     found = [
         claim(
@@ -115,7 +116,7 @@ def of_findings(record: Record) -> list[Claim]:
 def of_speech(table: Table) -> Claim:
     """Nouns before other words."""
     less = {o: 100 * evidence.nouns_less(table, "conjured", p) for p, o in SPOKEN.items()}
-    ours = ", ".join(f"less {other} {in_brackets(row)}" for other, row in less.items())
+    ours = ", ".join(f"less {other} {bracketed(row, '+.1f')}" for other, row in less.items())
     text = "It agrees better with people on nouns than on verbs and adjectives."
     return claim(text, "no figure found", f"nouns {ours}", "06_part_of_speech", [*less.values()])
 
@@ -134,7 +135,7 @@ def of_encoders(record: Record) -> list[Claim]:
     """The text encoder as a bottleneck."""
     names = {"rg65": "RG-65", "simlex999": "SimLex-999"}
     less = {n: 100 * evidence.distilled_less(record, "scratch", b) for b, n in names.items()}
-    ours = ", ".join(f"{name} {in_brackets(row)}" for name, row in less.items())
+    ours = ", ".join(f"{name} {bracketed(row, '+.1f')}" for name, row in less.items())
     text = "The text encoder is a bottleneck: with a poorer one, agreement with people falls."
     ours = f"encoder from a language model less one from captions: {ours}"
     return [claim(text, "stated as a limit", ours, "11_limits", [*less.values()])]
@@ -147,7 +148,7 @@ def of_probes(record: Record) -> list[Claim]:
     gap = 100 * combined(np.stack([easy, hard]), [1, -1])
     shares = f"{easy[0]:.0%} of the controls, {hard[0]:.0%} of the abstract probes"
     text = "What cannot be pictured, abstractions above all, is beyond it."
-    ours = f"right on {shares}: {in_brackets(gap)} points"
+    ours = f"right on {shares}: {bracketed(gap, '+.1f')} points"
     return [claim(text, "stated as a limit", ours, "11_limits", [gap])]
 
 
@@ -157,7 +158,7 @@ def of_spaces(record: Record) -> list[Claim]:
     less = {
         said: -100 * evidence.by_process(record, space)[[0, 2, 1]] for space, said in what.items()
     }
-    ours = ", ".join(f"{said} {in_brackets(row)}" for said, row in less.items())
+    ours = ", ".join(f"{said} {bracketed(row, '+.1f')}" for said, row in less.items())
     text = (
         "Meaning belongs to the process and not to the weights: the same model with a random "
         "process means nothing."

@@ -20,6 +20,7 @@ from studies.findings import KEYS, MEANS, RESAMPLES, WEIGHTING, Numbers, combine
 from studies.mcse.data import EVERY, REAL, SHUFFLED
 from studies.mcse.page import Study
 from studies.mcse.trainings import SIMCSE, Plan
+from studies.pages import bracketed
 from studies.records import Overlay, Record, laid_over, texts_of, weights_in
 
 PATHS: Weighting = "sde"  # what chapters 7, 8 and 10 show by default
@@ -106,19 +107,13 @@ class Finding:
     def numbers(self) -> str:
         """The value and its interval."""
         small = max(abs(self.low), abs(self.high)) < 1  # else all would be read as zero
-        return in_brackets((self.value, self.low, self.high), "{:+.2f}" if small else "{:+.1f}")
+        return bracketed((self.value, self.low, self.high), "+.2f" if small else "+.1f")
 
     @property
     def sentence(self) -> str:
         """What the interval allows to say."""
         about = f"{self.what} is not distinguishable from zero"
         return f"{(about, self.above, self.below)[self.side]}: {self.numbers}."
-
-
-def in_brackets(numbers: Any, form: str = "{:+.1f}") -> str:
-    """A value and its interval, in words."""
-    value, low, high = map(form.format, numbers)
-    return f"{value} [{low}, {high}]"
 
 
 Heads = tuple[str, str, str]

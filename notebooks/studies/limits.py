@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 import conjure_lib as cj
 from conjure_tools.plots import PALETTE, forest
 from studies import arms, probes
+from studies.pages import bracketed
 from studies.records import Overlay, Record, laid_over
 
 MODELS = {
@@ -74,13 +75,12 @@ class Readers:
     def reached(self, model: str, benchmark: str = "simlex999", group: str = "") -> str:
         """A correlation × 100 with its interval."""
         row = self.rho(model, benchmark, group)
-        return f"{row['spearman']:.0f} [{row['low']:.0f}, {row['high']:.0f}]"
+        return bracketed(row[["spearman", "low", "high"]], ".0f")
 
     def less(self, model: str, benchmark: str = "simlex999") -> str:
         """The difference from the arm "distilled" with its interval."""
         row = self.rho(model, benchmark)
-        low, high = row["difference_low"], row["difference_high"]
-        return f"{row['difference']:+.0f} [{low:+.0f}, {high:+.0f}]"
+        return bracketed(row[["difference", "difference_low", "difference_high"]], "+.0f")
 
     def facts(self) -> dict[str, Any]:
         """What the arms say, in sentences."""

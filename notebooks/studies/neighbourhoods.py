@@ -21,6 +21,7 @@ from conjure_tools.correlation import paired_bootstrap
 from conjure_tools.neighbors import chance, chance_bound, cka, mutual_knn, nngs, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, records
+from studies.pages import bracketed
 
 WAYS = ("items with replacement", "Jaccard indices with replacement", "influence (ours)")
 POPULATION = 400  # samples that tell how much NNGS varies
@@ -194,7 +195,7 @@ def correlation(table: pd.DataFrame, **wanted: str) -> str:
     row = table.iloc[0]
     if np.isnan(row["value"]):
         return "undefined (one of the two does not vary)"
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return bracketed(row[["value", "low", "high"]], ".2f")
 
 
 def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
@@ -202,7 +203,7 @@ def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
     found = paired_bootstrap(table["nngs"], table["cka"], table[against])
     if np.isnan(found.value):
         return "undefined"
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    return bracketed((found.value, found.low, found.high), "+.2f")
 
 
 # -- analogies --------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def with_accuracy(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def correlation_table(found: pd.DataFrame) -> Styler:
     """The correlations with their intervals, the published ones in the caption."""
     index, columns = ["vectors", "accuracy"], ["measure", "statistic"]
-    said = [f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in found.itertuples()]
+    said = [bracketed((r.value, r.low, r.high), ".2f") for r in found.itertuples()]
     shown = found.assign(r=said).pivot(index=index, columns=columns, values="r")
     theirs = [f"{r.measure} {r.statistic} {r.value:.3f}" for r in published("analogy").itertuples()]
     return shown.style.set_caption(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 from IPython.display import Markdown
@@ -25,9 +26,10 @@ def say(**values: Any) -> None:
         glue(name.replace("_", "-"), plain, display=False)
 
 
-def bracketed(value: float, low: float, high: float, spec: str) -> str:
-    """A number with its interval, such as "0.42 [0.31, 0.50]"; alone where it has none."""
-    ends = f" [{low:{spec}}, {high:{spec}}]"
+def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
+    """A value with its interval, such as "0.42 [0.31, 0.50]"; alone where it has none."""
+    value, low, high = numbers
+    ends = f" [{low:{ends_spec or spec}}, {high:{ends_spec or spec}}]"
     return f"{value:{spec}}" + ends * (not (math.isnan(low) or math.isnan(high)))
 
 

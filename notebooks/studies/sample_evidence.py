@@ -209,8 +209,7 @@ def draw_floors(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) ->
 
 def interval(row: Any, names: Sequence[str] = RHO, sign: str = "") -> str:
     """A number × 100 with its interval, where there is one: of few pairs there is none."""
-    value, low, high = (100 * float(getattr(row, name)) for name in names)
-    return bracketed(value, low, high, f"{sign}.0f")
+    return bracketed((100 * float(getattr(row, name)) for name in names), f"{sign}.0f")
 
 
 def ranks_alike(x: pd.Series, y: pd.Series, texts: np.ndarray | None = None) -> str:

@@ -21,6 +21,7 @@ from conjure_tools.baselines import lengths
 from conjure_tools.benchmarks import STS
 from conjure_tools.correlation import Correlation, both_texts, spearman
 from conjure_tools.plots import PALETTE, forest
+from studies.pages import bracketed
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
 from studies.records import ROOT
 
@@ -373,7 +374,7 @@ def genre_table(genres: pd.DataFrame, table: Table) -> pd.DataFrame:
     small = pd.DataFrame(
         {
             METHODS[m]: genres.apply(
-                lambda r, m=m: f"{r['value', m]:.1f} [{r['low', m]:.0f}, {r['high', m]:.0f}]",
+                lambda r, m=m: bracketed((r["value", m], r["low", m], r["high", m]), ".1f", ".0f"),
                 axis=1,
             )
             for m in table.compared

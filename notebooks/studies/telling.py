@@ -15,6 +15,7 @@ import conjure_lib as cj
 from conjure_lib.engine import chunks
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE
+from studies.pages import bracketed
 
 LISTS = {
     "things": "house / castle, tree / flower, car / bus, ship / canoe, guitar / trumpet, "
@@ -192,11 +193,11 @@ def partners(
             places[:, 1] = places[:, 0]
         ratios = [np.median(unrelated[:, i]) / np.median(things[j]) for i, j in places]
         rows[kind] = {
-            "partner is nearer": f"{shares.mean():.2f} [{low:.2f}, {high:.2f}]",
+            "partner is nearer": bracketed((shares.mean(), low, high), ".2f"),
             "related": np.median(found[0]),
             "unrelated": np.median(unrelated),
-            "unrelated, in units of related things": "{:.2f} [{:.2f}, {:.2f}]".format(
-                np.median(unrelated) / related, *interval(ratios)
+            "unrelated, in units of related things": bracketed(
+                (np.median(unrelated) / related, *interval(ratios)), ".2f"
             ),
         }
     return pd.DataFrame(rows).T

@@ -17,6 +17,7 @@ from conjure_tools.neighbors import chance, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, zero_shot
 from studies.neighbourhoods import correlation, nngs_less_cka, published, published_value
+from studies.pages import bracketed
 from studies.records import Overlay, Record, opened
 
 
@@ -109,10 +110,7 @@ def correlation_table(found: pd.DataFrame, k: int) -> Styler:
     theirs = theirs.replace({"measure": {"NNGS": "nngs", "CKA": "cka"}})
     theirs["space"] += ", published"
     both = pd.concat([found, theirs[found.columns]])
-    both["r [95 %]"] = [
-        f"{r.value:.2f}" + (f" [{r.low:.2f}, {r.high:.2f}]" if np.isfinite(r.low) else "")
-        for r in both.itertuples()
-    ]
+    both["r [95 %]"] = [bracketed((r.value, r.low, r.high), ".2f") for r in both.itertuples()]
     wide = both.pivot(index="space", columns=["measure", "statistic"], values="r [95 %]")
     return wide.style.set_caption(
         f"Correlation over templates with the accuracy of naming, k = {k}"

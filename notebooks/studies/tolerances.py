@@ -21,6 +21,7 @@ import conjure_lib as cj
 from conjure_lib.terms import BUDGET, Spent
 from conjure_tools import benchmarks, correlation, runs
 from conjure_tools.fingerprints import weights_hash
+from studies.pages import bracketed
 from studies.records import (
     WORK,
     Made,
@@ -298,5 +299,5 @@ def _said(found: Record) -> str:
         f"({fixed['rms'].idxmin()}) to {worst:.0f} % ({fixed['rms'].idxmax()}). The largest error "
         f"that a pair is told is {told[ADAPTIVE]:.0f} % of its value with the tolerance, and "
         f"{told[agreed.index[0]]:.0f} % with {agreed.index[0]}. With people the latter agrees by "
-        f"{less.iloc[0]:+.1f} [{less.iloc[1]:+.1f}, {less.iloc[2]:+.1f}] points of ρ × 100 more."
+        f"{bracketed(less.iloc[:3], '+.1f')} points of ρ × 100 more."
     )

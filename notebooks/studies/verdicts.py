@@ -47,8 +47,7 @@ def interval(found: Sequence[float], spec: str) -> str:
     """A value with its interval, where it has one."""
     if np.isnan(found[0]):
         return "(not measured)"
-    value, low, high = found
-    return minus(bracketed(value, low, high, spec))
+    return minus(bracketed(found, spec))
 
 
 def numbers(found: Compared, name: str, *columns: str) -> list[float]:

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 from conjure_tools.benchmarks import load_concreteness
 from conjure_tools.correlation import Correlation, both_texts, partial_spearman, spearman
 from conjure_tools.plots import PALETTE, forest
+from studies.pages import bracketed
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
 
 NAMES = {
@@ -224,7 +225,7 @@ def judged(row: pd.Series) -> str:
 
 def in_words(row: pd.Series) -> str:
     """A difference with its interval."""
-    return f"{row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    return bracketed(row[["difference", "low", "high"]], "+.1f", ".1f")
 
 
 def facts(table: Table, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -528,6 +529,6 @@ def control_facts(found: Mapping[str, Correlation]) -> dict[str, Any]:
             f"{100 * plain.value:.1f} and one with random weights, behind the same text encoder, "
             f"at {100 * stirred.value:.1f}; with the cosines held constant the trained one keeps "
             f"{100 * given.value:.1f}, with the random one held constant too "
-            f"{100 * last.value:.1f} [{100 * last.low:.1f}, {100 * last.high:.1f}], {outcome}."
+            f"{bracketed((100 * x for x in (last.value, last.low, last.high)), '.1f')}, {outcome}."
         )
     return {"control_sentence": Markdown(sentence)}

@@ -24,6 +24,7 @@ from studies.mcse.data import EVERY, REAL, SHUFFLED, photo_data
 from studies.mcse.live import Imitation
 from studies.mcse.study import WORK, make, summary
 from studies.mcse.trainings import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full, spearman, tested
+from studies.pages import bracketed
 from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
 
 NAMES = {
@@ -244,7 +245,7 @@ class Study:
         if not len(rows):
             return "(not measured)"
         r = 100 * rows[["value", "low", "high"]].mean()
-        return f"{r['value']:.0f} [{r['low']:.0f}, {r['high']:.0f}]"
+        return bracketed(r, ".0f")
 
     def student_facts(self) -> dict[str, str]:
         """The student of record beside its teacher, and people."""
