@@ -1,6 +1,6 @@
 """Build the Jupyter Book from the executed chapters.
 
-    python book/build_book.py --profile book
+    PYTHONPATH=notebooks python book/build_book.py --profile book    # or: make html
 
 The sources are put together in _build/book-src, laid out as in the repository, so that relative
 links hold in both places; the pages land in _build/html. Warnings are errors, and so is anything

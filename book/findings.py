@@ -7,22 +7,17 @@ off the records, and how, stands in notebooks/studies: findings.py, evidence.py 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from execute import ROOT
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import conjure_lib as cj
 from conjure_tools import plots
 from conjure_tools.fingerprints import weights_hash
-
-sys.path.append(str(ROOT / "notebooks"))  # where the studies are
-
 from studies import claims, evidence, findings, words
 from studies.evidence import Finding, Kept, Table
 from studies.pages import bracketed

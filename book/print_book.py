@@ -1,6 +1,6 @@
 """Print the built book into one PDF, with what the machine has: headless Chromium.
 
-    python book/print_book.py        # make pdf: _build/conjuring.pdf, from _build/html
+    make pdf    # _build/conjuring.pdf, from _build/html
 
 Every page is printed as a browser shows it, in the order of the contents, and links between pages
 lead within the file.

@@ -6,6 +6,7 @@ import ast
 import io
 import os
 import platform
+import re
 import subprocess
 import sys
 import tokenize
@@ -132,6 +133,16 @@ def test_the_library_is_read_in_a_sitting() -> None:
     for names, most in LINES.items():
         counted = [file for file in files if file.stem in (names.split() or [file.stem])]
         assert sum(map(code_lines, counted)) <= most, names
+
+
+def test_nothing_edits_the_path_that_modules_are_found_on() -> None:
+    rooms = ("conjure_lib", "conjure_tools", "training", "book", "bench", "notebooks")
+    files = [
+        f for room in rooms for kind in ("py", "ipynb") for f in (ROOT / room).rglob(f"*.{kind}")
+    ]
+    edit = re.compile(r"sys\.path\b\s*(\.(append|insert|extend)|\+?=|\[)")
+    assert len(files) > 100
+    assert [file.name for file in files if edit.search(file.read_text("utf-8"))] == []
 
 
 # -- threads ----------------------------------------------------------------------------------
