@@ -7,6 +7,7 @@ _build/runs. They take half an hour on two CPU cores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def score_all(
     steps: Sequence[int] = STEPS,
     guidances: Sequence[float] = GUIDANCES,
     samplers: Sequence[str] = SAMPLERS,
-    **options: Any,
+    batch_size: int = 64,
+    report: Callable[[str], None] = print,
 ) -> dict[tuple[str, str], runs.Run]:
     """Every run of the studies by (study, value): one setting changed, the others as in BASE."""
     changed: dict[tuple[str, str], dict[str, Any]] = {
@@ -94,14 +96,12 @@ def score_all(
         **{("sampler", name): {"sampler": name} for name in samplers},
         ("pairing", "crossed"): {"pairing": "crossed"},
     }
-    found = {BASE: runs.score(process, pairs, folder / "base", draws=draws, **options)}
+    score = partial(runs.score, pairs=pairs, batch_size=batch_size, report=report)
+    found = {BASE: score(process, folder=folder / "base", draws=draws)}
     for key, setting in changed.items():
-        found[key] = runs.score(
-            process, pairs, folder / "-".join(key), draws=few, **setting, **options
-        )
-    found[MIRRORED] = runs.score(
-        mirrored(process), pairs, folder / "mirrored", draws=max(2, draws // 2), **options
-    )
+        found[key] = score(process, folder=folder / "-".join(key), draws=few, **setting)
+    half = max(2, draws // 2)
+    found[MIRRORED] = score(mirrored(process), folder=folder / "mirrored", draws=half)
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypedDict, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import conjure_lib as cj
 from conjure_lib import Quadrature, Weighting
+from conjure_lib.sampling import Settings
 from conjure_lib.sde import FlowSchedule, Schedule, log_snr
 from conjure_tools.correlation import Correlation, pearson, spearman
 from conjure_tools.plots import PALETTE
@@ -28,6 +30,14 @@ PARTS = ("same x", "crossed", "drift")
 Parts = dict[str, cj.Terms]
 """Squared norms of the three parts of a prediction's difference, of one pair."""
 RESAMPLES = 2000  # of every bootstrap
+
+
+class Drawn(TypedDict):
+    """What is drawn, but for the guidance."""
+
+    steps: int
+    draws: int
+    seed: int
 
 
 def value(terms: cj.Terms, quadrature: Quadrature = "log-snr") -> float:
@@ -89,11 +99,12 @@ def plain_distance(
 
 
 def beside_library(
-    process: cj.GenerativeProcess, pair: tuple[str, str], guidances: Sequence[float], **how: Any
+    process: cj.GenerativeProcess,
+    pair: tuple[str, str],
+    guidances: Sequence[float],
+    **how: Unpack[Drawn],
 ) -> pd.DataFrame:
     """The loop and the library at some guidances, and what either asked of the network.
-
-    ``how`` are steps, draws and seed.
 
     Raises:
         AssertionError: they differ by more than rounding.
@@ -435,11 +446,17 @@ class Steps:
 
 
 def steps_of(
-    process: cj.GenerativeProcess, pair: tuple[str, str], counts: Sequence[int], **how: Any
+    process: cj.GenerativeProcess,
+    pair: tuple[str, str],
+    counts: Sequence[int],
+    *,
+    draws: int,
+    guidance: float,
+    seed: int,
 ) -> Steps:
-    """The pair under each number of steps; ``how`` are draws, guidance and seed."""
-    counts = sorted(set(counts))
-    return Steps({steps: cj.pair_terms(process, [pair], steps=steps, **how) for steps in counts})
+    """The pair under each number of steps."""
+    terms = partial(cj.pair_terms, process, [pair], draws=draws, guidance=guidance, seed=seed)
+    return Steps({steps: terms(steps=steps) for steps in sorted(set(counts))})
 
 
 def readable(table: pd.DataFrame) -> Styler:
@@ -493,20 +510,22 @@ def draw_steps(found: Steps) -> None:
     plt.show()
 
 
-def ranks(process: cj.GenerativeProcess, pairs: Pairs, terms: cj.Terms, **how: Any) -> pd.DataFrame:
+def ranks(
+    process: cj.GenerativeProcess, pairs: Pairs, terms: cj.Terms, *, guidance: float, seed: int
+) -> pd.DataFrame:
     """Spearman's ρ of the pairs' first draw with other steps, the sum, and another draw.
 
-    A column a weighting. ``terms`` are those of the pairs, ``how`` guidance and seed.
+    A column a weighting. ``terms`` are those of the pairs.
     """
+    other = partial(cj.pair_terms, process, pairs, guidance=guidance, seed=seed)
     steps = len(terms.timesteps)
     base = replace(terms, squares=terms.squares[:, :1])
     others: dict[str, tuple[cj.Terms, Quadrature]] = {
-        f"{count} steps": (cj.pair_terms(process, pairs, steps=count, draws=1, **how), "log-snr")
+        f"{count} steps": (other(steps=count, draws=1), "log-snr")
         for count in (max(1, steps // 2), 2 * steps)
     }
     others["plain sum"] = (base, "sum")
-    again = cj.pair_terms(process, pairs, steps=steps, draws=[1], **how)
-    others["another draw"] = (again, "log-snr")
+    others["another draw"] = (other(steps=steps, draws=[1]), "log-snr")
     found = {
         name: {w: agreed(values(base, w), values(x, w, rule), pairs) for w in cj.WEIGHTINGS}
         for name, (x, rule) in others.items()
@@ -523,24 +542,28 @@ def rank_facts(found: pd.DataFrame, steps: int) -> dict[str, Any]:
 # -- cost -------------------------------------------------------------------------------------
 
 
-def counted(process: cj.GenerativeProcess, pairs: Pairs, **how: Any) -> int:
-    """Noise predictions that the library makes."""
+def counted(
+    process: cj.GenerativeProcess, pairs: Pairs, **settings: Unpack[Settings]
+) -> tuple[cj.Terms, int]:
+    """Terms of some pairs, and how many noise predictions the library made for them."""
     before = process.evaluations
-    cj.pair_terms(process, pairs, **how)
-    return process.evaluations - before
+    terms = cj.pair_terms(process, pairs, **settings)
+    return terms, process.evaluations - before
 
 
-def counted_plain(process: cj.GenerativeProcess, pair: tuple[str, str], **how: Any) -> int:
+def counted_plain(
+    process: cj.GenerativeProcess, pair: tuple[str, str], guidance: float, **how: Unpack[Drawn]
+) -> int:
     """Noise predictions that the plain loop makes."""
     before = process.evaluations
-    plain_distance(process, *pair, **how)
+    plain_distance(process, *pair, guidance=guidance, **how)
     return process.evaluations - before
 
 
-def costs(process: cj.GenerativeProcess, words: int, pairs: Pairs, **how: Any) -> pd.DataFrame:
+def costs(
+    process: cj.GenerativeProcess, words: int, pairs: Pairs, **how: Unpack[Drawn]
+) -> pd.DataFrame:
     """Predictions counted beside the formula, for one pair and for all pairs of some words.
-
-    ``how`` are steps, draws and seed.
 
     Raises:
         AssertionError: the counter and the formula differ.
@@ -550,7 +573,7 @@ def costs(process: cj.GenerativeProcess, words: int, pairs: Pairs, **how: Any) -
         for guidance, c in ((1.0, 1), (7.5, 2)):
             P = len(these)
             ours, plain = c * S * k * U + 2 * S * k * P, 6 * c * S * k * P
-            count = counted(process, these, guidance=guidance, **how)
+            _, count = counted(process, these, guidance=guidance, **how)
             assert count == ours, (count, ours)
             if P == 1:
                 assert counted_plain(process, these[0], guidance=guidance, **how) == plain
@@ -582,12 +605,14 @@ class Guided:
 
 
 def guided(
-    process: cj.GenerativeProcess, pair: tuple[str, str], w: float, draws: int, **how: Any
+    process: cj.GenerativeProcess, pair: tuple[str, str], w: float, **how: Unpack[Drawn]
 ) -> Guided:
-    """The pair under guidance w; ``how`` are steps and seed."""
-    found = cj.pair_terms(process, [pair], draws=draws, guidance=w, **how)
+    """The pair under guidance w."""
+    found = cj.pair_terms(process, [pair], guidance=w, **how)
     start, condition = process.noise([0], how["seed"]), process.encode([pair[0]])
-    path = process.trajectories(condition, start, [0], guidance=w, **how)
+    path = process.trajectories(
+        condition, start, [0], guidance=w, steps=how["steps"], seed=how["seed"]
+    )
     return Guided(replace(found, squares=found.squares / w**2), path.states[0])
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -271,10 +271,16 @@ def agreement(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def similarities(
-    process: cj.GenerativeProcess, pairs: pd.DataFrame, folder: Path, draws: int, **options: Any
+    process: cj.GenerativeProcess,
+    pairs: pd.DataFrame,
+    folder: Path,
+    draws: int,
+    *,
+    steps: int = runs.DRAWN.steps,
+    report: Callable[[str], None] = print,
 ) -> tuple[dict[str, np.ndarray], runs.Run]:
     """Minus the three distances and the two cosines of the text encoder, each (P,)."""
-    run = runs.score(process, pairs, folder, draws=draws, **options)
+    run = runs.score(process, pairs, folder, draws=draws, steps=steps, report=report)
     found: dict[str, np.ndarray] = {}
     for weighting in cj.WEIGHTINGS:
         found[weighting] = -run.by_draw(weighting)[:, :draws].mean(axis=1)

@@ -84,9 +84,18 @@ class Live:
 
 
 def scored_here(
-    process: cj.GenerativeProcess, pairs: int, folder: str | Path, **settings: Any
+    process: cj.GenerativeProcess,
+    pairs: int,
+    folder: str | Path,
+    *,
+    draws: int,
+    few: int,
+    steps: Sequence[int],
+    guidances: Sequence[float],
+    samplers: Sequence[str],
+    batch_size: int,
 ) -> Live:
-    """RG-65, or nouns of SimLex-999 where it is not at hand; settings are those of `score_all`."""
+    """RG-65, or nouns of SimLex-999 where it is not at hand; as `score_all` has it."""
     try:
         table, name, benchmark = benchmarks.load_pairs("rg65"), "RG-65", "rg65"
     except FileNotFoundError:
@@ -94,8 +103,10 @@ def scored_here(
         table, name, benchmark = nouns.iloc[:80], "the first 80 nouns of SimLex-999", "simlex999"
         print("RG-65 is not at hand (set CONJURE_DATA): this page takes nouns of SimLex-999")
     table = runs.stratified(table, pairs).reset_index(drop=True)
-    settings["report"] = lambda _: None
-    found = ablations.score_all(process, table, Path(folder), **settings)
+    found = ablations.score_all(
+        process, table, Path(folder), draws=draws, few=few, steps=steps, guidances=guidances,
+        samplers=samplers, batch_size=batch_size, report=lambda _: None,
+    )  # fmt: skip
     return Live(name, benchmark, table, found)
 
 

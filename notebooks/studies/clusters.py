@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -104,8 +104,15 @@ def cosine_distance(matrix: np.ndarray) -> np.ndarray:
 # -- many matrices of the same words ----------------------------------------------------------
 
 
+class Drawn(baselines.Outputs, total=False):
+    """How the terms of the words were made."""
+
+    draws: int
+    batch_size: int
+
+
 def condensed(
-    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, **how: Any
+    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, **how: Unpack[Drawn]
 ) -> dict[str, np.ndarray]:
     """Distances (P,) under each weighting, and those of the controls; ``how`` as for the terms."""
     pairs = words.pairs

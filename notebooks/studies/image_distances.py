@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +63,21 @@ def make(
     draws: int = DRAWS,
     resamples: int = 10_000,
     batch_size: int = 64,
-    **options: Any,
+    report: Callable[[str], None] = print,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """The tables 'distances' and 'distances_agreement' of sets of pairs, and where they are from.
 
     The first has columns benchmark, id, method, start, images and value, a distance: those of
     `METHODS` under each of `STARTS`; "null", the mean of either text's distance from itself, and
     "less null", "independent" less that; those of the paths ("sde", "score", "noise"; images are
-    draws); and "text encoder". ``options`` are those of `runs.score`.
+    draws); and "text encoder".
     """
     tables, agreed, spent = [], [], 0
     setting: dict[str, Any] = {"draws": draws, "steps": STEPS, "batch_size": batch_size}
     for name, pairs in sets.items():
         texts = sorted({*pairs["text1"], *pairs["text2"]})
         paths = folder / f"{name}-paths"
-        run = runs.score(process, pairs, paths, **setting, **options)
+        run = runs.score(process, pairs, paths, **setting, report=report)
         samples = latents(process, texts, images, folder / name, batch_size)
         found = pd.concat([of_samples(samples, texts, pairs), of_paths(process, run, draws)])
         tables.append(found.assign(benchmark=name))

@@ -90,19 +90,18 @@ def at_hand(
 
     The record is that of the embedded model. With ``recompute`` that of any model is made here.
     """
-    how: dict[str, Any] = {"batch_size": batch_size}
     record, spent = None, 0
     if recompute:
-        made = spaces.make(model, ROOT / "_build" / "spaces", **how)
+        made = spaces.make(model, ROOT / "_build" / "spaces", batch_size=batch_size)
         record, spent = Record("spaces", *made), made[1]["unet_evaluations"]
     elif process.name == cj.EMBEDDED:
         record = opened("spaces")
     if record is None:
         print(f"What follows has the {len(words)} words of this page: too few to conclude from.")
-        alone = Record("spaces", *spaces.some(model, words, **how))
+        alone = Record("spaces", *spaces.some(model, words, batch_size=batch_size))
         nothing = alone.overlay(alone.table.iloc[:0], KEY)
         return Found(alone.table, alone.notes, False, alone.notes["unet_evaluations"], nothing)
-    anew, about = spaces.some(model, words, only=fresh, **how)
+    anew, about = spaces.some(model, words, only=fresh, batch_size=batch_size)
     anew = anew[(anew["weighting"] == weighting) & anew["space"].isin(fresh)]
     overlay = record.overlay(anew, KEY, weights=weights_hash(process))
     return Found(record.table, record.notes, True, spent + about["unet_evaluations"], overlay)

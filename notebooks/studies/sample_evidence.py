@@ -94,7 +94,13 @@ class Evidence:
 
 
 def measured_here(
-    process: cj.GenerativeProcess, pairs: int, **settings: Any
+    process: cj.GenerativeProcess,
+    pairs: int,
+    *,
+    images: int,
+    draws: int,
+    resamples: int,
+    batch_size: int,
 ) -> tuple[Evidence, pd.DataFrame]:
     """The same of a few pairs of nouns of the first set that is at hand, and these pairs."""
     for name in SETS:
@@ -105,8 +111,10 @@ def measured_here(
             print(f"{name} is not at hand (set CONJURE_DATA): this page compares other pairs anew")
     few = runs.stratified(nouns, pairs).reset_index(drop=True)
     with tempfile.TemporaryDirectory() as folder:
-        quiet: dict[str, Any] = {"report": lambda _: None}
-        made = study.make(process, {name: few}, Path(folder), **settings | quiet)
+        made = study.make(
+            process, {name: few}, Path(folder), images=images, draws=draws, resamples=resamples,
+            batch_size=batch_size, report=lambda _: None,
+        )  # fmt: skip
     return Evidence(*made, {name: f"{len(few)} pairs of {SETS[name]}"}, False), few
 
 

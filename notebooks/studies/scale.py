@@ -25,7 +25,6 @@ from conjure_lib import EMBEDDED
 from conjure_lib.loading import shipped
 from conjure_tools.plots import PALETTE
 from studies import records
-from studies.records import Pairs
 
 MISSING = "– (there is no record) –"
 ANCHOR_STEPS = 5  # of the anchors of this page's embeddings
@@ -207,13 +206,6 @@ def draw_against(found: Against | None) -> None:
         speed_axis.axvline(1, color="0.6", linewidth=1)
         speed_axis.set(xlabel="times the pairs in the same time")
     plt.show()
-
-
-def counted(process: cj.GenerativeProcess, pairs: Pairs, **settings: Any) -> tuple[cj.Terms, int]:
-    """Terms of some pairs, and how many evaluations they took."""
-    before = process.evaluations
-    terms = cj.pair_terms(process, pairs, **settings)
-    return terms, process.evaluations - before
 
 
 # -- faster evaluations -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +19,7 @@ from pandas.io.formats.style import Styler
 import conjure_lib as cj
 from conjure_tools.baselines import lengths
 from conjure_tools.benchmarks import STS
-from conjure_tools.correlation import Correlation, both_texts, spearman
+from conjure_tools.correlation import Correlation, Resampling, both_texts, spearman
 from conjure_tools.plots import PALETTE, forest
 from studies.pages import bracketed
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
@@ -210,7 +210,7 @@ def against_facts(table: Table, differences: Correlations, partial: Correlations
 FITTED = {"frechet": "Fréchet distance", "jeffreys": "Jeffreys divergence"}
 
 
-def gaussians(found: Opened, table: Table, **how: Any) -> pd.DataFrame:
+def gaussians(found: Opened, table: Table, **how: Unpack[Resampling]) -> pd.DataFrame:
     """Correlations by set and method on the pairs that Gaussians were fitted for; may be empty."""
     fitted = [m for m in FITTED if m in found.table and found.table[m].notna().any()]
     rows = {}
@@ -218,8 +218,8 @@ def gaussians(found: Opened, table: Table, **how: Any) -> pd.DataFrame:
         known = part[part[fitted].notna().all(axis=1)]
         if len(known):  # made on some sets only
             methods = [table.weighting, *fitted, table.own]
-            how["texts"] = both_texts(known)
-            rows[name] = {m: spearman(known[m], known["people"], **how) for m in methods}
+            people, texts = known["people"], both_texts(known)
+            rows[name] = {m: spearman(known[m], people, texts=texts, **how) for m in methods}
     if not rows:
         print("Gaussians: the record or the ratings are not at hand.")
     return pd.DataFrame(rows).T
@@ -437,7 +437,9 @@ def with_lengths(process: cj.GenerativeProcess, ranked: pd.DataFrame, room: int)
     return alone
 
 
-def by_length(alone: pd.DataFrame, methods: Sequence[str], **how: Any) -> dict[str, pd.DataFrame]:
+def by_length(
+    alone: pd.DataFrame, methods: Sequence[str], **how: Unpack[Resampling]
+) -> dict[str, pd.DataFrame]:
     """By method, ρ of the percentiles in every slice of length, by the slice's longest."""
     if not len(alone):
         return {}

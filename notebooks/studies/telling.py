@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 import conjure_lib as cj
 from conjure_lib.engine import chunks
+from conjure_lib.sampling import Settings
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE
 from studies.pages import bracketed
@@ -160,7 +161,7 @@ def draw_told(
 
 
 def matched(
-    process: cj.GenerativeProcess, found: Sequence[tuple[str, str]], **settings: Any
+    process: cj.GenerativeProcess, found: Sequence[tuple[str, str]], **settings: Unpack[Settings]
 ) -> np.ndarray:
     """Distances of first words to their partners, then to second words further on, (3, pairs).
 

@@ -11,13 +11,14 @@ import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
+from conjure_lib.sampling import Settings
 from conjure_lib.terms import BUDGET, Spent
 from conjure_tools import benchmarks, correlation, runs
 from conjure_tools.fingerprints import weights_hash
@@ -116,8 +117,15 @@ def _kept(
     return pd.concat(parts, ignore_index=True)
 
 
+class Spending(Settings, total=False):
+    """What a call of `conjure_lib.distances` takes by name, of which a study sets some."""
+
+    tolerance: float | None
+    budget: int | None
+
+
 def measured(
-    process: cj.GenerativeProcess, pairs: pd.DataFrame, name: str, **how: Any
+    process: cj.GenerativeProcess, pairs: pd.DataFrame, name: str, **how: Unpack[Spending]
 ) -> pd.DataFrame:
     """A row a pair: what `make` has of one setting."""
     found = cj.distances(process, texts_of(pairs), **how)

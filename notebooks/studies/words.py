@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,13 @@ from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
 from conjure_tools.benchmarks import load_concreteness
-from conjure_tools.correlation import Correlation, both_texts, partial_spearman, spearman
+from conjure_tools.correlation import (
+    Correlation,
+    Resampling,
+    both_texts,
+    partial_spearman,
+    spearman,
+)
 from conjure_tools.plots import PALETTE, forest
 from studies.pages import bracketed
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
@@ -101,15 +107,17 @@ def show_table(table: Table) -> Styler:
     return styled(cells.rename(columns=METHODS), caption)
 
 
-def beyond_cosines(found: Opened, weighting: str, **how: Any) -> dict[str, Correlation]:
+def beyond_cosines(
+    found: Opened, weighting: str, **how: Unpack[Resampling]
+) -> dict[str, Correlation]:
     """By group, the partial ρ of conjured similarity given both cosines of the text encoder."""
     kept = {}
     for (name, pos), label in GROUPS.items():
         part = found.joined.get(name, pd.DataFrame({"pos": []}))
         part = part[part["pos"] == pos] if pos else part
         if len(part) > len(COSINES) + 2:
-            how["texts"] = both_texts(part)
-            kept[label] = partial_spearman(part[weighting], part["people"], part[COSINES], **how)
+            columns = part[weighting], part["people"], part[COSINES]
+            kept[label] = partial_spearman(*columns, texts=both_texts(part), **how)
     return kept
 
 
@@ -368,7 +376,9 @@ def concrete_pairs(found: Opened) -> dict[str, pd.DataFrame]:
     return {name: part for name, part in found_rated.items() if len(part) >= 40}
 
 
-def by_concreteness(part: pd.DataFrame, table: Table, **how: Any) -> dict[str, pd.DataFrame]:
+def by_concreteness(
+    part: pd.DataFrame, table: Table, **how: Unpack[Resampling]
+) -> dict[str, pd.DataFrame]:
     """By method, ρ in the quartiles of concreteness, with the mean of each."""
     slices = part.groupby(pd.qcut(part["concreteness"], 4, labels=False))
     mine, own = table.weighting, table.own
@@ -402,7 +412,9 @@ def draw_concreteness(quartiles: Mapping[str, Mapping[str, pd.DataFrame]]) -> No
     plt.show()
 
 
-def trend(part: pd.DataFrame, columns: Sequence[str], key: int, **how: int) -> pd.DataFrame:
+def trend(
+    part: pd.DataFrame, columns: Sequence[str], key: int, **how: Unpack[Resampling]
+) -> pd.DataFrame:
     """The concrete half less the abstract half."""
     halves = part["concreteness"] > part["concreteness"].median()
     concrete, abstract = (part.loc[h, list(columns)].to_numpy() for h in (halves, ~halves))
@@ -480,21 +492,28 @@ def trend_facts(
 # -- a U-Net that has never seen a picture ----------------------------------------------------
 
 
-def control(some: pd.DataFrame, table: Table, **how: Any) -> dict[str, Correlation]:
+def control(some: pd.DataFrame, table: Table, **how: Unpack[Resampling]) -> dict[str, Correlation]:
     """How the trained and the untrained U-Net agree with people, alone and given the cosines.
 
     ``some`` are pairs with people, the methods, and a column "untrained" of similarities.
     """
     ours, blind, people = some[table.weighting], some["untrained"], some["people"]
     both = some[[*COSINES, "untrained"]]
-    how["texts"] = both_texts(some)
+    texts = both_texts(some)
+
+    def alone(values: pd.Series) -> Correlation:
+        return spearman(values, people, texts=texts, **how)
+
+    def given(others: pd.DataFrame, values: pd.Series) -> Correlation:
+        return partial_spearman(values, people, others, texts=texts, **how)
+
     return {
-        "trained U-Net": spearman(ours, people, **how),
-        "untrained U-Net": spearman(blind, people, **how),
-        "text encoder, better cosine": spearman(some[table.own], people, **how),
-        "trained, given both cosines": partial_spearman(ours, people, some[COSINES], **how),
-        "untrained, given both cosines": partial_spearman(blind, people, some[COSINES], **how),
-        "trained, given cosines and untrained": partial_spearman(ours, people, both, **how),
+        "trained U-Net": alone(ours),
+        "untrained U-Net": alone(blind),
+        "text encoder, better cosine": alone(some[table.own]),
+        "trained, given both cosines": given(some[COSINES], ours),
+        "untrained, given both cosines": given(some[COSINES], blind),
+        "trained, given cosines and untrained": given(both, ours),
     }
 
 
