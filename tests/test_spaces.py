@@ -22,7 +22,7 @@ import conjure_lib as cj
 from conjure_tools import correlation
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.runs import Run
-from studies import comparison, dice, likeness, spaces, verdicts
+from studies import clusters, comparison, dice, likeness, spaces, verdicts
 from studies.records import ROOT, Record
 
 FEW = ["boy", "lad", "coast", "smile"]
@@ -255,7 +255,9 @@ def test_separation_counts_which_pairs_are_nearer() -> None:
     across = [matrix[p] for p in pairs if groups[p[0]] != groups[p[1]]]
     nearer = [(a < b) + (a == b) / 2 for a in inside for b in across]
     assert any(a == b for a in inside for b in across)  # ties count half
-    assert comparison.separation(matrix, groups) == pytest.approx(np.mean(nearer))
+    assert clusters.separation(squareform(matrix), np.array(groups)) == pytest.approx(
+        np.mean(nearer)
+    )
 
 
 def test_agreement_finds_pairs_in_either_order_and_compares_with_the_base(made: Made) -> None:

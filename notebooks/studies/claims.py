@@ -18,7 +18,7 @@ from studies import evidence, limits, sentences
 from studies.evidence import Table
 from studies.findings import WEIGHTING, Numbers, combined
 from studies.pages import bracketed
-from studies.records import Record
+from studies.records import Record, published
 
 UNTESTED = "could not be tested here"
 METHOD = "Conjuring similarity (SD v1.4)"
@@ -58,7 +58,7 @@ def claim(text: str, theirs: str, ours: str, chapter: str, numbers: Sequence[Num
 
 def printed(row: str, *benchmarks: str) -> str:
     """What the paper prints for a method, such as "STS-B 70.3, mean of seven 65.4"."""
-    every = sentences.published()
+    every = published()
     rows = every[(every["paper"] == "conjuring") & (every["row"] == row)].set_index("benchmark")
     named = benchmarks or tuple(COLUMNS)
     return ", ".join(f"{COLUMNS[b]} {rows.loc[b, 'spearman']:.1f}" for b in named)

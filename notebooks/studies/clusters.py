@@ -16,7 +16,7 @@ from pandas.io.formats.style import Styler
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata, spearmanr
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import conjure_lib as cj
 from conjure_tools import baselines
@@ -71,9 +71,7 @@ def rand_index(
 def separation(values: np.ndarray, labels: np.ndarray) -> float:
     """P(a pair within a group is nearer than a pair across), ties counting half; values (P,)."""
     i, j = np.triu_indices(len(labels), 1)
-    together = labels[i] == labels[j]
-    ranks, n, m = rankdata(values), together.sum(), (~together).sum()
-    return float(1 - (ranks[together].sum() - n * (n + 1) / 2) / (n * m))
+    return float(roc_auc_score(labels[i] != labels[j], values))
 
 
 def neighbour(matrix: np.ndarray, labels: np.ndarray) -> float:

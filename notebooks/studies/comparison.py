@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
 
 from studies.ablations import compared
 
@@ -66,7 +65,8 @@ def resemblance(
 def resampled(first: np.ndarray, second: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """ρ of two matrices (n, n) among the words of each of ``chosen`` (resamples, n): (resamples,).
 
-    A word may be chosen more than once; its pairs with itself are left out.
+    A word may be chosen more than once; its pairs with itself are left out. By hand: it is words
+    that are drawn, the same for several matrices, and pairs that are correlated.
     """
     upper, drawn = np.triu_indices(chosen.shape[1], 1), []
     for at in chosen:
@@ -129,10 +129,3 @@ def judged(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     asked = map(frozenset, zip(pairs["text1"], pairs["text2"], strict=True))
     distances = [known.get(key, np.nan) for key in asked]
     return pairs.assign(distance=distances).dropna(subset="distance")
-
-
-def separation(matrix: np.ndarray, groups: Sequence[str]) -> float:
-    """P(a pair of one group is nearer than a pair of two groups), ties counting half."""
-    above = np.triu_indices(len(matrix), 1)
-    together = np.equal.outer(*[np.asarray(groups)] * 2)[above]
-    return float(roc_auc_score(~together, matrix[above]))

@@ -13,13 +13,14 @@ import seaborn as sns
 from IPython.display import Markdown
 from matplotlib.axes import Axes
 from pandas.io.formats.style import Styler
+from scipy.spatial.distance import squareform
 
 import conjure_lib as cj
 from conjure_lib import Weighting
 from conjure_tools import benchmarks
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
-from studies import comparison, spaces
+from studies import clusters, comparison, spaces
 from studies.comparison import BASE
 from studies.records import ROOT, Overlay, Record, opened
 
@@ -170,7 +171,7 @@ def compare(found: Found, weighting: Weighting, resamples: int, permutations: in
     ``resamples`` are of the words; ten times as many of the pairs.
     """
     square = comparison.matrices(found.table, found.words, weighting)
-    group = [spaces.GROUP[word] for word in found.words]
+    group = np.array([spaces.GROUP[word] for word in found.words])
     agreed = people(found, weighting, 10 * resamples)
     under = agreed[agreed["weighting"].isin(["", weighting])].set_index("space")
     kinds = found.table.drop_duplicates("space").set_index("space")["kind"]
@@ -179,13 +180,13 @@ def compare(found: Found, weighting: Weighting, resamples: int, permutations: in
         like = comparison.resemblance(
             matrix, square[spaces.REFERENCE], resamples=resamples, permutations=permutations
         )
-        apart = comparison.separation(matrix, group)
+        apart = clusters.separation(squareform(matrix, checks=False), group)
         rows[name] = {"kind": kinds[name], **like, "separation": apart}
     asked = under.rename(columns={"low": "people_low", "high": "people_high"})
     result = pd.DataFrame.from_dict(rows, orient="index").join(asked.drop(columns="weighting"))
     rng = np.random.default_rng(0)
-    shuffled = [rng.permutation(group) for _ in range(permutations)]
-    chance = [comparison.separation(square[BASE], list(order)) for order in shuffled]
+    base = squareform(square[BASE], checks=False)
+    chance = [clusters.separation(base, rng.permutation(group)) for _ in range(permutations)]
     return Compared(result, agreed, square, np.array(chance))
 
 

@@ -299,7 +299,8 @@ def paired(
 ) -> np.ndarray:
     """Share of right answers of the first less that of the second (%): value, low, high.
 
-    The interval is from a bootstrap over the probes within each phenomenon.
+    The interval is from a bootstrap over the probes within each phenomenon: by hand, since
+    scipy.stats.bootstrap has no strata.
     """
     right = found.scored.set_index(["model", "method", "id"])["margin"].sort_index()
     right = (np.sign(right) + 1) / 2

@@ -27,15 +27,15 @@ WAYS = ("items with replacement", "Jaccard indices with replacement", "influence
 POPULATION = 400  # samples that tell how much NNGS varies
 
 
-def published(study: str) -> pd.DataFrame:
+def of_authors(study: str) -> pd.DataFrame:
     """Figures of the authors of NNGS for one of their studies."""
-    table = pd.read_csv(records.ROOT / "data" / "published" / "nngs.csv")
+    table = records.published("nngs")
     return table[table["study"] == study].copy()
 
 
 def published_value(study: str, **wanted: str) -> str:
     """One of them, in words."""
-    table = published(study)
+    table = of_authors(study)
     for column, value in wanted.items():
         table = table[table[column] == value]
     return f"{table['value'].iloc[0]:.3f}"
@@ -134,7 +134,7 @@ def toys(repeats: int) -> pd.DataFrame:
 
 def published_toys(found: pd.DataFrame) -> pd.DataFrame:
     """The authors' figures for the same studies, under the same names."""
-    theirs = published("toy")
+    theirs = of_authors("toy")
     theirs["measure"] += theirs["k"].fillna("").map(lambda k: f", k = {k}" if k else "")
     return theirs.pivot(index="space", columns="measure", values="value").loc[list(found.index)]
 
@@ -237,7 +237,9 @@ def correlation_table(found: pd.DataFrame) -> Styler:
     index, columns = ["vectors", "accuracy"], ["measure", "statistic"]
     said = [bracketed((r.value, r.low, r.high), ".2f") for r in found.itertuples()]
     shown = found.assign(r=said).pivot(index=index, columns=columns, values="r")
-    theirs = [f"{r.measure} {r.statistic} {r.value:.3f}" for r in published("analogy").itertuples()]
+    theirs = [
+        f"{r.measure} {r.statistic} {r.value:.3f}" for r in of_authors("analogy").itertuples()
+    ]
     return shown.style.set_caption(
         "Correlation with accuracy over 14 categories. Published, GloVe 300d: " + "; ".join(theirs)
     )

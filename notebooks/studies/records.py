@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conjure_lib.loading import shipped
 from conjure_tools import runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,11 @@ def kept_table(file: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
 def in_single(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its floats as float32, as records store them."""
     return table.astype(dict.fromkeys(table.select_dtypes("float").columns, "float32"))
+
+
+def published(name: str = "published") -> pd.DataFrame:
+    """Figures of papers, with their sources: a table of data/published."""
+    return pd.read_csv(shipped("published") / f"{name}.csv")
 
 
 def texts_of(pairs: pd.DataFrame) -> Pairs:

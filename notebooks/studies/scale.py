@@ -22,7 +22,6 @@ from scipy.stats import spearmanr
 
 import conjure_lib as cj
 from conjure_lib import EMBEDDED
-from conjure_lib.loading import shipped
 from conjure_tools.plots import PALETTE
 from studies import records
 
@@ -480,9 +479,9 @@ def texts_of(pairs: int) -> int:
 
 def gpu_rates(speeds: pd.DataFrame) -> dict[str, float]:
     """Evaluations a second of GPUs, published and measured; the fastest first."""
-    published = pd.read_csv(shipped("published") / "throughput.csv")
-    rate = published["iterations_per_second"] * published["rows"]
-    rates = {f"{gpu} (published)": float(r) for gpu, r in zip(published["gpu"], rate, strict=True)}
+    theirs = records.published("throughput")
+    rate = theirs["iterations_per_second"] * theirs["rows"]
+    rates = {f"{gpu} (published)": float(r) for gpu, r in zip(theirs["gpu"], rate, strict=True)}
     measured = speeds[speeds["device"].str.contains("NVIDIA")] if len(speeds) else speeds
     for name, rows in measured.groupby("device") if len(measured) else ():
         rates[f"{name} (measured)"] = float(rows["evaluations_per_second"].max())

@@ -23,7 +23,7 @@ from conjure_tools.correlation import Correlation, Resampling, both_texts, spear
 from conjure_tools.plots import PALETTE, forest
 from studies.pages import bracketed
 from studies.people import Opened, in_hundredths, interval, styled, with_interval
-from studies.records import ROOT
+from studies.records import published
 
 NAMES = {name: name.upper() for name in STS} | {"stsb": "STS-B", "sickr": "SICK-R"}
 METHODS = {
@@ -93,11 +93,6 @@ def table_of(found: Opened, weighting: str) -> Table:
     methods = [m for m in METHODS if m in pooled.index.unique("method")]
     rho = pooled["spearman"].unstack().loc[methods, sets]
     return Table(pooled, sets, methods, rho, weighting)
-
-
-def published() -> pd.DataFrame:
-    """Figures of the papers, with their sources."""
-    return pd.read_csv(ROOT / "data" / "published" / "published.csv")
 
 
 def beside_published(table: Table) -> Styler:

@@ -112,7 +112,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def separation(
+def told_apart(
     first: np.ndarray, second: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
     """`above`, and the ends of its interval over the pairs of both lists."""

@@ -16,7 +16,7 @@ from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import chance, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, zero_shot
-from studies.neighbourhoods import correlation, nngs_less_cka, published, published_value
+from studies.neighbourhoods import correlation, nngs_less_cka, of_authors, published_value
 from studies.pages import bracketed
 from studies.records import Overlay, Record, opened
 
@@ -106,7 +106,7 @@ def with_accuracy(by_feature: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def correlation_table(found: pd.DataFrame, k: int) -> Styler:
     """The correlations beside the published ones."""
-    theirs = published("zero-shot").assign(low=np.nan, high=np.nan)
+    theirs = of_authors("zero-shot").assign(low=np.nan, high=np.nan)
     theirs = theirs.replace({"measure": {"NNGS": "nngs", "CKA": "cka"}})
     theirs["space"] += ", published"
     both = pd.concat([found, theirs[found.columns]])

@@ -159,7 +159,11 @@ def statistics(x: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(x: np.ndarray, key: int, resamples: int, seed: int) -> np.ndarray:
-    """The statistics of resamples of the rows of x (n, 4): (resamples, 3)."""
+    """The statistics of resamples of the rows of x (n, 4): (resamples, 3).
+
+    By hand: scipy.stats.bootstrap pairs all of its samples or none, and here the four columns go
+    together while two groups are drawn apart.
+    """
     rows = np.random.default_rng([seed, key]).integers(len(x), size=(resamples, len(x)))
     pieces = np.array_split(rows, 1 + rows.size // 2**17)  # for the memory
     return np.concatenate([statistics(x[piece]) for piece in pieces])

@@ -25,7 +25,7 @@ from studies.mcse.live import Imitation
 from studies.mcse.study import WORK, make, summary
 from studies.mcse.trainings import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full, spearman, tested
 from studies.pages import bracketed
-from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
+from studies.records import ROOT, Overlay, Record, laid_over, opened, published, weights_in
 
 NAMES = {
     "stsb": "STS-B, test",
@@ -397,9 +397,9 @@ def _draw_teacher(axis: Axes, rows: pd.DataFrame) -> None:
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
-def published() -> Styler:
+def published_table() -> Styler:
     """Figures of the papers on SimCSE and MCSE."""
-    table = pd.read_csv(ROOT / "data" / "published" / "published.csv")
+    table = published()
     rows = table[table["paper"].isin(["simcse", "mcse"])]
     wide = rows.pivot_table(index=["row", "status"], columns="benchmark", values="spearman")
     wide = wide[[c for c in (*benchmarks.STS, "avg7") if c in wide]]

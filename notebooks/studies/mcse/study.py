@@ -113,7 +113,10 @@ def summary(plan: Plan, found: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def resampled(similarities: Any, human: np.ndarray, resamples: int) -> np.ndarray:
-    """ρ of each run (m, P) on all pairs, then on resamples of them: (1 + resamples, m)."""
+    """ρ of each run (m, P) on all pairs, then on resamples of them: (1 + resamples, m).
+
+    By hand: any two runs are compared afterwards, in the same resamples.
+    """
     values, rng = np.array(similarities), np.random.default_rng(0)
     found = [correlations(values, human)]
     for _ in range(resamples):
