@@ -61,6 +61,14 @@ class _Card:
         self.metrics |= metrics
 
 
+class ScorerSettings(Settings, total=False):
+    """What a :class:`Scorer` takes by name."""
+
+    weighting: Weighting
+    quadrature: Quadrature
+    width: int | None
+
+
 class Scorer:
     """Similarity of texts by the images that they conjure.
 
