@@ -19,7 +19,7 @@ import conjure_lib as cj
 from conjure_tools import plots
 from conjure_tools.fingerprints import weights_hash
 from studies import claims, evidence, findings, words
-from studies.evidence import Finding, Kept, Table
+from studies.evidence import Finding, FindingsTable, Kept
 from studies.pages import bracketed
 from studies.sentences import NAMES
 
@@ -35,7 +35,7 @@ def put_beside(page: Path) -> None:
     plots.use_style()
     found = evidence.kept(weights_hash(cj.load(device="cpu")))
     by_part = evidence.everything(found.records)
-    table = Table(found.records["findings"]) if "findings" in found.records else None
+    table = FindingsTable(found.records["findings"]) if "findings" in found.records else None
     draw(page / "images" / "findings.svg", by_part, shares(table) if table else {})
     parts = {
         "answer": answer(table, by_part)
@@ -55,12 +55,12 @@ def put_beside(page: Path) -> None:
 # -- in words ---------------------------------------------------------------------------------
 
 
-def shares(table: Table) -> dict[str, np.ndarray]:
+def shares(table: FindingsTable) -> dict[str, np.ndarray]:
     """By kind of text, how much of what the distance explains the cosines do too, in per cent."""
     return {kind: 100 * table.share(name) for name, (kind, _) in KINDS.items()}
 
 
-def answer(table: Table, by_part: Mapping[str, Sequence[Finding]]) -> str:
+def answer(table: FindingsTable, by_part: Mapping[str, Sequence[Finding]]) -> str:
     """The first three questions of the page."""
     of = {f.name: f.sentence for f in by_part.get(evidence.ENCODER, ())}
 
@@ -77,7 +77,7 @@ def answer(table: Table, by_part: Mapping[str, Sequence[Finding]]) -> str:
     )
 
 
-def level(table: Table, name: str) -> str:
+def level(table: FindingsTable, name: str) -> str:
     """How far distance and cosine agree with people, and what of the first is the second's too."""
     kind, _ = KINDS[name]
     ours, cosine = (100 * table.mean(name, s)[0] for s in ("conjured", "text encoder"))
@@ -146,7 +146,7 @@ def code(*functions: Callable[..., object]) -> str:
 # -- tables -----------------------------------------------------------------------------------
 
 
-def by_set(table: Table) -> str:
+def by_set(table: FindingsTable) -> str:
     """Set by set: the two, both together, and what they gain."""
     head = [
         "set", "conjured", "text encoder", "both averaged", "gain", "both weighted, gain",

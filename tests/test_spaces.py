@@ -266,10 +266,10 @@ def test_agreement_finds_pairs_in_either_order_and_compares_with_the_base(made: 
     pairs = pd.DataFrame(chosen, columns=["text1", "text2"]).assign(score=[3.0, 1.0, 2.0, 9.0])
     known = table.query("space == 'ddpm'").set_index(["text1", "text2"])["distance"]
     distance = [known["boy", "lad"], known["boy", "coast"], known["lad", "smile"]]
-    base, other = comparison.agreement(table, pairs, resamples=50).to_dict("records")
+    base, other = comparison.agreement_by_space(table, pairs, resamples=50).to_dict("records")
     assert other["pairs"] == 3 and base["difference"] == 0
     assert other["spearman"] == pytest.approx(-spearmanr(distance, [3, 1, 2]).statistic)
-    few = comparison.agreement(table, pairs[:2], resamples=50)
+    few = comparison.agreement_by_space(table, pairs[:2], resamples=50)
     assert few["spearman"].isna().all()
 
 
@@ -281,7 +281,7 @@ def test_intervals_of_agreement_know_which_pairs_share_a_word() -> None:
     both = pairs["text1"].map(level) + pairs["text2"].map(level)
     table = pairs.assign(space="ddim", weighting="noise", distance=-both + rng.normal(size=66))
     pairs["score"] = both + rng.normal(size=66)
-    (row,) = comparison.agreement(table, pairs, resamples=300).to_dict("records")
+    (row,) = comparison.agreement_by_space(table, pairs, resamples=300).to_dict("records")
     texts = pairs[["text1", "text2"]].to_numpy()
     how: dict[str, Any] = {"resamples": 300}
     aware = correlation.spearman(-table["distance"], pairs["score"], texts=texts, **how)
@@ -424,7 +424,7 @@ def test_the_moral_follows_the_numbers(made: Made) -> None:
 
 def test_the_figures_and_the_table_show_every_space(made: Made) -> None:
     found = asked(made)
-    table = likeness.table_of(found)
+    table = likeness.everything_asked(found)
     assert len(table.data) == made[0]["space"].nunique()
     likeness.draw_spaces(found)
     labels = {text.get_text() for text in plt.gcf().axes[0].get_yticklabels()}

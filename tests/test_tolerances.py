@@ -31,7 +31,7 @@ def test_a_study_of_known_divergences(tmp_path: Path, monkeypatch: pytest.Monkey
     truth = [true_divergence(int(a), int(b)) for a, b in pairs[["text1", "text2"]].to_numpy()[:3]]
     off = (known["reference"] - truth).abs()
     assert (off < 4 * known["reference_error"] + 0.02 * np.array(truth)).all()
-    found = tolerances.errors(table)
+    found = tolerances.errors_by_setting(table)
     cost = found["predictions"] / mine["evaluations"].mean()
     assert set(found.index) == {tolerances.ADAPTIVE, *tolerances.FIXED}
     assert cost.between(0.7, 1.4).all()

@@ -52,7 +52,7 @@ def values(
     return terms.by_draw(weighting, quadrature).mean(axis=1)
 
 
-def agreed(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
+def ranked_alike(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
     """Spearman's ρ over pairs (P,), with an interval for other pairs of texts that recur."""
     if len(first) < 3:
         return "of too few pairs for a correlation"
@@ -182,7 +182,7 @@ def crossed_facts(
         "inflation_low": float(low),
         "inflation_high": float(high),
         "drift_share": value(opened["drift"]) / value(opened["crossed"]),
-        "crossed_rank": agreed(same, crossed, pairs),
+        "crossed_rank": ranked_alike(same, crossed, pairs),
     }
 
 
@@ -233,7 +233,7 @@ def weighting_facts(
         **{f"last_share_{w}": float(100 * plain[w].iloc[-1]) for w in cj.WEIGHTINGS},
         **{f"whole_share_{w}": float(100 * whole[w].iloc[-1]) for w in cj.WEIGHTINGS},
         **{
-            f"agree_{a}_{b}": agreed(by_weighting[a], by_weighting[b], pairs)
+            f"agree_{a}_{b}": ranked_alike(by_weighting[a], by_weighting[b], pairs)
             for a, b in (("sde", "score"), ("sde", "noise"), ("score", "noise"))
         },
     }
@@ -273,7 +273,7 @@ def error(by_draw: np.ndarray) -> float:
     return float(by_draw.std(ddof=1) / np.sqrt(len(by_draw))) if len(by_draw) > 1 else np.nan
 
 
-def draw_facts(many: cj.Estimate, draws: int) -> dict[str, Any]:
+def scatter_facts(many: cj.Estimate, draws: int) -> dict[str, Any]:
     """How one draw and some of them scatter, from many."""
     spread = float(many.by_draw.std(ddof=1))
     return {
@@ -308,7 +308,7 @@ def common_facts(first: np.ndarray, second: np.ndarray, seed: int) -> dict[str, 
     }
 
 
-def draw_draws(many: cj.Estimate, other: cj.Estimate, rivals: tuple[str, str]) -> None:
+def draw_scatter(many: cj.Estimate, other: cj.Estimate, rivals: tuple[str, str]) -> None:
     """Running means, the spread of means of k draws, and differences under two couplings."""
     _, axes = plt.subplots(1, 3, figsize=(10, 3.6), width_ratios=[1.2, 1, 0.9])
     _draw_running(axes[0], many)
@@ -527,7 +527,7 @@ def ranks(
     others["plain sum"] = (base, "sum")
     others["another draw"] = (other(steps=steps, draws=[1]), "log-snr")
     found = {
-        name: {w: agreed(values(base, w), values(x, w, rule), pairs) for w in cj.WEIGHTINGS}
+        name: {w: ranked_alike(values(base, w), values(x, w, rule), pairs) for w in cj.WEIGHTINGS}
         for name, (x, rule) in others.items()
     }
     return pd.DataFrame(found).T

@@ -159,14 +159,14 @@ def overlay(process: cj.GenerativeProcess, live: Live, weighting: Weighting) -> 
 def weightings(results: Mapping[str, pd.DataFrame]) -> Styler:
     """ρ of the base run under every weighting, by set."""
     parts = {
-        name: agreement(table[table["study"] == "weighting"].set_index("weighting"))
+        name: agreement_columns(table[table["study"] == "weighting"].set_index("weighting"))
         for name, table in results.items()
     }
     caption = "ρ × 100 of the base run, and its difference from “sde”, in points"
     return pd.concat(parts, names=["pairs", "weighting"]).style.set_caption(caption)
 
 
-def agreement(rows: pd.DataFrame) -> pd.DataFrame:
+def agreement_columns(rows: pd.DataFrame) -> pd.DataFrame:
     """ρ × 100 and its difference, in points, each with its 95 % interval, for reading."""
     said = [
         (bracketed(v[:3], ".1f"), bracketed(v[3:], "+.1f"))
@@ -196,7 +196,7 @@ def difference(row: Any) -> str:
     return bracketed(100 * numbers, "+.1f")
 
 
-def in_words(rows: pd.DataFrame) -> str:
+def changes_in_words(rows: pd.DataFrame) -> str:
     """Labels and differences of ρ × 100, in a sentence."""
     said = [f"{r.label} under “{r.weighting}” ({difference(r)})" for r in rows.itertuples()]
     return "; ".join(said) or "none"
@@ -211,9 +211,9 @@ def change_facts(results: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {
         "n_changes": len(live),
         "n_clear": len(clear),
-        "clear": in_words(clear[:6]),
+        "clear": changes_in_words(clear[:6]),
         "largest_sentence": Markdown(
-            f"The largest is {in_words(clear[:1])}." if len(clear) else ""
+            f"The largest is {changes_in_words(clear[:1])}." if len(clear) else ""
         ),
         "by_chance": 0.05 * len(live),
         "noise_over_sde": difference(by_weighting.loc["noise"]),
@@ -303,7 +303,7 @@ def prior_table(rows: pd.DataFrame, name: str) -> Styler:
     prior = rows.set_index("value")
     wanted = prior.loc[~prior.index.str.startswith("t = ")]
     caption = f"{name}: ρ × 100 by the weights over t, and its difference from uniform, in points"
-    return agreement(wanted).rename_axis("weights over t").style.set_caption(caption)
+    return agreement_columns(wanted).rename_axis("weights over t").style.set_caption(caption)
 
 
 def prior_facts(priors: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -464,7 +464,7 @@ class Reliability:
         return float(self.rho["spearman"] / np.sqrt(self.of(self.draws)))
 
 
-def reliabilities(live: Live, table: pd.DataFrame) -> dict[Weighting, Reliability]:
+def reliabilities_of_runs(live: Live, table: pd.DataFrame) -> dict[Weighting, Reliability]:
     """By weighting, from the base run and the ``table`` of the studies."""
     rows = table[table["study"] == "weighting"].set_index("weighting")
     found = {}
@@ -520,7 +520,7 @@ def three_and_five(
     picked = np.stack([rng.permutation(live.draws)[:needed] for _ in range(choices)])
     three, five = picked[:, :3], picked[:, -5:]
     means = [values[:, chosen].mean(2).T for chosen in (three, five)]  # (choices, P) each
-    return np.stack([ablations.correlations(-mean, live.human) for mean in means], axis=1)
+    return np.stack([ablations.rank_correlations(-mean, live.human) for mean in means], axis=1)
 
 
 def three_five(live: Live) -> pd.DataFrame:
@@ -545,7 +545,7 @@ def three_five_table(found: pd.DataFrame, name: str) -> Styler:
     return styled.set_caption(f"{name}: {caption} of the draws")
 
 
-def draw_facts(
+def few_draw_facts(
     live: Live,
     found: Mapping[Weighting, Reliability],
     changes: pd.DataFrame,
@@ -596,7 +596,7 @@ def falls(record: Mapping[str, pd.DataFrame]) -> str:
 # -- what shared noise saves ------------------------------------------------------------------
 
 
-def variances(live: Live, record: pd.DataFrame) -> pd.DataFrame:
+def variances_beside(live: Live, record: pd.DataFrame) -> pd.DataFrame:
     """`ablations.variances` of the page and of the record, with a column for equal cost."""
     here = ablations.variances(live.scored).assign(benchmark=live.name)
     parts = record.groupby(["benchmark", "weighting"]) if len(record) else ()

@@ -15,7 +15,7 @@ import numpy as np
 
 from conjure_tools.benchmarks import STS
 from studies import evidence, limits, sentences
-from studies.evidence import Table
+from studies.evidence import FindingsTable
 from studies.findings import WEIGHTING, Numbers, combined
 from studies.pages import bracketed
 from studies.records import Record, published
@@ -64,7 +64,7 @@ def printed(row: str, *benchmarks: str) -> str:
     return ", ".join(f"{COLUMNS[b]} {rows.loc[b, 'spearman']:.1f}" for b in named)
 
 
-def against(row: str, *benchmarks: str) -> str:
+def printed_beside(row: str, *benchmarks: str) -> str:
     """The method's figures, and those of another row."""
     return f"{printed(METHOD, *benchmarks)}; {row}: {printed(row, *benchmarks)}"
 
@@ -74,7 +74,7 @@ def against(row: str, *benchmarks: str) -> str:
 
 def of_findings(record: Record) -> list[Claim]:
     """What people's ratings decide."""
-    table = Table(record)
+    table = FindingsTable(record)
 
     def each(statistic: str) -> list[Numbers]:
         """One row for each of the seven sets."""
@@ -102,7 +102,7 @@ def of_findings(record: Record) -> list[Claim]:
     for kind, (row, what) in readings.items():
         said = f"The whole of both paths agrees better with people than {what}."
         numbers = each(f"less {kind}")
-        found.append(claim(said, against(row), mean(f"less {kind}"), chapter, numbers))
+        found.append(claim(said, printed_beside(row), mean(f"less {kind}"), chapter, numbers))
     found.append(
         claim(
             "It agrees better with people than the cosine of its own text encoder.",
@@ -110,10 +110,10 @@ def of_findings(record: Record) -> list[Claim]:
             mean("less text encoder"), chapter, each("less text encoder"),
         )
     )  # fmt: skip
-    return [*found, of_speech(table)]
+    return [*found, on_speech(table)]
 
 
-def of_speech(table: Table) -> Claim:
+def on_speech(table: FindingsTable) -> Claim:
     """Nouns before other words."""
     less = {o: 100 * evidence.nouns_less(table, "conjured", p) for p, o in SPOKEN.items()}
     ours = ", ".join(f"less {other} {bracketed(row, '+.1f')}" for other, row in less.items())
@@ -121,17 +121,17 @@ def of_speech(table: Table) -> Claim:
     return claim(text, "no figure found", f"nouns {ours}", "06_part_of_speech", [*less.values()])
 
 
-def of_simcse() -> list[Claim]:
+def on_simcse() -> list[Claim]:
     """A comparison that rests on a figure of another column, by the papers' own figures."""
     quoted = sentences.quoted_figures()
     lead = float(quoted["method"]["stsb"] - quoted["official"]["stsb"])
     official = f"SimCSE's own paper has {quoted['official']['stsb']:.2f}: a lead of {lead:+.2f}"
     text = "On STS-B it agrees better with people than SimCSE-BERT."
-    theirs = against("SimCSE-BERT", "stsb")
+    theirs = printed_beside("SimCSE-BERT", "stsb")
     return [claim(text, theirs, official, "05_sts", [np.full(3, lead)])]
 
 
-def of_encoders(record: Record) -> list[Claim]:
+def on_encoders(record: Record) -> list[Claim]:
     """The text encoder as a bottleneck."""
     names = {"rg65": "RG-65", "simlex999": "SimLex-999"}
     less = {n: 100 * evidence.distilled_less(record, "scratch", b) for b, n in names.items()}
@@ -141,9 +141,9 @@ def of_encoders(record: Record) -> list[Claim]:
     return [claim(text, "stated as a limit", ours, "11_limits", [*less.values()])]
 
 
-def of_probes(record: Record) -> list[Claim]:
+def on_probes(record: Record) -> list[Claim]:
     """What cannot be pictured."""
-    asked = evidence.answers(record)
+    asked = evidence.scored_answers(record)
     easy, hard = (evidence.right(asked, among) for among in (limits.CONTROLS, ABSTRACT))
     gap = 100 * combined(np.stack([easy, hard]), [1, -1])
     shares = f"{easy[0]:.0%} of the controls, {hard[0]:.0%} of the abstract probes"
@@ -152,7 +152,7 @@ def of_probes(record: Record) -> list[Claim]:
     return [claim(text, "stated as a limit", ours, "11_limits", [gap])]
 
 
-def of_spaces(record: Record) -> list[Claim]:
+def on_spaces(record: Record) -> list[Claim]:
     """Meaning as a matter of the process."""
     what = {"random conditioning": "told by lot", "states of noise": "at states of noise"}
     less = {
@@ -189,7 +189,7 @@ def untested() -> list[Claim]:
             "it needs that model: the profile `gpu` of the chapter", "05_sts", [],
         ),
         claim("It comes near the trajectories of a large language model.",
-              against(row, "avg7"), llama, "05_sts", []),
+              printed_beside(row, "avg7"), llama, "05_sts", []),
         claim(
             "Where and when two texts differ can be seen in the pictures.", "figures",
             "no record: explanations are put to the test each time the chapter is made",
@@ -200,9 +200,9 @@ def untested() -> list[Claim]:
 
 BY_RECORD: Mapping[str, Callable[[Record], list[Claim]]] = {
     "findings": of_findings,
-    "spaces": of_spaces,
-    "encoders": of_encoders,
-    "probes": of_probes,
+    "spaces": on_spaces,
+    "encoders": on_encoders,
+    "probes": on_probes,
     "ablations": of_ablations,
 }
 
@@ -210,4 +210,4 @@ BY_RECORD: Mapping[str, Callable[[Record], list[Claim]]] = {
 def every(found: Mapping[str, Record]) -> list[Claim]:
     """All claims that the records at hand can speak to, and those that none can."""
     tested = [one for name, read in BY_RECORD.items() if name in found for one in read(found[name])]
-    return tested + of_simcse() + untested()
+    return tested + on_simcse() + untested()

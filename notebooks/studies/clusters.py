@@ -102,7 +102,7 @@ def cosine_distance(matrix: np.ndarray) -> np.ndarray:
 # -- many matrices of the same words ----------------------------------------------------------
 
 
-class Drawn(baselines.Outputs, total=False):
+class Making(baselines.Outputs, total=False):
     """How the terms of the words were made."""
 
     draws: int
@@ -110,7 +110,7 @@ class Drawn(baselines.Outputs, total=False):
 
 
 def condensed(
-    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, **how: Unpack[Drawn]
+    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, **how: Unpack[Making]
 ) -> dict[str, np.ndarray]:
     """Distances (P,) under each weighting, and those of the controls; ``how`` as for the terms."""
     pairs = words.pairs

@@ -263,7 +263,7 @@ class Fidelity:
                     for guide, picture in guides.items():
                         score = self.explainer.at_places(picture)
                         key = dict(zip(KEYS, (weighting, reading, guide), strict=True))
-                        rows.append(key | {"pair": pair} | compared(score, falls))
+                        rows.append(key | {"pair": pair} | guide_beside_falls(score, falls))
         return pd.DataFrame(rows)
 
     def by_chance(self, reading: str, weighting: Weighting, count: int = 10_000) -> np.ndarray:
@@ -337,7 +337,7 @@ class Fidelity:
         return found
 
 
-def compared(score: np.ndarray, falls: np.ndarray) -> dict[str, Any]:
+def guide_beside_falls(score: np.ndarray, falls: np.ndarray) -> dict[str, Any]:
     """Where a guide's first place ranks by the fall, and how the two go together; (places,)."""
     return {
         "percentile": percentile(score, falls),

@@ -81,7 +81,7 @@ def make(
         samples = latents(process, texts, images, folder / name, batch_size)
         found = pd.concat([of_samples(samples, texts, pairs), of_paths(process, run, draws)])
         tables.append(found.assign(benchmark=name))
-        agreed.append(agreement(found, pairs, resamples).assign(benchmark=name))
+        agreed.append(agreement_by_distance(found, pairs, resamples).assign(benchmark=name))
         spent += samples[..., 0].size * STEPS + run.record["unet_evaluations"]
     settings = {"images": images, "draws": draws, "steps": STEPS, "seed": SEED, "sampler": "ddim"}
     made = {"model": process.name, "weights": weights_hash(process), "evaluations": spent}
@@ -166,7 +166,7 @@ def _long(wide: pd.DataFrame) -> pd.DataFrame:
 # -- agreement with people --------------------------------------------------------------------
 
 
-def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.DataFrame:
+def agreement_by_distance(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Spearman of minus each distance with people, and how much more that is than of "sde".
 
     Columns method, start, images, evaluations_per_pair, spearman, low, high, and the difference
@@ -183,10 +183,11 @@ def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.Da
     for (method, start, images), column in columns.items():
         found = correlation.spearman(column.to_numpy(), human, **how)
         more = correlation.paired_bootstrap(column.to_numpy(), path, human, **how)
+        spent = image_cost(pairs, method, images * (1 + (start == "less null")))
         rows.append(
             {
                 "method": method, "start": start, "images": images,
-                "evaluations_per_pair": cost(pairs, method, images * (1 + (start == "less null"))),
+                "evaluations_per_pair": spent,
                 "spearman": found.value, "low": found.low, "high": found.high,
                 "difference": more.value, "difference_low": more.low,
                 "difference_high": more.high, "pairs": found.pairs,
@@ -195,7 +196,7 @@ def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def cost(pairs: pd.DataFrame, method: str, images: int) -> float:
+def image_cost(pairs: pd.DataFrame, method: str, images: int) -> float:
     """Noise predictions a pair: a trajectory an image and text; paths ask twice more a step."""
     texts = len({*pairs["text1"], *pairs["text2"]}) / len(pairs)
     return STEPS * images * (texts + 2 * (method in cj.WEIGHTINGS))

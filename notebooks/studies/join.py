@@ -83,7 +83,7 @@ def spaces(process: cj.GenerativeProcess, weighting: str, live: int) -> Spaces:
         each = max(2, live // 3)
         groups = {w: g for g, members in LIVE.items() for w in members.split()[:each]}
         seeds = {BASE: 0, f"{BASE}, other noise": 1}
-        conjured = [graphs.conjured(process, list(groups), *of) for of in seeds.items()]
+        conjured = [graphs.conjured_space(process, list(groups), *of) for of in seeds.items()]
         table, ratings = pd.concat(conjured).assign(kind="process"), pd.DataFrame()
         found = matrices(table, list(groups), weighting)
         found[TEXT] = squareform(pdist(graphs.text_vectors(process, list(groups)), "cosine"))
@@ -94,7 +94,7 @@ def spaces(process: cj.GenerativeProcess, weighting: str, live: int) -> Spaces:
     return Spaces(groups, found, kinds, ratings, record)
 
 
-def with_people(space: np.ndarray, people: np.ndarray, ties: int) -> pd.DataFrame:
+def profile_with_people(space: np.ndarray, people: np.ndarray, ties: int) -> pd.DataFrame:
     """Profile of a space with people's groups, averaged over orders of the ties."""
     how: dict[str, Any] = {"metric": "precomputed", "permutations": 0}
     drawn = [nngs_profile(space, people, seed=seed, **how) for seed in range(ties)]
@@ -170,14 +170,14 @@ def joined(found: Spaces, k: int, ties: int, permutations: int) -> Joined:
         spaces=found,
         k=k,
         ties=ties,
-        profiles={n: with_people(m, found.people, ties) for n, m in found.matrices.items()},
-        ceiling=with_people(found.people, found.people, ties),
+        profiles={n: profile_with_people(m, found.people, ties) for n, m in found.matrices.items()},
+        ceiling=profile_with_people(found.people, found.people, ties),
         band=nngs_profile(found.matrices[BASE], found.people, **how),
         p=pd.Series(p),
     )
 
 
-def draw(found: Joined) -> None:
+def draw_profiles(found: Joined) -> None:
     """Profiles with people's groups, and the map of the spaces among themselves."""
     _, (left, right) = plt.subplots(1, 2, figsize=(12.5, 6.2), width_ratios=[1, 1.15])
     band, ceiling = found.band, found.ceiling
@@ -206,7 +206,7 @@ def conjured_again(process: cj.GenerativeProcess, found: Spaces, words: int) -> 
     if found.record is None or not words:
         return laid_over("spaces", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))
     picked = found.words[:: max(1, len(found.words) // words)][:words]
-    again = graphs.conjured(process, picked, BASE, 0)
+    again = graphs.conjured_space(process, picked, BASE, 0)
     overlay = found.record.overlay(again, key, weights=weights_hash(process))
     count, worst = len(overlay.rows), overlay.worst
     print(f"{count} distances conjured anew differ from the record's by up to {worst:.1e}.")

@@ -78,7 +78,7 @@ class Found:
         }
 
 
-def at_hand(
+def found_or_made(
     process: cj.GenerativeProcess,
     model: str,
     words: Sequence[str],
@@ -118,7 +118,7 @@ def people(found: Found, weighting: Weighting, resamples: int) -> pd.DataFrame:
         if on_record := found.notes.get("agreement"):
             return pd.DataFrame(on_record)
     how: dict[str, Any] = {"weighting": weighting, "resamples": resamples}
-    return comparison.agreement(found.table, pairs, **how)
+    return comparison.agreement_by_space(found.table, pairs, **how)
 
 
 # -- three questions to each space ------------------------------------------------------------
@@ -132,7 +132,7 @@ class Compared:
         result: rows by space. kind; value, low, high and p of its resemblance to the reference;
             agreement with people: spearman, people_low, people_high, pairs, and the difference
             from `BASE` with difference_low, difference_high; separation.
-        people: rows of `comparison.agreement`, under every weighting.
+        people: rows of `comparison.agreement_by_space`, under every weighting.
         matrices: distances (N, N) by space.
         chance: separations by shuffled groups.
     """
@@ -228,7 +228,7 @@ def _dots(axis: Axes, rows: pd.DataFrame, y: Sequence[float], colour: str) -> No
     axis.scatter(value, y, color=colour, s=20 if len(rows) == 1 else 9, zorder=3)
 
 
-def table_of(found: Compared) -> Styler:
+def everything_asked(found: Compared) -> Styler:
     """All that was asked of every space, × 100 where it is a correlation."""
     ordered = found.ordered
     wide = found.people.pivot(index="space", columns="weighting", values="spearman")

@@ -337,7 +337,7 @@ def search_costs(sizes: Sequence[int]) -> tuple[pd.DataFrame, int]:
     return costs, cores
 
 
-def cost_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
+def search_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
     """The largest search, how time grows, and what a million items would take."""
     in_blocks = costs[costs["search"] == "torch"].sort_values("n")
     largest = in_blocks.iloc[-1]

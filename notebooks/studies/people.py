@@ -193,7 +193,7 @@ class Opened:
         }
 
 
-def opened(
+def opened_with_people(
     process: cj.GenerativeProcess,
     group: str,
     names: Mapping[str, str],
@@ -231,7 +231,7 @@ def opened(
         )
         for name, pairs in rated.items()
     }
-    check(joined, results)
+    check_correlations(joined, results)
     fresh = scored_again(process, group, joined, notes, sample, seed, batch_size)
     return Opened(process, names, table, results, joined, notes, fresh)
 
@@ -289,7 +289,7 @@ def agreement_of(
     return pd.DataFrame(rows)
 
 
-def check(joined: Mapping[str, pd.DataFrame], results: pd.DataFrame) -> None:
+def check_correlations(joined: Mapping[str, pd.DataFrame], results: pd.DataFrame) -> None:
     """Compute every correlation of whole sets once more, from the similarities."""
     for name, part in joined.items():
         for row in results[(results["benchmark"] == name) & (results["group"] == "")].itertuples():
@@ -330,7 +330,7 @@ def scored_again(
 # -- what both chapters show ------------------------------------------------------------------
 
 
-def interval(rows: pd.DataFrame) -> pd.DataFrame:
+def interval_columns(rows: pd.DataFrame) -> pd.DataFrame:
     """Columns value, low, high from rows of agreement."""
     names = {"spearman": "value", "spearman_low": "low", "spearman_high": "high"}
     return rows.rename(columns=names)[["value", "low", "high"]]

@@ -71,7 +71,7 @@ def above_null(found: pd.DataFrame, dimension: int, method: str) -> pd.Series:
     return above
 
 
-def draw(found: pd.DataFrame) -> None:
+def draw_transport(found: pd.DataFrame) -> None:
     """Transport by the number of samples, in few and in many dimensions; what is seen of it."""
     sizes = sorted(set(found.index.get_level_values("n")))
     figure, axes = plt.subplots(1, 3, figsize=(9, 4.2))

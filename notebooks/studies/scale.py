@@ -54,7 +54,7 @@ class Bench:
         return self.part("device", **({"model": model} if model else {}))
 
 
-def opened() -> Bench:
+def opened_bench() -> Bench:
     """The record, empty where there is none; what is to be known of its making is printed."""
     found = records.opened("bench")
     if found is None:
@@ -454,7 +454,7 @@ class Bill:
 
     def facts(self) -> dict[str, Any]:
         """Hours of the fastest GPU."""
-        gpu, texts = self.hours.columns[0], texts_of(self.pairs)
+        gpu, texts = self.hours.columns[0], texts_for(self.pairs)
         hours = self.hours[gpu]
         alone = hours["no text shared"]
         return {
@@ -472,7 +472,7 @@ class Bill:
         }
 
 
-def texts_of(pairs: int) -> int:
+def texts_for(pairs: int) -> int:
     """Texts that have so many pairs among themselves."""
     return int(np.ceil((1 + np.sqrt(1 + 8 * pairs)) / 2))
 
@@ -490,7 +490,7 @@ def gpu_rates(speeds: pd.DataFrame) -> dict[str, float]:
 
 def bill(pairs: int, steps: int, draws: int, rates: Mapping[str, float]) -> Bill:
     """What so many pairs take in each way, and how long on each GPU."""
-    S, k, P, U = steps, draws, pairs, texts_of(pairs)
+    S, k, P, U = steps, draws, pairs, texts_for(pairs)
     ways = {
         "as printed, guidance": 12 * S * k * P,
         "as printed": 6 * S * k * P,

@@ -27,7 +27,7 @@ import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_tools import baselines, benchmarks, runs
 from conjure_tools.fingerprints import weights_hash
-from studies.comparison import BASE, agreement
+from studies.comparison import BASE, agreement_by_space
 from studies.records import ROOT, Made
 
 GROUPS = {
@@ -69,7 +69,7 @@ def record() -> Made:
     """The table 'spaces', and with its notes how each space agrees with people."""
     table, notes = make(cj.EMBEDDED, ROOT / "_build" / "spaces")
     pairs = benchmarks.load_pairs("rg65")
-    notes["agreement"] = agreement(table, pairs).to_dict("records")
+    notes["agreement"] = agreement_by_space(table, pairs).to_dict("records")
     return {"spaces": table}, notes
 
 

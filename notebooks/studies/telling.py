@@ -106,7 +106,7 @@ def redrawn(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return by_pair[rng.integers(len(by_pair), size=len(by_pair))].ravel()
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def middle_95(values: Sequence[float]) -> tuple[float, float]:
     """The middle 95 % of some bootstrap values."""
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
@@ -117,7 +117,7 @@ def told_apart(
 ) -> tuple[float, float, float]:
     """`above`, and the ends of its interval over the pairs of both lists."""
     drawn = [above(redrawn(first, rng), redrawn(second, rng)) for _ in range(resamples)]
-    return above(first, second), *interval(drawn)
+    return above(first, second), *middle_95(drawn)
 
 
 def line(things: np.ndarray, ideas: np.ndarray) -> float:
@@ -160,7 +160,7 @@ def draw_told(
 # -- partners ---------------------------------------------------------------------------------
 
 
-def matched(
+def partner_distances(
     process: cj.GenerativeProcess, found: Sequence[tuple[str, str]], **settings: Unpack[Settings]
 ) -> np.ndarray:
     """Distances of first words to their partners, then to second words further on, (3, pairs).
@@ -189,7 +189,7 @@ def partners(
     for kind, found in between.items():
         shares, unrelated = partner_nearer(found), found[1:]
         places = rng.integers(found.shape[1], size=(resamples, 2, found.shape[1]))
-        low, high = interval([shares[i].mean() for i, _ in places])
+        low, high = middle_95([shares[i].mean() for i, _ in places])
         if kind == "things":  # above and below the line stand the same words
             places[:, 1] = places[:, 0]
         ratios = [np.median(unrelated[:, i]) / np.median(things[j]) for i, j in places]
@@ -198,7 +198,7 @@ def partners(
             "related": np.median(found[0]),
             "unrelated": np.median(unrelated),
             "unrelated, in units of related things": bracketed(
-                (np.median(unrelated) / related, *interval(ratios)), ".2f"
+                (np.median(unrelated) / related, *middle_95(ratios)), ".2f"
             ),
         }
     return pd.DataFrame(rows).T

@@ -52,7 +52,9 @@ class Judged:
         return {kind: np.stack(list(self.images[kind])).astype(float) for kind in kinds}
 
 
-def judged(process: cj.GenerativeProcess, classes: int, templates: int, recompute: bool) -> Judged:
+def judged_templates(
+    process: cj.GenerativeProcess, classes: int, templates: int, recompute: bool
+) -> Judged:
     """The records, or all of it made anew, or else a study of a few classes and templates."""
     if recompute:
         every = zero_shot.emoji_of(zero_shot.CLASSES, everything=True)
@@ -70,7 +72,7 @@ def judged(process: cj.GenerativeProcess, classes: int, templates: int, recomput
     return Judged(images, table, {}, recorded=False)
 
 
-def texts_of(process: cj.GenerativeProcess, found: Judged) -> dict[str, np.ndarray]:
+def class_vectors(process: cj.GenerativeProcess, found: Judged) -> dict[str, np.ndarray]:
     """By template, the text encoder's vectors (classes, width) of the classes filled in."""
     return {
         t: graphs.text_vectors(process, zero_shot.filled(t, found.classes)) for t in found.templates
@@ -85,7 +87,7 @@ def studied(found: Judged, texts: Mapping[str, np.ndarray], k: int) -> dict[str,
     }
 
 
-def table_of(by_feature: Mapping[str, pd.DataFrame], classes: int, k: int) -> Styler:
+def by_template(by_feature: Mapping[str, pd.DataFrame], classes: int, k: int) -> Styler:
     """Both kinds of features by template, the best first."""
     unet = by_feature["unet"][["template", "accuracy", "nngs", "low", "high", "cka"]]
     latents = by_feature["latents"][["template", "nngs", "cka"]]
@@ -96,7 +98,7 @@ def table_of(by_feature: Mapping[str, pd.DataFrame], classes: int, k: int) -> St
     return styled.format("{:.0%}", subset="accuracy").set_caption(f"{classes} classes; {by_chance}")
 
 
-def with_accuracy(by_feature: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def by_space_with_accuracy(by_feature: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Correlations over templates of NNGS and CKA with accuracy, by space."""
     return pd.concat(
         graphs.correlations(table, "accuracy", ["nngs", "cka"]).assign(space=name)
@@ -104,7 +106,7 @@ def with_accuracy(by_feature: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def correlation_table(found: pd.DataFrame, k: int) -> Styler:
+def template_correlations(found: pd.DataFrame, k: int) -> Styler:
     """The correlations beside the published ones."""
     theirs = of_authors("zero-shot").assign(low=np.nan, high=np.nan)
     theirs = theirs.replace({"measure": {"NNGS": "nngs", "CKA": "cka"}})
@@ -168,7 +170,7 @@ def judged_again(process: cj.GenerativeProcess, found: Judged, pictures: int) ->
     picked = [c for c in found.classes if c in zero_shot.SHIPPED]
     picked = picked[:: max(1, len(picked) // pictures)][:pictures]
     few = zero_shot.emoji_of(picked, everything=False)
-    clean = zero_shot.latents(process, np.stack([zero_shot.drawings(e)[0] for e in few]))
+    clean = zero_shot.as_latents(process, np.stack([zero_shot.drawings(e)[0] for e in few]))
     keys, template = [zero_shot.CLASSES.index(c) for c in picked], found.templates[0]
     texts = zero_shot.filled(template, found.classes)
     errors = zero_shot.errors(process, clean, keys, texts)  # (pictures, classes)

@@ -98,7 +98,8 @@ def make(
     notes = {
         "settings": {"tolerance": tolerance, "budget": BUDGET, **BEGIN, "seed": 0},
         "reference": reference or REFERENCE, "model": process.name,
-        "weights": weights_hash(process), "agreement": agreement(table, pairs, resamples),
+        "weights": weights_hash(process),
+        "agreement": agreement_by_setting(table, pairs, resamples),
         **runs.provenance(process),
     }  # fmt: skip
     return table, notes
@@ -169,7 +170,9 @@ def referred(
     return pd.DataFrame(rows)
 
 
-def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> list[dict[str, Any]]:
+def agreement_by_setting(
+    table: pd.DataFrame, pairs: pd.DataFrame, resamples: int
+) -> list[dict[str, Any]]:
     """ρ of minus the distance with people for the settings that have all pairs, with intervals."""
     human, rows, of = pairs["score"].to_numpy(float), [], {}
     for name, part in table.groupby("setting", sort=False):
@@ -232,7 +235,7 @@ def shown(here: pd.DataFrame) -> Styler:
     return styled.set_caption("Steps and draws by the tolerance")
 
 
-def errors(table: pd.DataFrame) -> pd.DataFrame:
+def errors_by_setting(table: pd.DataFrame) -> pd.DataFrame:
     """A row a setting: pairs, cost, relative error against the reference, and how far it is told.
 
     ``rms`` is freed of the reference's own variance; ``told`` is the rms of both errors that the
@@ -267,10 +270,10 @@ ERRORS = {
 
 
 def shown_errors(found: Record | None) -> Styler | None:
-    """`errors` of the record, with the agreement with people where a setting has all pairs."""
+    """`errors_by_setting` of the record, with people's agreement where a setting has all pairs."""
     if found is None:
         return None
-    table = errors(found.table)
+    table = errors_by_setting(found.table)
     agreed = pd.DataFrame(found.notes["agreement"]).set_index("setting")
     for column in ("value", "low", "high"):
         table[f"ρ × 100{'' if column == 'value' else f', {column}'}"] = 100 * agreed[column]
@@ -293,7 +296,7 @@ def facts(here: pd.DataFrame, found: Record | None) -> dict[str, Any]:
 
 def _said(found: Record) -> str:
     """The record in words."""
-    table, mine = errors(found.table), found.table[found.table["setting"] == ADAPTIVE]
+    table, mine = errors_by_setting(found.table), found.table[found.table["setting"] == ADAPTIVE]
     fixed, pairs = table.drop(index=ADAPTIVE), found.table.dropna(subset="reference")["id"]
     agreed = pd.DataFrame(found.notes["agreement"]).set_index("setting").drop(index=ADAPTIVE)
     less = 100 * agreed[["less", "less_low", "less_high"]].iloc[0]

@@ -1,6 +1,6 @@
 """Single words against people, for chapter 6: parts of speech, relations, concreteness, a control.
 
-Similarities come from `people.opened`; ρ stands × 100 in everything that is shown.
+Similarities come from `people.opened_with_people`; ρ stands × 100 in everything that is shown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from conjure_tools.correlation import (
 )
 from conjure_tools.plots import PALETTE, forest
 from studies.pages import bracketed
-from studies.people import Opened, in_hundredths, interval, styled, with_interval
+from studies.people import Opened, in_hundredths, interval_columns, styled, with_interval
 
 NAMES = {
     "rg65": "RG-65",
@@ -68,7 +68,7 @@ NOUNS, VERBS = "nouns of SimLex-999", "verbs of SimVerb-3500"
 
 
 @dataclass(frozen=True)
-class Table:
+class GroupTable:
     """Agreement by group: rows of agreement by method, set and part of speech, and ρ × 100."""
 
     grouped: pd.DataFrame
@@ -88,17 +88,17 @@ class Table:
         return [self.weighting, "people", self.own, *(c for c in COSINES if c != self.own)]
 
 
-def table_of(found: Opened, weighting: str) -> Table:
+def group_table(found: Opened, weighting: str) -> GroupTable:
     """The table of all methods and groups."""
     grouped = found.results.set_index(["method", "benchmark", "group"])
     grouped[["spearman", "spearman_low", "spearman_high"]] *= 100
     methods = [m for m in METHODS if m in grouped.index.unique("method")]
     groups = [g for g in GROUPS if (weighting, *g) in grouped.index]
     rho = grouped["spearman"].unstack("method").loc[groups, methods]
-    return Table(grouped, groups, methods, rho, weighting)
+    return GroupTable(grouped, groups, methods, rho, weighting)
 
 
-def show_table(table: Table) -> Styler:
+def show_table(table: GroupTable) -> Styler:
     """ρ with intervals, and the numbers of pairs."""
     cells = with_interval(table.grouped).unstack("method").loc[table.groups, table.methods]
     pairs = table.grouped["pairs"].loc[table.weighting].loc[table.groups].to_numpy()
@@ -121,12 +121,12 @@ def beyond_cosines(
     return kept
 
 
-def draw_groups(table: Table, kept: Mapping[str, Correlation]) -> None:
+def draw_groups(table: GroupTable, kept: Mapping[str, Correlation]) -> None:
     """ρ by group, and what is left of it given both cosines."""
     shown = [m for m in (table.weighting, table.own, "minilm") if m in table.methods]
     labels = [GROUPS[g] for g in table.groups]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 5), sharey=True, width_ratios=[1.5, 1])
-    rows = {METHODS[m]: interval(table.grouped.loc[m].reindex(table.groups)) for m in shown}
+    rows = {METHODS[m]: interval_columns(table.grouped.loc[m].reindex(table.groups)) for m in shown}
     forest(left, rows, labels, zero=True)
     left.set_xlabel("Spearman's ρ × 100")
     if kept:
@@ -196,7 +196,7 @@ def gap(x: np.ndarray, y: np.ndarray, key: int, *, resamples: int, seed: int) ->
     return frame
 
 
-def by_part_of_speech(found: Opened, table: Table) -> dict[str, np.ndarray]:
+def by_part_of_speech(found: Opened, table: GroupTable) -> dict[str, np.ndarray]:
     """Rows (n, 4) for `statistics` by part of speech; none where one has fewer than ten pairs."""
     if "simlex999" not in found.joined:
         return {}
@@ -209,7 +209,7 @@ def by_part_of_speech(found: Opened, table: Table) -> dict[str, np.ndarray]:
     return groups
 
 
-def check(groups: Mapping[str, np.ndarray]) -> None:
+def check_statistics(groups: Mapping[str, np.ndarray]) -> None:
     """`statistics` says of a single group what the library says."""
     for x in groups.values():
         same = [spearman(x[:, 0], x[:, 1], resamples=0), spearman(x[:, 2], x[:, 1], resamples=0)]
@@ -240,7 +240,7 @@ def in_words(row: pd.Series) -> str:
     return bracketed(row[["difference", "low", "high"]], "+.1f", ".1f")
 
 
-def facts(table: Table, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def facts(table: GroupTable, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """How many pairs there are, and what the test says of the claim."""
     whole = [g for g in table.groups if not g[1] and not g[0].startswith("wordsim353_")]  # parts
     pairs = int(table.grouped.loc[table.weighting].loc[whole, "pairs"].sum())
@@ -381,7 +381,7 @@ def concrete_pairs(found: Opened) -> dict[str, pd.DataFrame]:
 
 
 def by_concreteness(
-    part: pd.DataFrame, table: Table, **how: Unpack[Resampling]
+    part: pd.DataFrame, table: GroupTable, **how: Unpack[Resampling]
 ) -> dict[str, pd.DataFrame]:
     """By method, ρ in the quartiles of concreteness, with the mean of each."""
     slices = part.groupby(pd.qcut(part["concreteness"], 4, labels=False))
@@ -425,7 +425,7 @@ def trend(
     return gap(concrete, abstract, key, **how)
 
 
-def matched(
+def matched_rows(
     first: pd.DataFrame, second: pd.DataFrame, caliper: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of either, one to one and nearest first, whose concreteness differs by so much at most.
@@ -496,7 +496,9 @@ def trend_facts(
 # -- a U-Net that has never seen a picture ----------------------------------------------------
 
 
-def control(some: pd.DataFrame, table: Table, **how: Unpack[Resampling]) -> dict[str, Correlation]:
+def control(
+    some: pd.DataFrame, table: GroupTable, **how: Unpack[Resampling]
+) -> dict[str, Correlation]:
     """How the trained and the untrained U-Net agree with people, alone and given the cosines.
 
     ``some`` are pairs with people, the methods, and a column "untrained" of similarities.

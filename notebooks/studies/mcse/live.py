@@ -46,7 +46,7 @@ def pairs(
     every, latents = data.emoji_pairs(emoji, count + held_out, process.modules["vae"])
     real = data.standardised(latents)
     conjured = data.conjured_embeddings(process, every, anchors, batch_size)
-    shuffled = data.controls(real[:count])[data.SHUFFLED][1]
+    shuffled = data.control_data(real[:count])[data.SHUFFLED][1]
     images = {
         "real": real,
         "shuffled": torch.cat([shuffled, real[count:]]),

@@ -278,7 +278,7 @@ class Study:
         }
 
 
-def again(study: Study) -> Overlay:
+def made_anew(study: Study) -> Overlay:
     """One value of the record made anew: the untrained encoder of the first seed on SimLex-999."""
     if not (study.there and study.of_record):
         return laid_over("grounding", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))

@@ -30,7 +30,7 @@ from conjure_tools.grounding import (
     train,
     uniformity,
 )
-from studies.ablations import correlations
+from studies.ablations import rank_correlations
 from studies.mcse.data import EMBEDDINGS, EVERY, PICTURES, RANDOM, REAL, SHUFFLED, Data
 from studies.records import whole
 
@@ -178,7 +178,7 @@ def on_development_set(embedding: Embedding) -> Callable[[], float] | None:
 
 def spearman(predicted: Any, human: Any) -> float:
     """Spearman's ρ of (P,) and (P,)."""
-    return float(correlations(np.asarray(predicted)[None], np.asarray(human))[0])
+    return float(rank_correlations(np.asarray(predicted)[None], np.asarray(human))[0])
 
 
 def tested(sets: Sequence[str], embedding: Embedding) -> dict[str, Any]:
