@@ -28,18 +28,17 @@ import recording
 import yaml
 from execute import (
     ROOT,
-    ChapterError,
-    alone,
     chapter_key,
     chapters,
     contents,
     folders,
+    holding,
     read_profile,
     read_record,
     watched_paths,
 )
 from finish import finish
-from strict import read_notebook, read_yaml
+from strict import ChapterError, read_notebook, read_yaml
 from tidy import tidy
 
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
@@ -194,7 +193,7 @@ def put_together(root: Path, executed: Path, source: Path, repository: str | Non
     shutil.copy(root / "book" / "book.css", source / "_static")
     for part in (recording, live, explorer, findings):
         part.put_beside(source / "book")
-    with alone(executed):  # no runner puts other copies in their places meanwhile
+    with holding(executed):  # no runner puts other copies in their places meanwhile
         records = copy_chapters(root, executed, source)
     (source / "book" / "cost_table.txt").write_text(cost_table(records, executed.name))
     write_config(root, source, repository)

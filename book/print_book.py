@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from build_book import listed_files
-from execute import ROOT, ChapterError
-from strict import read_yaml
+from execute import ROOT
+from strict import ChapterError, read_yaml
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FOOTER = (

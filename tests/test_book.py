@@ -23,7 +23,8 @@ import pytest
 import strict
 import torch
 import yaml
-from execute import ROOT, ChapterError
+from execute import ROOT
+from strict import ChapterError
 
 import conjure_lib as cj
 
@@ -439,7 +440,7 @@ from pathlib import Path
 import execute
 if __name__ == "__main__":
     out = Path(sys.argv[2])
-    with execute.alone(out):
+    with execute.holding(out):
         execute.execute(Path(sys.argv[1]), out, {"ME": sys.argv[3]}, "base")
 """
 SLOW = """
@@ -481,12 +482,12 @@ def test_workers_end_with_a_killed_runner_and_write_nothing_later(
             assert until(lambda: pids.exists() or runner.poll() is not None)
             started = [int(pid) for pid in pids.read_text().split()]
             with pytest.raises(ChapterError, match="another runner or build is at work in"):  # noqa: SIM117
-                with execute.alone(out):
+                with execute.holding(out):
                     pass
         finally:
             runner.send_signal(how)
     assert until(lambda: all(gone(pid) for pid in started), 60)  # kernel, worker, the cell's own
-    with execute.alone(out):  # the lock is free, and what was unfinished is cleared away
+    with execute.holding(out):  # the lock is free, and what was unfinished is cleared away
         assert {path.name for path in out.iterdir()} <= {".lock"}
         assert execute.execute(notebook, out, {"ME": "newer"}, "base")
     for pid in pids.read_text().split()[2:]:  # the cell's own, if its kernel has left it

@@ -22,7 +22,7 @@ from conjure_lib.engine import chunks
 from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.distributions import METHODS, sample_distances
 from conjure_tools.fingerprints import weights_hash
-from studies.records import WORK, Made, in_single, texts_of, whole
+from studies.records import WORK, Made, in_place, in_single, texts_of
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
 COUNTS = (4, 8, 16, 32)  # images that the distances are computed with
@@ -119,8 +119,13 @@ def _outputs(
             baselines.final_outputs(process, None, part, draw, steps=STEPS, seed=SEED)
             for part in chunks(texts, batch_size)
         ]
-        with whole(file) as part:
-            np.save(part, np.concatenate([one.flatten(1).numpy() for one in parts]))
+        made = np.concatenate([one.flatten(1).numpy() for one in parts])
+
+        def write(part: Path) -> None:
+            with part.open("wb") as handle:  # of a name, numpy would change the ending
+                np.save(handle, made)
+
+        in_place(file, write)
     return np.load(file)
 
 

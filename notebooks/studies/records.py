@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import pandas as pd
 
 from conjure_lib.loading import shipped
 from conjure_tools import runs
+from conjure_tools.folders import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "_build" / "records"
@@ -60,33 +60,30 @@ that takes on two cores, until it has been timed on this machine."""
 # -- writing ----------------------------------------------------------------------------------
 
 
-@contextmanager
-def whole(file: Path) -> Iterator[Path]:
-    """A name to write to: the file gets its own once it is whole, and never half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.stem}.{os.getpid()}{file.suffix}")
-    try:
-        yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write(name: str, tables: Mapping[str, pd.DataFrame], notes: Mapping[str, Any]) -> None:
     """Tables as RESULTS/TABLE.parquet and their common provenance as RESULTS/NAME.json."""
     for table, rows in tables.items():
-        with whole(RESULTS / f"{table}.parquet") as part:
-            rows.to_parquet(part, index=False)
+        in_place(RESULTS / f"{table}.parquet", partial(rows.to_parquet, index=False))
         print(f"{len(rows)} rows in {RESULTS / table}.parquet", flush=True)
-    with whole(RESULTS / f"{name}.json") as part:
-        part.write_text(json.dumps(notes, indent=1, default=str) + "\n", encoding="utf-8")
+    write_json(RESULTS / f"{name}.json", notes)
+
+
+def in_place(file: Path, write: Callable[[Path], Any]) -> None:
+    """`write_whole` into a folder that may have to be made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, write)
+
+
+def write_json(file: Path, notes: Mapping[str, Any]) -> None:
+    """Notes as JSON, whole or not at all."""
+    text = json.dumps(notes, indent=1, default=str) + "\n"
+    in_place(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def kept_table(file: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The table in ``file``; made and put there first, if need be."""
     if not file.is_file():
-        with whole(file) as part:
-            make().to_parquet(part, index=False)
+        in_place(file, partial(make().to_parquet, index=False))
     return pd.read_parquet(file)
 
 
@@ -247,8 +244,7 @@ class Log:
         """Keep that a record is made; of several times the longest, for others only resumed."""
         seconds = max(seconds, self.made.get(name, {}).get("seconds", 0.0))
         self.made[name] = {"sources": self.key, "seconds": seconds}
-        with whole(self.file) as part:
-            part.write_text(json.dumps(self.made, indent=1) + "\n", encoding="utf-8")
+        write_json(self.file, self.made)
 
     def expected(self, names: Sequence[str]) -> float:
         """About how many seconds the records take: as timed here, or as MADE_BY has it."""

@@ -23,7 +23,16 @@ from conjure_tools.plots import PALETTE
 from studies.mcse.data import EVERY, REAL, SHUFFLED, photo_data
 from studies.mcse.live import Imitation
 from studies.mcse.study import WORK, make, summary
-from studies.mcse.trainings import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full, spearman, tested
+from studies.mcse.trainings import (
+    DEV,
+    SIMCSE,
+    UNTRAINED,
+    Plan,
+    all_runs,
+    full,
+    spearman_rho,
+    tested,
+)
 from studies.pages import bracketed
 from studies.records import ROOT, Overlay, Record, laid_over, opened, published, weights_in
 
@@ -285,7 +294,7 @@ def made_anew(study: Study) -> Overlay:
     encoder, tokenizer = load_encoder(study.plan.encoder, seed=0)
     measured = tested(["simlex999"], lambda texts: embed(encoder, tokenizer, texts))
     human = benchmarks.load_pairs("simlex999")["score"]
-    value = spearman(measured["similarities"]["simlex999"], human)
+    value = spearman_rho(measured["similarities"]["simlex999"], human)
     key = {"study": "run", "kind": UNTRAINED, "seed": 0, "benchmark": "simlex999"}
     overlay = study.record.overlay(pd.DataFrame([key | {"value": value}]), list(key), "value")
     stored = overlay.rows["recorded"].iloc[0]
