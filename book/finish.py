@@ -20,6 +20,8 @@ MENDED = {
 }
 NUMBER = re.compile(r"\[?[+±−–≤≥<>~≈-]?\s*\d[\d\s.,:±×%+−–⁰¹²³⁴-⁹[\]()-]*|[–—-]?")
 CELL = re.compile(r"<(td|th)( [^>]*)?>(.*?)</\1>", re.DOTALL)
+# Code and tags, which stay as they are, and what stands before a number's per cent.
+PER_CENT = re.compile(r"<(pre|script|style)\b.*?</\1>|<[^>]*>|(?<=[\d>])\s+%(?!\w)", re.DOTALL)
 LONG = 200  # characters of a description
 
 
@@ -38,7 +40,7 @@ def finish(folder: Path, title: str, repository: str | None) -> None:
         text = page.read_text(encoding="utf-8")
         for wrong, right in MENDED.items():
             text = text.replace(wrong, right)
-        text = numbers_to_the_right(text)
+        text = unbroken(numbers_to_the_right(text))
         place = page.relative_to(folder).as_posix()
         text = described(text, title, None if site is None else site, place)
         page.write_text(text, encoding="utf-8")
@@ -47,6 +49,11 @@ def finish(folder: Path, title: str, repository: str | None) -> None:
 def plain(markup: str) -> str:
     """The text of some markup, in one line."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).split())
+
+
+def unbroken(page: str) -> str:
+    """``page`` with no line ending between a number and its per cent."""
+    return PER_CENT.sub(lambda m: m[0] if m[0][0] == "<" else "\N{NO-BREAK SPACE}%", page)
 
 
 def numbers_to_the_right(page: str) -> str:

@@ -91,6 +91,12 @@ def test_columns_of_numbers_are_on_the_right() -> None:
     )
 
 
+def test_a_number_keeps_its_per_cent() -> None:
+    page = '<p title="9 %">95\n% and <span>3</span> %, 7 %d</p><pre>5 % 2</pre>'
+    kept = page.replace("95\n%", "95\N{NO-BREAK SPACE}%").replace("> %,", ">\N{NO-BREAK SPACE}%,")
+    assert finish.unbroken(page) == kept
+
+
 def test_numbers_of_a_styled_frame_stand_at_the_right() -> None:
     frame = pd.DataFrame({"value": [1.5, -2.0], "of": ["cat", "dog"]}, index=["first", "second"])
     found = finish.numbers_to_the_right(frame.style.format(precision=1).to_html())

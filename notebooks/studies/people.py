@@ -188,7 +188,7 @@ class Opened:
             holds = "is stale, and not to be trusted" if self.fresh.stale else "holds"
             sentence = (
                 f"Of {count} pairs scored again, the largest relative difference is "
-                f"{self.fresh.worst:.1e}: the record {holds}. Every correlation of the next table "
+                f"{self.fresh}: the record {holds}. Every correlation of the next table "
                 "was computed once more from the record and the ratings, and agrees."
             )
         return {
