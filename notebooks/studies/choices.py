@@ -27,8 +27,8 @@ from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
 
 MEASURED = ["spearman", "low", "high", "difference", "difference_low", "difference_high"]
 LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}  # on record
-LEARNED = "learned on "
 """Sets of the record, as the page names them."""
+LEARNED = "learned on "
 LONG = {
     "steps": "{} steps",
     "guidance": "guidance {}",
