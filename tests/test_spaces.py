@@ -371,6 +371,8 @@ def differing(name: str, *rows: tuple[float, float, float]) -> dict[str, dict[st
     ("rows", "said"),
     [
         ([(-0.1, -0.2, 0.1)] * 4, "cannot be told from any of them"),
+        ([(-0.1, -0.2, 0.1)], "the trained one cannot be told from the untrained one"),
+        ([(-0.3, -0.4, -0.1)], "agrees better than the untrained one"),
         ([(-0.3, -0.4, -0.1)] * 4, "agrees better than each of them"),
         ([(0.3, 0.1, 0.4)] * 4, "agrees less than each of them"),
         ([(-0.3, -0.4, -0.1), *[(-0.1, -0.2, 0.1)] * 3], "agrees better than one of the four"),
