@@ -86,6 +86,11 @@ def span(values: pd.Series) -> str:
 # -- fewer evaluations ------------------------------------------------------------------------
 
 
+def named(case: str) -> str:
+    """A case of the record as a page calls it."""
+    return case.replace("rg65", "RG-65").replace("stsb", "STS-B")
+
+
 @dataclass(frozen=True)
 class Against:
     """The library beside Algorithm 1 as it is printed, a row a case."""
@@ -97,6 +102,7 @@ class Against:
         """For reading."""
         shown = self.table.drop(columns=["a step", "printed, a step"])
         shown = shown.rename(columns={"pairs a minute": "ours "})
+        shown["case"] = [named(case) for case in shown["case"]]
         unit = "by the clock" if self.by_clock else "of CPU time, one thread"
         styled = shown.style.hide().format(precision=1)
         styled = styled.format("{:.1e}", subset="largest difference")
@@ -147,7 +153,9 @@ def against(bench: Bench) -> Against | None:
 def against_facts(bench: Bench, found: Against | None) -> dict[str, Any]:
     """The comparison, alone and on all cores, and where the time goes."""
     none = dict.fromkeys(("fewer", "faster", "agree", "stsb_fewer"), MISSING)
-    spent = [f"{row.operations} {row.share:.0%}" for row in bench.part("profile").itertuples()]
+    spent = [
+        f"{row.operations} {100 * row.share:.0f} %" for row in bench.part("profile").itertuples()
+    ]
     live = bench.part("live")
     return {
         **(found.facts() if found else none),
@@ -195,7 +203,9 @@ def draw_against(found: Against | None) -> None:
         empty(count_axis, speed_axis)
     else:
         table = found.table
-        short = table["case"].str.replace("Stable Diffusion 1.x, random weights", "SD 1.x")
+        short = (
+            table["case"].map(named).str.replace("Stable Diffusion 1.x, random weights", "SD 1.x")
+        )
         names = [f"{case}, w = {w:g}" for case, w in zip(short, table["guidance"], strict=True)]
         y = np.arange(len(names))
         count_axis.barh(y - 0.2, table["printed, a step"], 0.4, color="0.75", label="as printed")
@@ -257,8 +267,8 @@ def speed_table(speeds: pd.DataFrame, here: Rates) -> Styler | None:
         return None
     names = {
         "model": "model",
-        "dtype": "dtype",
-        "batch": "batch",
+        "dtype": "numbers",
+        "batch": "rows a call",
         "compiled": "compiled",
         here.column: "a CPU second" if here.on_cpu else "a second",
         "share_of_ceiling": "share",
@@ -267,9 +277,12 @@ def speed_table(speeds: pd.DataFrame, here: Rates) -> Styler | None:
         "first_call_seconds": "first call, s",
     }
     shown = speeds[[c for c in names if c in speeds]].rename(columns=names)
-    styled = shown.style.hide().format(precision=2, na_rep="").format("{:.0f}", subset="batch")
+    shown["compiled"] = shown["compiled"].map({True: "yes", False: ""})
+    styled = shown.style.hide().format(precision=2, na_rep="")
+    styled = styled.format("{:.0f}", subset="rows a call")
     small = [c for c in ("floor", "error") if c in shown]
-    return styled.format("{:.0e}", subset=small, na_rep="").set_caption("Evaluations")
+    caption = f"Evaluations {names[here.column]}, of record"
+    return styled.format("{:.0e}", subset=small, na_rep="").set_caption(caption)
 
 
 def draw_rates(same: pd.DataFrame, here: Rates) -> None:
