@@ -153,14 +153,12 @@ def against(bench: Bench) -> Against | None:
 def against_facts(bench: Bench, found: Against | None) -> dict[str, Any]:
     """The comparison, alone and on all cores, and where the time goes."""
     none = dict.fromkeys(("fewer", "faster", "agree", "stsb_fewer"), MISSING)
-    spent = [
-        f"{row.operations} {100 * row.share:.0f} %" for row in bench.part("profile").itertuples()
-    ]
-    live = bench.part("live")
+    spent, live = bench.part("profile"), bench.part("live")
+    shares = [f"{row.operations} {100 * row.share:.0f} %" for row in spent.itertuples()]
     return {
         **(found.facts() if found else none),
         **cores_facts(bench.part("cores")),
-        "profile_says": ", ".join(spent) or MISSING,
+        "profile_says": ", ".join(shares) or MISSING,
         "compile_says": compiled(bench.speeds(EMBEDDED)),
         "live_seconds": f"{live['cpu_seconds'].iloc[0]:.1f}" if len(live) else MISSING,
     }
@@ -203,10 +201,9 @@ def draw_against(found: Against | None) -> None:
         empty(count_axis, speed_axis)
     else:
         table = found.table
-        short = (
-            table["case"].map(named).str.replace("Stable Diffusion 1.x, random weights", "SD 1.x")
-        )
-        names = [f"{case}, w = {w:g}" for case, w in zip(short, table["guidance"], strict=True)]
+        short = table["case"].str.replace("Stable Diffusion 1.x, random weights", "SD 1.x")
+        cases = zip(short.map(named), table["guidance"], strict=True)
+        names = [f"{case}, w = {w:g}" for case, w in cases]
         y = np.arange(len(names))
         count_axis.barh(y - 0.2, table["printed, a step"], 0.4, color="0.75", label="as printed")
         count_axis.barh(y + 0.2, table["a step"], 0.4, color=PALETTE[0], label="here")
