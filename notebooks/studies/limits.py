@@ -474,7 +474,7 @@ def draw_failures(worst: pd.DataFrame, pictures: Sequence[np.ndarray]) -> None:
     columns = 2 if len(worst) > 3 else 1
     rows = -(-len(worst) // columns)
     widths = [1, 1, 1, 0.18, 1, 1, 1][: 4 * columns - 1]  # a gap between two probes of a row
-    size, how = (5.0 * columns, 2.05 * rows), {"width_ratios": widths}
+    size, how = (3.7 * columns, 1.8 * rows), {"width_ratios": widths}
     _, axes = plt.subplots(rows, len(widths), figsize=size, squeeze=False, gridspec_kw=how)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -483,7 +483,7 @@ def draw_failures(worst: pd.DataFrame, pictures: Sequence[np.ndarray]) -> None:
             axis = axes[k % rows, 4 * (k // rows) + j]
             axis.imshow(pictures[3 * k + j], interpolation="nearest")
             distance = "" if side == "anchor" else f"\n{side}: {getattr(row, f'{side}_d'):.3g}"
-            lines = textwrap.fill(getattr(row, side), 21)
+            lines = textwrap.fill(getattr(row, side), 16)
             axis.set_title(lines + (distance or f"\n({row.phenomenon})"), fontsize=8)
     plt.show()
 
