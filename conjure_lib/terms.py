@@ -45,7 +45,7 @@ class Estimate(Compared):
     """A Monte Carlo estimate with its two errors: of the draws, and of the quadrature.
 
     As a number it is its ``value``: in float(), in an order, and under a format such as ``:.1f``.
-    Two are equal where all of them is.
+    Two are equal where all of their parts are.
 
     Attributes:
         value: the mean over draws. For weighting "sde" the Jeffreys divergence J in nats of the two
