@@ -499,7 +499,7 @@ class Bill:
             "n_bill": f"{self.pairs:,}",
             "n_texts": f"{texts:,}",
             "n_anchors": ANCHORS,
-            "fastest": gpu,
+            "fastest": gpu.split(" (")[0],
         }
 
 
