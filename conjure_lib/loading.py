@@ -70,7 +70,8 @@ def load(
             settings and tokenizers are taken; fetched from the Hub where it is not given.
         quantization_config: of the U-Net or transformer, one of diffusers, or its settings.
         device_map: of the networks, as accelerate has it, such as "auto", in place of a device.
-        long_prompts, options: see :func:`from_pipeline`; ``height``, ``width``, …
+        long_prompts: as :func:`from_pipeline` has it.
+        options: of the pipeline's own call, such as ``height`` and ``width``, likewise.
 
     Raises:
         FileNotFoundError: there is no such model, or something of it is missing.
