@@ -85,8 +85,8 @@ def level(table: FindingsTable, name: str) -> str:
     return (
         f"On {kind} the conjured distance agrees with people at ρ × 100 = {ours:.1f} (mean of "
         f"{EACH[name]}), the cosine of the model's own text encoder, without any picture, at "
-        f"{cosine:.1f}. Of the variance of people's ranks that the distance explains, {part} per "
-        "cent are explained by that encoder's cosines as well."
+        f"{cosine:.1f}. Of the variance of people's ranks that the distance explains, {part} % "
+        "is explained by that encoder's cosines as well."
     )
 
 
@@ -133,7 +133,7 @@ def state(found: Kept) -> str:
     if again:
         now = (
             "When this page was made, every number that needs people's ratings was computed once "
-            f"more; the largest difference from the record, in ρ, was {again.worst:.1e}."
+            f"more; the largest difference from the record, in ρ, was {again.worst:.1g}."
         )
     return "\n".join([*told, now]) + "\n"
 

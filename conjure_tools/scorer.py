@@ -394,7 +394,7 @@ class _Mteb:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What mteb keeps scores under: of the scorer and its process as they are now."""
+        """What mteb keeps scores under, of the scorer and its process as they are now."""
         from mteb.models import ModelMeta
 
         name = self.scorer.process.name

@@ -856,13 +856,15 @@ def test_buttons_need_an_address() -> None:
 def test_the_cost_table_adds_up() -> None:
     common = {"python": "3", "torch": "2", "diffusers": "0", "transformers": "5", "cores": 2}
     records = {
-        "01_a": {"seconds": 10.2, "peak_mib": 512.4, **common},
-        "02_b": {"seconds": 20.1, "peak_mib": 600.0, **common},
+        "01_a": {"predictions": 1200, "seconds": 10.2, "peak_mib": 512.4, **common},
+        "02_b": {"predictions": 0, "seconds": 20.1, "peak_mib": 600.0, **common},
     }
     table = build_book.cost_table(records, "ci")
-    assert "| [](../notebooks/01_a.ipynb) | 10 | 512 |" in table
-    assert "| together | 30 | |" in table
+    assert "| [](../notebooks/01_a.ipynb) | 1,200 | 10 | 512 |" in table
+    assert "| together | 1,200 | 30 | |" in table
     assert table.count("torch 2") == 1
+    assert build_book.predictions_of({"page-evaluations": "'1,680'", "evaluations": "3"}) == 1680
+    assert build_book.predictions_of({"seconds": "4.2"}) == 0
 
 
 def small_book(folder: Path, text: str) -> Path:

@@ -84,6 +84,7 @@ LEANS = {  # the ways that lead on, each when it is asked for
     ],
     "__main__.py": ["from conjure_tools.cli import entry"],
     "loading.py": [
+        "from conjure_tools.quantisers import fitting",
         "from conjure_tools.hub import no_revision",
         "from conjure_tools.single_file import open_file",
         "from conjure_tools.hub import pipeline_folder",

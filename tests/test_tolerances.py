@@ -41,6 +41,7 @@ def test_a_study_of_known_divergences(tmp_path: Path, monkeypatch: pytest.Monkey
     assert process.evaluations == before
     pd.testing.assert_frame_equal(again, table)
     record = tolerances.Record("tolerance", table, notes)
-    facts = tolerances.facts(mine, record)
+    overlay = record.overlay(mine, ["id", "setting"], "value")
+    facts = tolerances.facts(mine, record, overlay)
     assert "100 % met it" in facts["tolerance_found"]
     assert len(tolerances.shown_errors(record).data) == 5  # type: ignore[union-attr]

@@ -27,8 +27,9 @@ from studies.pages import bracketed
 from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
 
 MEASURED = ["spearman", "low", "high", "difference", "difference_low", "difference_high"]
-LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}
+LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}  # on record
 """Sets of the record, as the page names them."""
+LEARNED = "learned on "
 LONG = {
     "steps": "{} steps",
     "guidance": "guidance {}",
@@ -210,7 +211,7 @@ def change_facts(results: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     by_weighting = table[table["study"] == "weighting"].set_index("weighting")
     return {
         "n_changes": len(live),
-        "n_clear": len(clear),
+        "count_clear": f"{len(clear) or 'none'} {'are' if len(clear) > 1 else 'is'} clear",
         "clear": changes_in_words(clear[:6]),
         "largest_sentence": Markdown(
             f"The largest is {changes_in_words(clear[:1])}." if len(clear) else ""
@@ -272,7 +273,8 @@ class Halves:
         )
         found.columns = pd.Index(["y1", "y2", "along y1", "along y2", "ratio"])
         rows = found.iloc[np.argsort(-self.size)[:count]].style.hide().format(precision=2)
-        return rows.set_caption(f"The pairs with the most unequal halves (weighting “{weighting}”)")
+        unit = ", in nats" if weighting == "sde" else ""
+        return rows.set_caption(f"The pairs with the most unequal halves (“{weighting}”{unit})")
 
     def facts(self) -> dict[str, Any]:
         """How much alike the halves are, over the pairs."""
@@ -315,10 +317,10 @@ def prior_facts(priors: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     own, all_pairs = "learned on the other half", "learned on all pairs (not a test)"
     learned = [f"{name}: {difference(rows.loc[own])}" for name, rows in elsewhere]
     transferred = [
-        f"{name}, {value}: {difference(rows.loc[value])}"
+        f"{name}, {LEARNED}{({'rg65': 'RG-65'} | LABELS)[key]}: {difference(rows.loc[value])}"
         for name, rows in elsewhere
         for value in rows.index
-        if value.removeprefix("learned on ") in ablations.SETS
+        if (key := value.removeprefix(LEARNED)) in ablations.SETS
     ]
     return {
         "best_t": singles.idxmax(),
@@ -585,12 +587,12 @@ def few_draw_facts(
 
 def falls(record: Mapping[str, pd.DataFrame]) -> str:
     """How often five draws do worse than three on the sets of the record."""
-    said = [
-        f"{name} {100 * row.falls:.0f} % (“{row.weighting}”)"
-        for name, table in record.items()
-        for row in table[(table["study"] == "draws") & (table["value"] == "5")].itertuples()
-    ]
-    return "; ".join(said) or "no record"
+    said = []
+    for name, table in record.items():
+        five = table[(table["study"] == "draws") & (table["value"] == "5")].itertuples()
+        each = ", ".join(f"{100 * row.falls:.0f} % under “{row.weighting}”" for row in five)
+        said.append(f"{each} ({name})")
+    return "; ".join(said) or "unknown, for want of a record"
 
 
 # -- what shared noise saves ------------------------------------------------------------------
@@ -648,7 +650,7 @@ def variance_table(table: pd.DataFrame, name: str) -> Styler:
 def variance_facts(table: pd.DataFrame, live: Live, weighting: Weighting) -> dict[str, Any]:
     """What shared, mirrored and stratified noise leave of the variance."""
     rows = table[table["benchmark"] == live.name].set_index(["weighting", "method"])
-    each, fair = rows["variance_per_draw"], rows["at equal cost"]
+    each, fair = rows["relative_to_independent"], rows["at equal cost"]
 
     def ratio(method: str) -> str:
         r = rows.loc[(weighting, method)]

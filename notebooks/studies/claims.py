@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conjure_tools.benchmarks import STS
-from studies import evidence, limits, sentences
+from studies import choices, evidence, limits, sentences
 from studies.evidence import FindingsTable
 from studies.findings import WEIGHTING, Numbers, combined
 from studies.pages import bracketed
@@ -146,7 +146,7 @@ def on_probes(record: Record) -> list[Claim]:
     asked = evidence.scored_answers(record)
     easy, hard = (evidence.right(asked, among) for among in (limits.CONTROLS, ABSTRACT))
     gap = 100 * combined(np.stack([easy, hard]), [1, -1])
-    shares = f"{easy[0]:.0%} of the controls, {hard[0]:.0%} of the abstract probes"
+    shares = f"{100 * easy[0]:.0f} % of the controls, {100 * hard[0]:.0f} % of the abstract probes"
     text = "What cannot be pictured, abstractions above all, is beyond it."
     ours = f"right on {shares}: {bracketed(gap, '+.1f')} points"
     return [claim(text, "stated as a limit", ours, "11_limits", [gap])]
@@ -172,9 +172,10 @@ def of_ablations(record: Record) -> list[Claim]:
     t = record.table
     rows = t[(t["study"] == "draws") & (t["value"] == "5") & (t["weighting"] == WEIGHTING)]
     share = rows["falls"].to_numpy(float)
-    said = ", ".join(f"{name} {x:.0%}" for name, x in zip(rows["benchmark"], share, strict=True))
+    names = rows["benchmark"].replace({"rg65": "RG-65"} | choices.LABELS)
+    said = "; ".join(f"{name}: {100 * x:.0f} %" for name, x in zip(names, share, strict=True))
     text = "Three draws agree better with people than five."
-    ours = f"five are below three in this share of choices of the draws: {said}"
+    ours = f"five are below three in this share of choices of the draws ({said})"
     # a difference that lies on one side in 97.5 % of choices has an interval on that side
     numbers = [np.array([x - 0.5, x - 0.975, x]) for x in share]
     return [claim(text, "read off a figure", ours, "07_ablations", numbers)]

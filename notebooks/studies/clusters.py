@@ -81,7 +81,7 @@ def neighbour(matrix: np.ndarray, labels: np.ndarray) -> float:
 
 
 def share_of_levels(matrix: np.ndarray) -> float:
-    """Share of the variance of log D (n, n) that the best c + u_i + u_j explains."""
+    """Share of the variance of log D (n, n) that the best u_0 + u_i + u_j explains."""
     n = len(matrix)
     logs = np.log(matrix + np.eye(n))  # zero on the diagonal
     mean = logs.sum(1) / (n - 1)

@@ -206,11 +206,9 @@ def of_people(record: Record) -> list[Finding]:
         for statistic, (title, heads) in said.items():
             numbers = table.mean(name, statistic)
             found += finding(ENCODER, f"{title}: {kind}", chapter, numbers, heads)
-    twin = beyond("On RG-65", "both cosines and a U-Net that was never trained")
+    twin = beyond("On RG-65", "both cosines and U-Nets that were never trained")
     numbers = table.at("spaces", "rg65", "partial, twin too")
-    found += finding(
-        ENCODER, "… beyond an untrained U-Net too: RG-65", "09_processes", numbers, twin
-    )
+    found += finding(ENCODER, "… beyond untrained U-Nets too: RG-65", "09_processes", numbers, twin)
     return found + of_speech(table)
 
 
@@ -286,22 +284,22 @@ def distilled_less(record: Record, model: str, benchmark: str = "simlex999") -> 
 
 
 CHOICES = {
-    ("weighting", "noise", "noise"): ("weighting", "noise", "sde"),
-    ("steps", "20", PATHS): ("steps", "20", "10"),
-    ("draws", "1", PATHS): ("draws", "1", "10"),
-    ("sampler", "ddpm", PATHS): ("sampler", "ddpm", "ddim"),
-    ("guidance", "7.5", PATHS): ("guidance", "7.5", "1"),
-    ("pairing", "crossed", PATHS): ("pairing", "crossed", "same"),
+    ("weighting", "noise", "noise"): ("sde", "with the weighting `noise`", "with `sde`"),
+    ("steps", "20", PATHS): ("10", "of 20 steps", "of 10"),
+    ("draws", "1", PATHS): ("10", "of one draw", "of ten"),
+    ("sampler", "ddpm", PATHS): ("ddim", "with the sampler `ddpm`", "with `ddim`"),
+    ("guidance", "7.5", PATHS): ("1", "with guidance 7.5", "without guidance"),
+    ("pairing", "crossed", PATHS): ("same", "with the pairing `crossed`", "with `same`"),
 }
-"""Study, value and weighting of the record 'ablations'; what is changed, to what, from what."""
+"""Study, value and weighting of the record 'ablations'; what was there before; both in words."""
 
 
 def of_choices(record: Record) -> list[Finding]:
     """What single choices change in the agreement with people, mean over the sets of chapter 7."""
     found, where = [], "On the pairs of the ablations"
-    for key, (what, new, old) in CHOICES.items():
-        heads = heads_of_gap(where, f"the distance with {what} `{new}`", f"that with `{old}`")
-        numbers = mean_of(choice(record, *key))
+    for (what, new, weighting), (old, this, that) in CHOICES.items():
+        heads = heads_of_gap(where, f"the distance {this}", f"that {that}")
+        numbers = mean_of(choice(record, what, new, weighting))
         found += finding(SETTINGS, f"{what} {new} less {old}", "07_ablations", numbers, heads)
     return found
 

@@ -289,7 +289,7 @@ class Fidelity:
         """The summary, for reading."""
         cases, places = len(self.directed), len(self.explainer.places)
         shown = self.summary.style.format(precision=2).format("{:.0f}", subset="percentile")
-        shown = shown.format("{:.0%}", subset="more than the mean").format("{:.4f}", subset="p")
+        shown = shown.format("{:.0%}", subset="more than the mean").format("{:.2g}", subset="p")
         return shown.set_caption(
             f"The place that a guide names: {cases} cases, {places} places in each"
         )
@@ -315,7 +315,7 @@ class Fidelity:
             "rho_pictures": by_evidence.loc["pictures", "rank correlation"],
             "rho_average": by_evidence.loc["average map", "rank correlation"],
             "other_weightings": "; ".join(
-                f"“{w}” {row['percentile']:.0f} (p = {row['p']:.4f})"
+                f"“{w}” {row['percentile']:.0f} (p = {row['p']:.2g})"
                 for w in cj.WEIGHTINGS
                 if w != weighting
                 for row in (self.summary.loc[(w, "evidence", "map")],)

@@ -232,17 +232,45 @@ def with_accuracy(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(rows)
 
 
+def analogy_table(table: pd.DataFrame, name: str, k: float) -> Styler:
+    """The study of every category under some vectors, for reading."""
+    shown = pd.DataFrame(
+        {
+            "category": category_names(table),
+            "pairs": table["pairs"],
+            "NNGS": [bracketed((r.nngs, r.low, r.high), ".2f") for r in table.itertuples()],
+            "chance": table["chance"].map("{:.2f}".format),
+            "CKA": table["cka"].map("{:.2f}".format),
+            "solved, %": (100 * table["accuracy"]).map("{:.0f}".format),
+            "by the published rule, %": (100 * table["as published"]).map("{:.0f}".format),
+        }
+    )
+    return shown.style.hide().set_caption(f"Analogies with vectors of the {name}, k = {k:g} n")
+
+
+def category_names(table: pd.DataFrame) -> list[str]:
+    """The Google categories without the numbers of those of grammar."""
+    return [re.sub(r"^gram\d-", "", category) for category in table["category"]]
+
+
 def correlation_table(found: pd.DataFrame) -> Styler:
     """The correlations with their intervals, the published ones in the caption."""
-    index, columns = ["vectors", "accuracy"], ["measure", "statistic"]
+    index, columns = ["vectors", "rule"], ["measure", "statistic"]
     said = [bracketed((r.value, r.low, r.high), ".2f") for r in found.itertuples()]
-    shown = found.assign(r=said).pivot(index=index, columns=columns, values="r")
-    theirs = [
-        f"{r.measure} {r.statistic} {r.value:.3f}" for r in of_authors("analogy").itertuples()
-    ]
+    rules = found["accuracy"].replace({"accuracy": "usual", "as published": "published"})
+    named = spoken(found.assign(r=said, accuracy=rules)).rename(columns={"accuracy": "rule"})
+    shown = named.pivot(index=index, columns=columns, values="r")
+    theirs = spoken(of_authors("analogy"))
+    told = [f"{r.measure} {r.statistic} {r.value:.3f}" for r in theirs.itertuples()]
     return shown.style.set_caption(
-        "Correlation with accuracy over 14 categories. Published, GloVe 300d: " + "; ".join(theirs)
+        "Correlation with accuracy over 14 categories. Published, GloVe 300d: " + "; ".join(told)
     )
+
+
+def spoken(found: pd.DataFrame) -> pd.DataFrame:
+    """A table of correlations with its measures and statistics as a page calls them."""
+    names = {"nngs": "NNGS", "cka": "CKA", "pearson": "Pearson", "spearman": "Spearman"}
+    return found.replace({"measure": names, "statistic": names})
 
 
 def analogy_facts(studies: Mapping[str, pd.DataFrame], found: pd.DataFrame) -> dict[str, Any]:
@@ -258,8 +286,8 @@ def analogy_facts(studies: Mapping[str, pd.DataFrame], found: pd.DataFrame) -> d
         "claim": "shows in every interval of the table"
         if found["low"].min() > 0
         else "does not show in every interval of the table",
-        "accuracy_low": 100 * first["accuracy"].min(),
-        "accuracy_high": 100 * first["accuracy"].max(),
+        "accuracy_low": 100 * first["as published"].min(),
+        "accuracy_high": 100 * first["as published"].max(),
     }
     absent = dict.fromkeys(("r_glove", "r_glove_cka", "glove_nngs_cka"), "not measured")
     if not glove:
@@ -304,16 +332,16 @@ def draw_analogies(studies: Mapping[str, pd.DataFrame], found: pd.DataFrame) -> 
     _, axes = plt.subplots(2, len(studies), figsize=size, squeeze=False)
     for column, (name, table) in zip(axes.T, studies.items(), strict=True):
         kind = [PALETTE[int(c.startswith("gram"))] for c in table["category"]]
-        labels = [re.sub(r"^gram\d-", "", c) for c in table["category"]]
+        labels, solved = category_names(table), 100 * table["as published"]
         for axis, measure in zip(column, ("nngs", "cka"), strict=True):
             if measure == "nngs":
-                axis.hlines(table["as published"], table["low"], table["high"], color="0.85")
-                axis.plot(table["chance"], table["as published"], "|", color="0.4", ms=7)
-            axis.scatter(table[measure], table["as published"], color=kind, zorder=3, s=22)
-            name_points(axis, table[[measure, "as published"]].to_numpy(), labels)
+                axis.hlines(solved, table["low"], table["high"], color="0.85")
+                axis.plot(table["chance"], solved, "|", color="0.4", ms=7)
+            axis.scatter(table[measure], solved, color=kind, zorder=3, s=22)
+            name_points(axis, np.column_stack([table[measure], solved]), labels)
             chosen = {"vectors": name, "statistic": "pearson", "accuracy": "as published"}
             label = "NNGS, k = 0.2 n" if measure == "nngs" else "CKA linear"
-            axis.set(ylabel="accuracy of analogies", xlabel=label)
+            axis.set(ylabel="analogies solved (%)", xlabel=label)
             r = correlation(found, **chosen, measure=measure)
             axis.set_title(f"{name}: r = {r}", fontsize=9)
     plt.show()

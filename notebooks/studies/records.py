@@ -37,8 +37,8 @@ Pairs = list[tuple[str, str]]
 Made = tuple[Mapping[str, pd.DataFrame], Mapping[str, Any]]
 """Tables by name, and where they are from."""
 MADE_BY = {
-    "words": ("people:words", 7500),
-    "sts": ("people:sts", 40_000),
+    "words": ("people:words", 1800),
+    "sts": ("people:sts", 3600),
     "agreement": ("people:agreements", 300),
     "matrix": ("matrix:record", 600),
     "ablations": ("ablations:record", 3600),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -246,12 +247,16 @@ def people_table(found: Evidence) -> Styler:
     ]
     cells = pd.DataFrame(rows).pivot(index="distance", columns=["set", "noise"], values="ρ")
     order = [name for name in (*cj.WEIGHTINGS, *METHODS, "text encoder") if name in cells.index]
+    across = product(dict.fromkeys(row["set"] for row in rows), (*STARTS, "less null"))
+    cells = cells.loc[order, [column for column in across if column in cells]].fillna("")
+    cells = cells.map(lambda cell: cell.replace(" ", "\N{NO-BREAK SPACE}"))  # stays in one line
+    small: Any = [{"selector": "", "props": "font-size: 85%"}]
     caption = (
         f"ρ × 100 with people, from {found.many} pictures a text or {found.draws} draws, with 95 % "
         "bootstrap intervals over pairs, given these draws; *: different from “sde” by more than "
         "its paired interval"
     )
-    return cells.loc[order].fillna("").style.set_caption(caption)
+    return cells.style.set_table_styles(small).set_caption(caption)
 
 
 def draw_agreement(found: Evidence) -> None:

@@ -84,6 +84,11 @@ def span(values: pd.Series) -> str:
 # -- fewer evaluations ------------------------------------------------------------------------
 
 
+def named(case: str) -> str:
+    """A case of the record as a page calls it."""
+    return case.replace("rg65", "RG-65").replace("stsb", "STS-B")
+
+
 @dataclass(frozen=True)
 class Against:
     """The library beside Algorithm 1 as it is printed, a row a case."""
@@ -93,12 +98,25 @@ class Against:
 
     def styled(self) -> Styler:
         """For reading."""
-        shown = self.table.drop(columns=["a step", "printed, a step"])
-        shown = shown.rename(columns={"pairs a minute": "ours "})
-        unit = "by the clock" if self.by_clock else "of CPU time, one thread"
-        styled = shown.style.hide().format(precision=1)
-        styled = styled.format("{:.1e}", subset="largest difference")
-        return styled.set_caption(f"One draw; minutes {unit}")
+        table, unit = self.table, "by the clock" if self.by_clock else "of CPU time, one thread"
+        asked, speed = "evaluations a pair", "pairs a minute"
+        columns = {
+            ("scored", "pairs"): table["case"].map(named) + table["steps"].map(", {} steps".format),
+            ("scored", "w"): table["guidance"],
+            (asked, "printed"): table["naive, evaluations a pair"],
+            (asked, "here"): table["ours"],
+            (asked, "times fewer"): table["fewer"],
+            (speed, "printed"): table["naive, pairs a minute"],
+            (speed, "here"): table["pairs a minute"],
+            (speed, "times more"): table["faster"],
+            ("distances", "differ by"): table["largest difference"],
+        }
+        styled = pd.DataFrame(columns).style.hide().format(precision=1, thousands=",")
+        styled = styled.format("{:.1e}", subset=[("distances", "differ by")])
+        return styled.set_caption(
+            f"Algorithm 1 as printed, and here: one draw; minutes {unit}; largest relative "
+            "difference of a distance"
+        )
 
     def facts(self) -> dict[str, str]:
         """How many times fewer evaluations, and how many times the speed."""
@@ -145,12 +163,12 @@ def against(bench: Bench) -> Against | None:
 def against_facts(bench: Bench, found: Against | None) -> dict[str, Any]:
     """The comparison, alone and on all cores, and where the time goes."""
     none = dict.fromkeys(("fewer", "faster", "agree", "stsb_fewer"), MISSING)
-    spent = [f"{row.operations} {row.share:.0%}" for row in bench.part("profile").itertuples()]
-    live = bench.part("live")
+    spent, live = bench.part("profile"), bench.part("live")
+    shares = [f"{row.operations} {100 * row.share:.0f} %" for row in spent.itertuples()]
     return {
         **(found.facts() if found else none),
         **cores_facts(bench.part("cores")),
-        "profile_says": ", ".join(spent) or MISSING,
+        "profile_says": ", ".join(shares) or MISSING,
         "compile_says": compiled(bench.speeds(EMBEDDED)),
         "live_seconds": f"{live['cpu_seconds'].iloc[0]:.1f}" if len(live) else MISSING,
     }
@@ -194,7 +212,8 @@ def draw_against(found: Against | None) -> None:
     else:
         table = found.table
         short = table["case"].str.replace("Stable Diffusion 1.x, random weights", "SD 1.x")
-        names = [f"{case}, w = {w:g}" for case, w in zip(short, table["guidance"], strict=True)]
+        cases = zip(short.map(named), table["guidance"], strict=True)
+        names = [f"{case}, w = {w:g}" for case, w in cases]
         y = np.arange(len(names))
         count_axis.barh(y - 0.2, table["printed, a step"], 0.4, color="0.75", label="as printed")
         count_axis.barh(y + 0.2, table["a step"], 0.4, color=PALETTE[0], label="here")
@@ -248,8 +267,8 @@ def speed_table(speeds: pd.DataFrame, here: Rates) -> Styler | None:
         return None
     names = {
         "model": "model",
-        "dtype": "dtype",
-        "batch": "batch",
+        "dtype": "numbers",
+        "batch": "rows a call",
         "compiled": "compiled",
         here.column: "a CPU second" if here.on_cpu else "a second",
         "share_of_ceiling": "share",
@@ -258,9 +277,12 @@ def speed_table(speeds: pd.DataFrame, here: Rates) -> Styler | None:
         "first_call_seconds": "first call, s",
     }
     shown = speeds[[c for c in names if c in speeds]].rename(columns=names)
-    styled = shown.style.hide().format(precision=2, na_rep="").format("{:.0f}", subset="batch")
+    shown["compiled"] = shown["compiled"].map({True: "yes", False: ""})
+    styled = shown.style.hide().format(precision=2, na_rep="")
+    styled = styled.format("{:.0f}", subset="rows a call")
     small = [c for c in ("floor", "error") if c in shown]
-    return styled.format("{:.0e}", subset=small, na_rep="").set_caption("Evaluations")
+    caption = f"Evaluations {names[here.column]}, of record"
+    return styled.format("{:.0e}", subset=small, na_rep="").set_caption(caption)
 
 
 def draw_rates(same: pd.DataFrame, here: Rates) -> None:
@@ -468,7 +490,7 @@ class Bill:
             "n_bill": f"{self.pairs:,}",
             "n_texts": f"{texts:,}",
             "n_anchors": ANCHORS,
-            "fastest": gpu,
+            "fastest": gpu.split(" (")[0],
         }
 
 

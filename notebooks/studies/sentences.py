@@ -378,8 +378,8 @@ def genre_table(genres: pd.DataFrame, table: SetTable) -> pd.DataFrame:
     mine, own = genres["value", table.weighting], genres["value", table.own]
     return small.assign(
         **{"conjured less text encoder": mine - own},
-        pairs=genres["pairs", table.weighting].astype(int),
-    )
+        pairs=genres["pairs", table.weighting].map("{:,.0f}".format),
+    ).rename_axis("kind of text")
 
 
 def genre_facts(genres: pd.DataFrame, table: SetTable) -> dict[str, Any]:

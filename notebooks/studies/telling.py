@@ -34,11 +34,11 @@ SHIFTS = (1, 2)  # the first words of a list also meet the second words one and 
 
 
 def with_error(values: Sequence[float] | np.ndarray, digits: int = 0) -> str:
-    """The mean over draws and its standard error."""
+    """The mean over draws and its standard error, with spaces at which no line is broken."""
     mean = f"{np.mean(values):.{digits}f}"
     if len(values) == 1:
         return mean
-    return f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
+    return f"{mean}\u00a0±\u00a0{np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 
 
 # -- what a text tells ------------------------------------------------------------------------

@@ -115,12 +115,12 @@ def trained_less(found: Compared, control: str) -> str:
     rows = trained(found, control)
     if rows["value"].isna().any():
         return "the trained one was not compared with them"
-    n, each = len(rows), "each of them" if len(rows) > 1 else "it"
+    n, each = len(rows), "each of them" if len(rows) > 1 else "the untrained one"
     counts = {"better": int((rows["low"] > 0).sum()), "less": int((rows["high"] < 0).sum())}
     some = [f"{how} than {number_word(count)}" for how, count in counts.items() if count]
     verdict = f"agrees {listed(some)} of the {number_word(n)}"
     if not some:
-        verdict = f"cannot be told from {'any of them' if n > 1 else 'it'}"
+        verdict = f"cannot be told from {'any of them' if n > 1 else each}"
     for how, count in counts.items():
         verdict = f"agrees {how} than {each}" if count == n else verdict
     least, most = (minus(f"{end:+.0f}") for end in (rows["low"].min(), rows["high"].max()))
@@ -213,11 +213,12 @@ def in_order(found: Compared) -> str:
 
 def facts(found: Compared) -> dict[str, Any]:
     """Every number and sentence that the chapter has of the spaces."""
+    lots = len(found.twins(UNET))
     parts = (opening, of_processes, of_lots, of_states, of_controls, of_claim)
     sentences = {name: text for part in parts for name, text in part(found).items()}
     return {
         "n_spaces": len(found.result),
-        "n_by_lot": number_word(len(found.twins(UNET))),
+        "n_by_lot": f"{number_word(lots)} {'network' if lots == 1 else 'networks'}",
         "n_rated": int(found.result["pairs"].max()),
         **{name: Markdown(text) for name, text in sentences.items()},
     }

@@ -102,7 +102,8 @@ def show_table(table: GroupTable) -> Styler:
     """ρ with intervals, and the numbers of pairs."""
     cells = with_interval(table.grouped).unstack("method").loc[table.groups, table.methods]
     pairs = table.grouped["pairs"].loc[table.weighting].loc[table.groups].to_numpy()
-    cells = cells.set_axis([GROUPS[g] for g in table.groups]).assign(pairs=pairs)
+    cells = cells.set_axis([GROUPS[g] for g in table.groups])
+    cells["pairs"] = [f"{n:,}" for n in pairs]
     caption = "Spearman's ρ × 100, 95 % interval in brackets"
     return styled(cells.rename(columns=METHODS), caption)
 
@@ -217,14 +218,17 @@ def check_statistics(groups: Mapping[str, np.ndarray]) -> None:
         np.testing.assert_allclose(statistics(x[None])[0], [c.value for c in same], atol=1e-9)
 
 
+ENDS = {"low": "from", "high": "to"}  # of an interval
+
+
 def gap_table(gaps: Mapping[str, pd.DataFrame]) -> Styler | None:
     """Nouns and others, their differences, intervals and p."""
     if not gaps:
         print("The test needs ratings of SimLex-999, ten pairs or more of each part of speech.")
         return None
     rows = pd.concat(gaps, names=["nouns less", ""])
-    shown = rows.rename(columns={"first": "nouns", "second": "the others"}).style
-    title = "Spearman's ρ × 100 of nouns (SimLex-999) and others; 95 % interval, p"
+    shown = rows.rename(columns={"first": "nouns", "second": "the others", **ENDS}).style
+    title = "Spearman's ρ × 100 of nouns (SimLex-999) and others; difference, 95 % interval, p"
     return shown.format(precision=1).format("{:.2g}", subset="p").set_caption(title)
 
 
@@ -452,9 +456,10 @@ def trend_table(trends: Mapping[str, pd.DataFrame], like: pd.DataFrame | None, c
         rows[f"SimLex-999: nouns less verbs, {couples} matched pairs of each"] = like
     if not rows:
         return None
-    shown = pd.concat(rows, names=["", "statistic"]).style.format(precision=1)
+    columns = {"first": "first group", "second": "second group", **ENDS}
+    shown = pd.concat(rows, names=["", "statistic"]).rename(columns=columns).style
     title = "Spearman's ρ × 100 of two groups, their difference, 95 % interval, p"
-    return shown.format("{:.2g}", subset="p").set_caption(title)
+    return shown.format(precision=1).format("{:.2g}", subset="p").set_caption(title)
 
 
 def trend_facts(

@@ -198,8 +198,6 @@ class Study:
             )
         notes = self.record.notes
         texts, captions, *_ = notes.get("texts") or [self.plan.texts, self.plan.pairs]
-        both = {EVERY, REAL} <= set(self.chosen)
-        apart = f"{self.rho(EVERY, 'stsb') - self.rho(REAL, 'stsb'):+.1f}" if both else ""
         return {
             "headline": headline,
             "n_texts": f"{texts:,}",
@@ -210,7 +208,6 @@ class Study:
             "gap_real": self.gap(REAL, "stsb"),
             "gap_real_shuffled": self.gap(REAL, "stsb", SHUFFLED),
             "gap_every": self.gap(EVERY, "stsb"),
-            "every_less_real": apart or "(not measured)",
             **self.clear_facts(),
             **self.geometry_facts(),
             **self.student_facts(),
@@ -411,6 +408,9 @@ def published_table() -> Styler:
     table = published()
     rows = table[table["paper"].isin(["simcse", "mcse"])]
     wide = rows.pivot_table(index=["row", "status"], columns="benchmark", values="spearman")
-    wide = wide[[c for c in (*benchmarks.STS, "avg7") if c in wide]]
-    styled = wide.style.format(precision=2, na_rep="–")
+    names = {name: NAMES[name].removesuffix(", test") for name in benchmarks.STS} | {"avg7": "mean"}
+    wide = wide[[name for name in names if name in wide]].rename(columns=names)
+    wide = wide.rename_axis(columns=None).reset_index()
+    wide = wide.rename(columns={"row": "encoder", "status": "figures"})
+    styled = wide.style.hide().format(precision=2, na_rep="–")
     return styled.set_caption("Published by others, ρ × 100, not measured here")
