@@ -8,7 +8,10 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from IPython.display import Markdown
+
+import conjure_lib as cj
 
 try:
     from myst_nb import glue  # keeps a value under a name, for {glue:text}`name` in the text
@@ -24,6 +27,13 @@ def say(**values: Any) -> None:
     for name, value in values.items():
         plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers as Python's
         glue(name.replace("_", "-"), plain, display=False)
+
+
+def machine(process: cj.GenerativeProcess) -> str:
+    """What a process runs on, in words."""
+    kind = process.device.type
+    gpu = f"a GPU ({torch.cuda.get_device_name(process.device)})" if kind == "cuda" else ""
+    return gpu or {"cpu": "a CPU", "mps": "an Apple GPU"}.get(kind, kind)
 
 
 def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
