@@ -40,13 +40,13 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 book: execute
-	$(BIN)/python book/build_book.py --profile $(PROFILE)
+	PYTHONPATH=notebooks $(BIN)/python book/build_book.py --profile $(PROFILE)
 
 execute: $(READY)
 	$(BIN)/python book/execute.py --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
 
 html: $(READY)
-	$(BIN)/python book/build_book.py --profile $(PROFILE)
+	PYTHONPATH=notebooks $(BIN)/python book/build_book.py --profile $(PROFILE)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/test_site.py \
@@ -70,7 +70,7 @@ start: $(READY)
 	$(BIN)/python book/recording.py
 
 pdf: $(READY)
-	$(BIN)/python book/print_book.py
+	PYTHONPATH=notebooks $(BIN)/python book/print_book.py
 
 train: $(READY)
 	$(BIN)/python -m training

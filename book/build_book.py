@@ -1,6 +1,6 @@
 """Build the Jupyter Book from the executed chapters.
 
-    python book/build_book.py --profile book
+    PYTHONPATH=notebooks python book/build_book.py --profile book    # or: make html
 
 The sources are put together in _build/book-src, laid out as in the repository, so that relative
 links hold in both places; the pages land in _build/html. Warnings are errors, and so is anything
@@ -28,18 +28,18 @@ import recording
 import yaml
 from execute import (
     ROOT,
-    ChapterError,
-    alone,
     chapter_key,
     chapters,
     contents,
     folders,
+    glued,
+    holding,
     read_profile,
     read_record,
     watched_paths,
 )
 from finish import finish
-from strict import read_notebook, read_yaml
+from strict import ChapterError, read_notebook, read_yaml
 from tidy import tidy
 
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
@@ -76,19 +76,32 @@ def effective_config(config: Mapping[str, Any], repository: str | None) -> dict[
 
 def cost_table(records: Mapping[str, Mapping[str, Any]], profile: str) -> str:
     """A Markdown table of what each chapter cost; ``records`` by notebook stem."""
-    lines = ["| chapter | seconds | peak memory, MiB |", "|---|---:|---:|"]
+    lines = [
+        "| chapter | noise predictions | seconds | peak memory, MiB |",
+        "|---|---:|---:|---:|",
+    ]
     lines += [
-        f"| [](../notebooks/{stem}.ipynb) | {record['seconds']:.0f} | {record['peak_mib']:.0f} |"
+        f"| [](../notebooks/{stem}.ipynb) | {record['predictions']:,} | {record['seconds']:.0f} "
+        f"| {record['peak_mib']:.0f} |"
         for stem, record in records.items()
     ]
-    total = sum(record["seconds"] for record in records.values())
+    predictions, total = (
+        sum(r[key] for r in records.values()) for key in ("predictions", "seconds")
+    )
     setups = {
         f"Python {r['python']}, torch {r['torch']}, diffusers {r['diffusers']} and transformers "
         f"{r['transformers']}, {r['cores']} cores"
         for r in records.values()
     }
-    lines += [f"| together | {total:.0f} | |", "", f"Profile `{profile}`; {'; '.join(setups)}."]
+    lines += [f"| together | {predictions:,} | {total:.0f} | |", ""]
+    lines += [f"Profile `{profile}`; {'; '.join(setups)}."]
     return "\n".join(lines) + "\n"
+
+
+def predictions_of(values: Mapping[str, str]) -> int:
+    """How many noise predictions a chapter says that it made; 0 where it made none."""
+    said = values.get("page-evaluations", values.get("evaluations", "0"))
+    return int(re.sub(r"\D", "", said))
 
 
 def copy_pages(root: Path, source: Path) -> None:
@@ -121,6 +134,7 @@ def copy_chapters(root: Path, executed: Path, source: Path) -> dict[str, dict[st
                 f"{notebook.name} was executed before something changed that its numbers depend "
                 "on: make book executes it again"
             )
+        records[notebook.stem]["predictions"] = predictions_of(glued(executed / notebook.name))
         page = tidy(read_notebook(executed / notebook.name), file)
         nbformat.write(page, source / "notebooks" / notebook.name)
     return records
@@ -194,7 +208,7 @@ def put_together(root: Path, executed: Path, source: Path, repository: str | Non
     shutil.copy(root / "book" / "book.css", source / "_static")
     for part in (recording, live, explorer, findings):
         part.put_beside(source / "book")
-    with alone(executed):  # no runner puts other copies in their places meanwhile
+    with holding(executed):  # no runner puts other copies in their places meanwhile
         records = copy_chapters(root, executed, source)
     (source / "book" / "cost_table.txt").write_text(cost_table(records, executed.name))
     write_config(root, source, repository)

@@ -42,8 +42,7 @@ import papermill
 import psutil
 from filelock import FileLock, Timeout
 from papermill.exceptions import PapermillExecutionError
-from strict import ChapterError as ChapterError
-from strict import Lines, read_json, read_notebook, read_text, read_yaml, write_whole
+from strict import ChapterError, Lines, read_json, read_notebook, read_text, read_yaml, write_whole
 from traitlets.config import Config
 
 from conjure_lib.machine import settle
@@ -453,7 +452,7 @@ def in_a_process_of_its_own(
 
 
 @contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
+def holding(out: Path) -> Iterator[None]:
     """Hold the folder of executed chapters, for one runner or one build at a time.
 
     Raises:
@@ -585,7 +584,7 @@ def execute_profile(name: str, jobs: int, record: Path | None) -> None:
         check_record(record)
     base = contents(watched_paths())
     datasets(os.environ.get("CONJURE_DATA", ""))  # or the error before any work
-    with alone(out):
+    with holding(out):
         print(f"{len(notebooks)} chapters, profile {name}, {jobs} at a time", flush=True)
         execute_all(notebooks, out, profile, base, jobs)
         if contents(watched_paths()) != base:

@@ -7,24 +7,20 @@ off the records, and how, stands in notebooks/studies: findings.py, evidence.py 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from execute import ROOT
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import conjure_lib as cj
 from conjure_tools import plots
 from conjure_tools.fingerprints import weights_hash
-
-sys.path.append(str(ROOT / "notebooks"))  # where the studies are
-
 from studies import claims, evidence, findings, words
-from studies.evidence import Finding, Kept, Table, in_brackets
+from studies.evidence import Finding, FindingsTable, Kept
+from studies.pages import bracketed
 from studies.sentences import NAMES
 
 SETS = NAMES | words.NAMES
@@ -39,7 +35,7 @@ def put_beside(page: Path) -> None:
     plots.use_style()
     found = evidence.kept(weights_hash(cj.load(device="cpu")))
     by_part = evidence.everything(found.records)
-    table = Table(found.records["findings"]) if "findings" in found.records else None
+    table = FindingsTable(found.records["findings"]) if "findings" in found.records else None
     draw(page / "images" / "findings.svg", by_part, shares(table) if table else {})
     parts = {
         "answer": answer(table, by_part)
@@ -59,12 +55,12 @@ def put_beside(page: Path) -> None:
 # -- in words ---------------------------------------------------------------------------------
 
 
-def shares(table: Table) -> dict[str, np.ndarray]:
+def shares(table: FindingsTable) -> dict[str, np.ndarray]:
     """By kind of text, how much of what the distance explains the cosines do too, in per cent."""
     return {kind: 100 * table.share(name) for name, (kind, _) in KINDS.items()}
 
 
-def answer(table: Table, by_part: Mapping[str, Sequence[Finding]]) -> str:
+def answer(table: FindingsTable, by_part: Mapping[str, Sequence[Finding]]) -> str:
     """The first three questions of the page."""
     of = {f.name: f.sentence for f in by_part.get(evidence.ENCODER, ())}
 
@@ -81,16 +77,16 @@ def answer(table: Table, by_part: Mapping[str, Sequence[Finding]]) -> str:
     )
 
 
-def level(table: Table, name: str) -> str:
+def level(table: FindingsTable, name: str) -> str:
     """How far distance and cosine agree with people, and what of the first is the second's too."""
     kind, _ = KINDS[name]
     ours, cosine = (100 * table.mean(name, s)[0] for s in ("conjured", "text encoder"))
-    part = in_brackets(100 * table.share(name), "{:.0f}")
+    part = bracketed(100 * table.share(name), ".0f")
     return (
         f"On {kind} the conjured distance agrees with people at ρ × 100 = {ours:.1f} (mean of "
         f"{EACH[name]}), the cosine of the model's own text encoder, without any picture, at "
-        f"{cosine:.1f}. Of the variance of people's ranks that the distance explains, {part} per "
-        "cent are explained by that encoder's cosines as well."
+        f"{cosine:.1f}. Of the variance of people's ranks that the distance explains, {part} % "
+        "is explained by that encoder's cosines as well."
     )
 
 
@@ -137,7 +133,7 @@ def state(found: Kept) -> str:
     if again:
         now = (
             "When this page was made, every number that needs people's ratings was computed once "
-            f"more; the largest difference from the record, in ρ, was {again.worst:.1e}."
+            f"more; the largest difference from the record, in ρ, was {again.worst:.1g}."
         )
     return "\n".join([*told, now]) + "\n"
 
@@ -150,7 +146,7 @@ def code(*functions: Callable[..., object]) -> str:
 # -- tables -----------------------------------------------------------------------------------
 
 
-def by_set(table: Table) -> str:
+def by_set(table: FindingsTable) -> str:
     """Set by set: the two, both together, and what they gain."""
     head = [
         "set", "conjured", "text encoder", "both averaged", "gain", "both weighted, gain",
@@ -163,7 +159,7 @@ def by_set(table: Table) -> str:
             f"{100 * table.at(name, benchmark, s)[0]:.1f}"
             for s in ("conjured", "text encoder", "averaged")
         ]
-        gains = [in_brackets(100 * table.at(name, benchmark, s)) for s in (*GAINS, "partial")]
+        gains = [bracketed(100 * table.at(name, benchmark, s), "+.1f") for s in (*GAINS, "partial")]
         gains = [one.replace(", ", ",\N{NO-BREAK SPACE}") for one in gains]  # intervals stay whole
         lines.append(f"| {' | '.join([SETS[benchmark], *alone, *gains])} |")
     return "\n".join(lines) + "\n"
@@ -199,9 +195,8 @@ def draw(
 def draw_shares(axis: Axes, explained: Mapping[str, np.ndarray]) -> None:
     """Per cent of what the distance explains that the cosines explain too."""
     for y, (value, low, high) in enumerate(explained.values()):
-        interval(
-            axis, y, value, low, high, plots.PALETTE[2], f"{value:.0f} [{low:.0f}, {high:.0f}]"
-        )
+        said = bracketed((value, low, high), ".0f")
+        interval(axis, y, value, low, high, plots.PALETTE[2], said)
     title = "Explained by the text encoder too, % of what conjured distances explain"
     labelled(axis, dict(enumerate(explained)), title, {})
     axis.set_xlim(min(0, *axis.get_xlim()), max(100, axis.get_xlim()[1]))

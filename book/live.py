@@ -22,8 +22,9 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from execute import ROOT, ChapterError, fingerprint
+from execute import ROOT, fingerprint
 from filelock import FileLock
+from strict import ChapterError
 
 BUILT = ROOT / "_build" / "live"
 WEB = ROOT / "web"

@@ -1,6 +1,6 @@
 """Print the built book into one PDF, with what the machine has: headless Chromium.
 
-    python book/print_book.py        # make pdf: _build/conjuring.pdf, from _build/html
+    make pdf    # _build/conjuring.pdf, from _build/html
 
 Every page is printed as a browser shows it, in the order of the contents, and links between pages
 lead within the file.
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from build_book import listed_files
-from execute import ROOT, ChapterError
-from strict import read_yaml
+from execute import ROOT
+from strict import ChapterError, read_yaml
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FOOTER = (

@@ -48,6 +48,8 @@ def sound(values: Any) -> Tensor:
 
 def raw(values: Tensor) -> Any:
     """The bytes of a tensor on any device, for a hash."""
+    if hasattr(values, "__tensor_flatten__"):  # a quantised one consists of several
+        return b"".join(raw(getattr(values, name)) for name in values.__tensor_flatten__()[0])
     return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 

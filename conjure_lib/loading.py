@@ -35,6 +35,7 @@ from conjure_lib.reading import TEXTS, warn_unread
 
 GIVEN = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type")  # by us
 IDLE = ("eta", "return_dict", "num_images_per_prompt", "guidance_rescale")  # have no part in it
+PLAIN = {"dtype": torch.float32}
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -67,9 +68,10 @@ def load(
         variant: of the weights' files, such as "fp16", where there are several.
         config: of a single file of weights, the folder of a pipeline of its family, of which the
             settings and tokenizers are taken; fetched from the Hub where it is not given.
-        quantization_config: of the U-Net or transformer, one of diffusers.
+        quantization_config: of the U-Net or transformer, one of diffusers, or its settings.
         device_map: of the networks, as accelerate has it, such as "auto", in place of a device.
-        long_prompts, options: see :func:`from_pipeline`; ``height``, ``width``, …
+        long_prompts: as :func:`from_pipeline` has it.
+        options: of the pipeline's own call, such as ``height`` and ``width``, likewise.
 
     Raises:
         FileNotFoundError: there is no such model, or something of it is missing.
@@ -103,7 +105,10 @@ def load(
     how: dict[str, Any] = {"dtype": pick_dtype(dtype)}
     how["text_dtype"] = "auto" if text_dtype == "auto" else pick_dtype(text_dtype)
     of_folder = {"variant": variant, "device_map": device_map}
-    of_folder["quantization_config"] = quantization_config
+    if quantization_config is not None:
+        from conjure_tools.quantisers import fitting
+
+        of_folder["quantization_config"] = fitting(quantization_config, how["dtype"], device_map)
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
     name = str(model)
@@ -130,8 +135,7 @@ def load(
         check_options(index_of(folder)["_class_name"], options)
         with quiet():
             pipeline = open_pipeline(folder, **how, **of_folder)
-    if device_map is None:
-        pipeline = pipeline.to(target)
+    pipeline = pipeline.to(target) if device_map is None else pipeline
     shown = folder.name if local and name != EMBEDDED else name
     process = from_pipeline(pipeline, shown, long_prompts=long_prompts, **options)
     for network in process.modules.values():
@@ -167,24 +171,20 @@ def open_pipeline(
     weights.check_sums(folder)
     weights.check_variant(folder, variant)
     known = (folder / weights.LOADED).is_file()  # a hash of the weights in float32
-    dtypes: dict[str, Any] = dict.fromkeys(("unet", "transformer"), dtype)
-    dtypes |= {part: text_dtype for part in index if part.startswith("text_encoder")}
-    first = {} if known else dtypes
     how = {"variant": variant} | ({} if device_map is None else {"device_map": device_map})
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
+    asked: dict[str, Any] = {p: {"dtype": dtype, **quantized} for p in ("unet", "transformer")}
+    asked |= {p: {"dtype": text_dtype} for p in index if p.startswith("text_encoder")}
     parts: dict[str, Any] = {}
-    for part, entry in index.items():
-        if isinstance(entry, list):
-            unused = part in UNUSED or entry == [None, None]
-            more = quantized if part in ("unet", "transformer") else {}
-            options = {"dtype": first.get(part, torch.float32), **how, **more}
-            parts[part] = None if unused else _part(folder, part, entry, options)
+    for part, entry in ((p, e) for p, e in index.items() if isinstance(e, list)):
+        unused = part in UNUSED or entry == [None, None]
+        options = how | PLAIN | ({} if known else asked.get(part, {}))
+        parts[part] = None if unused else _part(folder, part, entry, options)
     weights.check_tokenizers(folder, parts)
     if known:
         weights.check_loaded(folder, parts)
-        for part in dtypes.keys() & parts.keys():
-            if isinstance(dtypes[part], torch.dtype):
-                parts[part].to(dtypes[part])
+        for part in [p for p in asked.keys() & parts.keys() if asked[p] != PLAIN]:
+            parts[part] = _part(folder, part, index[part], how | asked[part])
     with weights.reading(folder, getattr(diffusers, index["_class_name"])) as kind:
         return kind.from_pretrained(str(folder), local_files_only=True, **parts)
 

@@ -279,12 +279,12 @@ def _phrases(look: _Look, lost: Mapping[int, str], unread: str) -> Iterable[str]
             f"last {written - room} are cut ({quoted(look.text[min(cut) :].rstrip())})"
         )
     if pieces := _pieces(look.text, [i for i, how in lost.items() if not how]):
-        yield f"{unread} {listed(pieces)}"
+        yield f"{unread} {firsts(pieces)}"
     if pieces := _pieces(look.text, [i for i, how in lost.items() if how == SIGN]):
-        yield f"the text encoder reads {listed(pieces)} as signs of its own and not as text"
+        yield f"the text encoder reads {firsts(pieces)} as signs of its own and not as text"
     marked = {look.text[i]: how for i, how in sorted(lost.items()) if how not in NOT_READ}
     if marked:
-        yield f"the text encoder reads {listed([f'{c!r} as {how!r}' for c, how in marked.items()])}"
+        yield f"the text encoder reads {firsts([f'{c!r} as {how!r}' for c, how in marked.items()])}"
 
 
 def _pieces(text: str, places: Iterable[int]) -> list[str]:
@@ -303,7 +303,7 @@ def _pieces(text: str, places: Iterable[int]) -> list[str]:
     return list(dict.fromkeys(shown))
 
 
-def listed(items: Sequence[str]) -> str:
+def firsts(items: Sequence[str]) -> str:
     """Some items for a message; of many the first, and how many more there are."""
     more = len(items) - 2 * SHOWN
     return ", ".join(items[: 2 * SHOWN]) + (f" and {more} more" if more > 0 else "")

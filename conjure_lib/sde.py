@@ -95,7 +95,7 @@ class Schedule(Compared):
 
     @property
     def window(self) -> tuple[float, float]:
-        """λ of the last and of the first DDPM step: all that a network was trained on."""
+        """λ of the last and of the first DDPM step, which is all that a network was trained on."""
         low, high = log_snr(self, torch.tensor([self.T - 1, 0])).tolist()
         return low, high
 

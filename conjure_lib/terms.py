@@ -45,7 +45,7 @@ class Estimate(Compared):
     """A Monte Carlo estimate with its two errors: of the draws, and of the quadrature.
 
     As a number it is its ``value``: in float(), in an order, and under a format such as ``:.1f``.
-    Two are equal where all of them is.
+    Two are equal where all of their parts are.
 
     Attributes:
         value: the mean over draws. For weighting "sde" the Jeffreys divergence J in nats of the two
@@ -86,7 +86,7 @@ class Estimate(Compared):
 
     @property
     def same_tokens(self) -> bool:
-        """Whether the two texts differ and the model cannot tell: zero says nothing of them."""
+        """Whether the two texts differ and the model cannot tell; zero says nothing of them."""
         return len(self.readings) == 2 and same(*self.readings)
 
     def __str__(self) -> str:
@@ -159,7 +159,7 @@ class Terms(Compared):
 
     @property
     def mixed(self) -> np.ndarray:
-        """E‖Δε‖² over the mixture of the two laws, the mean of the halves: (P, draws, S)."""
+        """E‖Δε‖² over the mixture of the two laws, the mean of the halves, (P, draws, S)."""
         return self.squares.mean(axis=3, dtype=np.float64)
 
     def weights(

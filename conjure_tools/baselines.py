@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib import weights
+from conjure_lib import Spacing, weights
 from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.integrity import check_sound, sound, steady
@@ -40,6 +40,16 @@ Pairs = Any  # of any shape that `inputs.as_pairs` takes
 Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
 Output = Callable[[Sequence[str], int], Tensor]  # n prompts and a draw to (n, …), on the CPU
 WORD_PIECES = 256  # what all-MiniLM-L6-v2 reads of a text
+
+
+class Outputs(TypedDict, total=False):
+    """How the outputs of a text are made: the fields of `Sampling` but the draws and the window."""
+
+    steps: int
+    guidance: float
+    sampler: str | None
+    seed: int
+    spacing: Spacing
 
 
 def initial_timestep(
@@ -68,7 +78,7 @@ def initial_timestep(
     >>> initial_timestep(process, [("cat", "dog")], draws=1).shape
     (1,)
     """
-    _check(guidance=guidance, seed=seed, steps=steps, draws=draws, batch_size=batch_size)
+    _check({"guidance": guidance, "seed": seed, "steps": steps}, draws=draws, batch_size=batch_size)
     sampler = process.sampler(sampler=next(iter(process.samplers)), steps=steps)
     first = sampler.timesteps[0].to(process.device)
     ask = process.output if process.kind == "flow" else process.eps
@@ -89,14 +99,14 @@ def direct_output(
     space: Literal["latents", "pixels"] = "latents",
     draws: int = 5,
     batch_size: int = 64,
-    **sampling: Any,
+    **sampling: Unpack[Outputs],
 ) -> np.ndarray:
     """Minus the mean over draws of ‖o(y1) - o(y2)‖², o(y) being what y makes of the same x_T.
 
     o is the final latent or, for "pixels", the picture decoded from it, values in [0, 1];
-    ``sampling`` are steps=10, guidance=1.0, seed=0 and sampler=None. One trajectory a unique
-    prompt and draw. An output is held from the first pair that needs it to the last, of one draw
-    at a time: little more than a batch for sentence pairs, all n for all pairs of n prompts.
+    ``sampling`` is what :class:`Outputs` names, by default as in `Sampling`. One trajectory a
+    unique prompt and draw. An output is held from the first pair that needs it to the last, of one
+    draw at a time: little more than a batch for sentence pairs, all n for all pairs of n prompts.
 
     Source: "direct output comparison" in Liu and Soatto (2026), known to us by name only. The
     squared distance between the final outputs is our reading.
@@ -107,7 +117,7 @@ def direct_output(
     >>> direct_output(process, [("cat", "dog")], draws=1, steps=2).shape
     (1,)
     """
-    _check(**sampling, draws=draws, batch_size=batch_size)
+    _check(sampling, draws=draws, batch_size=batch_size)
     one_of("space", space, ("latents", "pixels"))
     features = None if space == "latents" else np.asarray
     output: Output = partial(final_outputs, process, features, **sampling)
@@ -170,7 +180,7 @@ def image_gaussian(
     images: int = 16,
     components: int = 8,
     batch_size: int = 64,
-    **sampling: Any,
+    **sampling: Unpack[Outputs],
 ) -> np.ndarray:
     """Minus a divergence between Gaussians fitted to the generated images of either prompt.
 
@@ -183,7 +193,7 @@ def image_gaussian(
     more: two have no covariance that could be shrunk.
     """
     one_of("divergence", divergence, ("frechet", "jeffreys"))
-    _check(**sampling, components=components, batch_size=batch_size)
+    _check(sampling, components=components, batch_size=batch_size)
     whole("images", images, 3 if divergence == "jeffreys" else 1)
     if isinstance(features, str):
         one_of("features", features, ("latents",))
@@ -259,16 +269,15 @@ def final_outputs(
     features: Features | None,
     prompts: Sequence[str],
     draw: int,
-    *,
-    seed: int = 0,
-    **sampling: Any,
+    **sampling: Unpack[Outputs],
 ) -> Tensor:
     """The final latents of prompts from the x_T of a draw, or ``features`` of their pictures."""
     if features is not None and process.decode is None:
         raise ValueError(f"{process.name} has no decoder: it makes no pictures")
+    seed = sampling.get("seed", DEFAULT.seed)
     x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)
     draws, condition = [draw] * len(prompts), process.encode(prompts)
-    path = process.trajectories(condition, x_T, draws, seed=seed, texts=prompts, **sampling)
+    path = process.trajectories(condition, x_T, draws, texts=prompts, **sampling)
     if features is None or process.decode is None:
         return path.final.cpu()
     pictures = as_numbers("a picture", process.decode(path.final))
@@ -328,10 +337,9 @@ def _cosine(vectors: Tensor, index: np.ndarray, prompts: Sequence[str]) -> np.nd
     return np.einsum("pw,pw->p", unit[index[0]], unit[index[1]])
 
 
-def _check(sampler: str | None = None, **settings: Any) -> None:
+def _check(sampling: Outputs, *, batch_size: int, draws: int = 1, **counts: int) -> None:
     """Raise TypeError or ValueError where a setting is not usable; the model knows its samplers."""
-    own = ("images", "components")
-    check_settings(**{k: v for k, v in settings.items() if k not in own})
-    for name in ("draws", *own):
-        if name in settings:
-            whole(name, settings[name])
+    known: Any = {k: v for k, v in sampling.items() if k != "sampler"}
+    check_settings(**known, batch_size=batch_size, draws=draws)
+    for name, count in (counts | {"draws": draws}).items():
+        whole(name, count)

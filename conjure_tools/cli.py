@@ -321,6 +321,7 @@ def _load(options: argparse.Namespace) -> GenerativeProcess:
     names = ["device", "dtype", "text_dtype", "revision", "variant", "config", "device_map"]
     names += ["long_prompts", "height", "width", "negative_prompt"]
     given = {name: getattr(options, name) for name in names}
+    given["quantization_config"] = options.quantization
     process = load(options.model, **{k: v for k, v in given.items() if v is not None})
     heed_interrupts()
     return process
@@ -448,6 +449,19 @@ def _place(text: str) -> Path:
     return Path(text)
 
 
+def _settings(text: str) -> dict[str, Any]:
+    """The settings of a quantiser."""
+    from conjure_tools.quantisers import EXAMPLE
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} names no settings as JSON, such as '{EXAMPLE}'")
+    return found
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="conjure", description=__doc__)
     parser.add_argument("--version", action="version", version=f"conjure {__version__}")
@@ -492,6 +506,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--variant", help="of the weights' files, such as fp16")
         command.add_argument("--config", metavar="FOLDER", help="the settings of a single file")
         command.add_argument("--device-map", help="of large networks, such as auto")
+        command.add_argument(
+            "--quantization",
+            type=_settings,
+            metavar="JSON",
+            help="of the network, as diffusers has it",
+        )
         command.add_argument("--height", type=int, help="of the pictures, in pixels")
         command.add_argument("--width", type=int)
         command.add_argument("--negative-prompt", help="what guidance leads away from")

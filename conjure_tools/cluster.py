@@ -37,6 +37,20 @@ BLOCK = 250  # pairs: three draws of ten steps are some three minutes of 150 eva
 RETRIES = 3  # of a block whose worker dies
 
 
+class Scoring(Single, total=False):
+    """What :class:`PairScorer` takes by name, as :func:`score_files` does too."""
+
+    model: str
+    loader: Callable[..., GenerativeProcess]
+    device: str | None
+    sampling: Sampling
+    quadrature: Quadrature
+    batch_size: int
+    threads: int | None
+    compiled: bool
+    dtype: str
+
+
 class PairScorer:
     """The distances of a block of pairs, all weightings at once.
 
@@ -118,7 +132,7 @@ def score_files(
     cpus: float = 1,
     gpus: float = 0,
     block: int = BLOCK,
-    **settings: Any,
+    **settings: Unpack[Scoring],
 ) -> None:
     """Score files of pairs with Ray, on the cluster that it is connected to or starts here.
 
@@ -147,7 +161,8 @@ def score_files(
     whole("workers", workers), whole("block", block)
     _check_share("cpus", cpus)
     _check_share("gpus", gpus)
-    scorer = PairScorer(**({"threads": max(1, int(cpus))} | settings))
+    own: Scoring = {"threads": max(1, int(cpus))}
+    scorer = PairScorer(**(own | settings))
     _check_scorer(scorer)
     check_place(out)
     if Path(out).resolve() == Path(pairs).resolve():

@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,15 @@ from conjure_lib.inputs import as_numbers, whole
 FEW = 10  # pairs below which there is no interval
 CHUNK = 2**18  # pairs drawn at a time: bounds the memory, changes no number
 MIXED = 20  # times that the draws of each pair are mixed, to see what pairs share of a draw
+
+
+class Resampling(TypedDict, total=False):
+    """How an interval is drawn, as calls take it by name."""
+
+    resamples: int
+    seed: int
+
+
 Column = Callable[[np.ndarray], np.ndarray]
 """Counts (b, n) of the pairs in b resamples to centred values or ranks (b, n)."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from conjure_lib import Quadrature, Weighting
 from conjure_lib.inputs import as_prompts
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.reading import Reading, listed, quoted, read
+from conjure_lib.reading import Reading, firsts, quoted, read
 from conjure_lib.sampling import OPTIONS, Settings, check_known
 from conjure_lib.sde import Compared
 from conjure_lib.similarity import distances
@@ -60,7 +60,7 @@ class DistanceMatrix(Compared):
         if not isinstance(at, str):
             return at
         if at not in self.prompts:
-            raise KeyError(f"{quoted(at)} is none of the prompts: {listed(self.prompts)}")
+            raise KeyError(f"{quoted(at)} is none of the prompts: {firsts(self.prompts)}")
         return self.prompts.index(at)
 
     def to_frame(self) -> Any:

@@ -8,17 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 
 from conjure_lib.inputs import as_prompts
-from conjure_tools.scorer import Scorer
+from conjure_lib.process import GenerativeProcess
+from conjure_tools.scorer import Scorer, ScorerSettings
 
 if TYPE_CHECKING:
-    TorchDistance: Any
-    EvaluateDistance: Any
+
+    class _Distance:
+        """What both are to a type checker; the rest is of the library's own metric."""
+
+        def __init__(
+            self, scorer: Scorer | GenerativeProcess, **settings: Unpack[ScorerSettings]
+        ) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+        def __call__(self, *given: Any, **named: Any) -> Any: ...
+
+    class TorchDistance(_Distance): ...
+
+    class EvaluateDistance(_Distance): ...
+
 
 __all__ = ["EvaluateDistance", "TorchDistance"]
 
@@ -74,7 +87,7 @@ def _torch() -> type:
         is_differentiable = False
         higher_is_better = False
 
-        def __init__(self, scorer: Any, **settings: Any) -> None:
+        def __init__(self, scorer: Any, **settings: Unpack[ScorerSettings]) -> None:
             super().__init__()
             self.scorer = _scorer(scorer, settings)
             for name in ("total", "count"):
@@ -108,7 +121,7 @@ def _evaluate() -> type:
         True
         """
 
-        def __init__(self, scorer: Any, **settings: Any) -> None:
+        def __init__(self, scorer: Any, **settings: Unpack[ScorerSettings]) -> None:
             super().__init__(keep_in_memory=True)
             self.scorer = _scorer(scorer, settings)
 

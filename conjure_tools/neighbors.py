@@ -395,7 +395,10 @@ def _moved(b: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _interval(
     a: np.ndarray, b: np.ndarray, value: float, resamples: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """95 % interval from resampled influences; a and b (n, k + 1), nearest first."""
+    """95 % interval from resampled influences; a and b (n, k + 1), nearest first.
+
+    By hand: a mean is resampled about another value, and with the generator of the permutations.
+    """
     if not resamples:
         return np.nan, np.nan
     left, n = _left_out(a, b), len(a)

@@ -149,6 +149,18 @@ class Run:
         return table.assign(distance=values.mean(axis=1), stderr=error, **said)
 
 
+class Options(Single, total=False):
+    """What :func:`score` takes by name."""
+
+    sampling: Sampling
+    pairing: Pairing
+    quadrature: Quadrature
+    batch_size: int
+    block: int
+    note: dict[str, Any] | None
+    report: Callable[[str], None]
+
+
 def score(
     process: GenerativeProcess,
     pairs: pd.DataFrame,

@@ -61,6 +61,14 @@ class _Card:
         self.metrics |= metrics
 
 
+class ScorerSettings(Settings, total=False):
+    """What a :class:`Scorer` takes by name."""
+
+    weighting: Weighting
+    quadrature: Quadrature
+    width: int | None
+
+
 class Scorer:
     """Similarity of texts by the images that they conjure.
 
@@ -386,7 +394,7 @@ class _Mteb:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What mteb keeps scores under: of the scorer and its process as they are now."""
+        """What mteb keeps scores under, of the scorer and its process as they are now."""
         from mteb.models import ModelMeta
 
         name = self.scorer.process.name

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from conjure_lib import Quadrature, Weighting
 from conjure_lib.inputs import finite, whole
 from conjure_lib.sampling import Sampling
 from conjure_lib.terms import BUDGET, Estimate, Spent, Terms
@@ -25,7 +26,8 @@ def spend(
     *,
     tolerance: float | None,
     budget: int | None,
-    **ways: Any,
+    weighting: Weighting,
+    quadrature: Quadrature,
 ) -> list[tuple[Terms, Spent]]:
     """Terms of each pair, with as many steps and draws as its own two errors ask for.
 
@@ -45,7 +47,7 @@ def spend(
         make: :func:`conjure_lib.pair_terms` of a process.
         settings: the rest of what it is given, as pairing and batch_size.
         budget: noise predictions that a pair, by itself, may take; ``BUDGET`` where it is None.
-        ways: weighting and quadrature.
+        weighting, quadrature: how an estimate is read off the terms.
 
     Raises:
         TypeError, ValueError: no tolerance, or one that is no share; draws that are listed, or
@@ -61,7 +63,7 @@ def spend(
     if budget < first:
         raise ValueError(f"budget={budget} does not pay for the first {first} noise predictions")
     work = {name: settings[name] for name in WORK if name in settings}
-    goal = _Goal(begin, tolerance, budget // price, ways)
+    goal = _Goal(begin, tolerance, budget // price, weighting, quadrature)
     owners = [_Owner(begin) for _ in pairs]
     while groups := dict.fromkeys(one.next for one in owners if one.next):
         for some in groups:
@@ -91,7 +93,8 @@ class _Goal:
     begin: Sampling
     tolerance: float
     budget: int
-    ways: Mapping[str, Any]
+    weighting: Weighting
+    quadrature: Quadrature
 
 
 @dataclass
@@ -111,7 +114,7 @@ class _Owner:
             numbers = (*self.terms.sampling.numbers, *made.sampling.numbers)
             made = replace(made, squares=both, sampling=replace(made.sampling, draws=numbers))
         self.terms = made
-        (estimate,) = made.estimates(**goal.ways)
+        (estimate,) = made.estimates(goal.weighting, goal.quadrature)
         wanted = (goal.tolerance * estimate.value) ** 2
         scatter, off = _squared_errors(estimate)
         self.met = scatter + off <= wanted

@@ -57,6 +57,8 @@ MARKUP = re.compile(
 )
 
 WORDS = r".*[^\d.,\s+-].*"  # not a number
+MARKS = ("''", "``", "‘’", "’’", "“”", "””", "„“", "„”", "‚‘", "«»", "»«", "‹›", "›‹")
+
 LAYOUTS = (
     ("genre file year number score text1 text2", {0: "main-.*", 4: NUMBER.pattern}),  # STS-B
     ("text1 text2 pos score", {2: "[NVA]", 3: NUMBER.pattern}),  # SimVerb-3500
@@ -408,6 +410,13 @@ def _odd_texts(pairs: pd.DataFrame, unit: str) -> list[str]:
         for line, text, said in odd[:1]:
             many = f" ({len(odd)} texts are such)" if len(odd) > 1 else ""
             notes.append(f"{unit} {line}: {quoted(text)} {said}{many}")
+    marked = [t for t in texts if len(t) > 2 and t[0] + t[-1] in MARKS]
+    if 2 * len(marked) > len(texts):  # a few may well be quotations
+        notes.append(
+            f"{len(marked)} of {len(texts)} texts stand in quotation marks, such as "
+            f"{quoted(marked[0])}: the marks are read with them, as only straight double ones "
+            'around a cell (") are taken off'
+        )
     return notes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from conjure_lib.reading import Reader, Reading, listed, quoted, read, same, warn_same
+from conjure_lib.reading import Reader, Reading, firsts, quoted, read, same, warn_same
 
 COLUMNS = ("read1", "lost1", "read2", "lost2", "same_tokens")  # of a table of pairs
 UNREAD = ("texts_not_read_whole", "pairs_of_same_tokens")  # what a record counts
@@ -46,7 +46,7 @@ def examples(table: Mapping[str, Sequence[Any]]) -> list[str]:
     """Of the same: the first of these texts and the first of these pairs, in brackets."""
     texts, pairs = _unread(table)
     named = [*map(quoted, texts)], [" and ".join(map(quoted, pair)) for pair in pairs]
-    return [f" ({listed(some)})" if some else "" for some in named]
+    return [f" ({firsts(some)})" if some else "" for some in named]
 
 
 def _unread(table: Mapping[str, Sequence[Any]]) -> list[list[Any]]:

@@ -84,10 +84,10 @@ def test_weights_learned_from_noise_help_only_where_they_were_learned() -> None:
     inside, outside = [], []
     for _ in range(40):
         curve, human = rng.gamma(2, size=(65, 10)), rng.normal(size=65)
-        fitted = curve @ ablations.learned(curve, human)
-        held = ablations.held_out(curve, human, ablations.learned, halvings=5)[0]
-        inside.append(ablations.correlations(-fitted[None], human)[0])
-        outside.append(ablations.correlations(-held[None], human)[0])
+        fitted = curve @ ablations.learned_weights(curve, human)
+        held = ablations.held_out(curve, human, ablations.learned_weights, halvings=5)[0]
+        inside.append(ablations.rank_correlations(-fitted[None], human)[0])
+        outside.append(ablations.rank_correlations(-held[None], human)[0])
     assert np.mean(inside) > 0.15
     assert abs(np.mean(outside)) < 4 * np.std(outside) / np.sqrt(len(outside))
 
@@ -96,7 +96,7 @@ def test_learned_weights_find_the_timestep_that_matters() -> None:
     rng = np.random.default_rng(5)
     curve = rng.gamma(2, size=(400, 10))
     human = -curve[:, 3] + 0.1 * rng.normal(size=400)
-    weights = ablations.learned(curve, human)
+    weights = ablations.learned_weights(curve, human)
     assert weights.argmax() == 3 and weights[3] > 0.8
     assert np.array_equal(ablations.best_single(curve, human), np.eye(10)[3])
-    assert np.array_equal(ablations.learned(curve, curve.sum(axis=1)), np.full(10, 0.1))
+    assert np.array_equal(ablations.learned_weights(curve, curve.sum(axis=1)), np.full(10, 0.1))

@@ -105,7 +105,7 @@ def test_a_finished_arm_is_what_was_trained(
     seen: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unet, "HELD_OUT", 4)
-    shipped, untrained = cj.load(device="cpu"), arms.untrained()
+    shipped, untrained = cj.load(device="cpu"), arms.random_start()
     found = {}
     for name in ("distilled", "scratch"):
         folder = tmp_path / f"{name}-2"
@@ -115,7 +115,7 @@ def test_a_finished_arm_is_what_was_trained(
         assert (folder / "weights.safetensors").stat().st_mtime_ns == before
         found[name] = arms.load_arm(folder, name)
     assert [n for n, _ in arms.models(tmp_path, 2)] == ["shipped", "untrained", *found]
-    assert arms.curves(tmp_path, 2)["scratch"]["curve"][-1]["step"] == 2
+    assert arms.training_curves(tmp_path, 2)["scratch"]["curve"][-1]["step"] == 2
     readers = {n: p.encode(["a dog"]) for n, p in {**found, "shipped": shipped}.items()}
     assert torch.equal(readers["distilled"], readers["shipped"])
     assert not torch.allclose(readers["scratch"], readers["shipped"])
@@ -246,7 +246,7 @@ def test_the_record_of_the_probes_names_every_model_and_method(
     monkeypatch.setattr(arms, "load_probes", lambda: table)
     monkeypatch.setitem(arms.DRAWS, "probes", 1)
     monkeypatch.delenv("CONJURE_MINILM", raising=False)
-    found, notes = arms.of_probes(tmp_path, 2)
+    found, notes = arms.probe_table(tmp_path, 2)
     assert "arm scratch is not trained" in capsys.readouterr().out
     scored = {*cj.WEIGHTINGS}
     methods = {m: set(part) for m, part in found.groupby("model")["method"]}
@@ -258,7 +258,7 @@ def test_the_record_of_the_probes_names_every_model_and_method(
     assert len(found) == 2 * sum(map(len, methods.values()))
     hashes = {run["settings"]["weights"] for run in notes["runs"].values()}
     assert len(hashes) == 2
-    again, _ = arms.of_probes(tmp_path, 2)  # from the runs that are there
+    again, _ = arms.probe_table(tmp_path, 2)  # from the runs that are there
     pd.testing.assert_frame_equal(found, again)
 
 
@@ -278,7 +278,7 @@ def test_the_record_of_agreement_shares_the_runs_of_the_words(
     )
     monkeypatch.setattr(arms.records, "WORK", tmp_path / "records")
     monkeypatch.setattr(arms, "DRAWS", {"rg65": 1, "simlex999": 1})
-    found, notes = arms.agreement(tmp_path / "work", 2)
+    found, notes = arms.agreement_of_models(tmp_path / "work", 2)
     assert sorted(f.name for f in (tmp_path / "records").iterdir()) == ["rg65", "simlex999"]
     assert notes["arms"] == {}
     assert set(found["model"]) == {"shipped", "untrained"} and len(found) == 2 * 2 * 5 * 2

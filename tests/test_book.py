@@ -23,7 +23,8 @@ import pytest
 import strict
 import torch
 import yaml
-from execute import ROOT, ChapterError
+from execute import ROOT
+from strict import ChapterError
 
 import conjure_lib as cj
 
@@ -439,7 +440,7 @@ from pathlib import Path
 import execute
 if __name__ == "__main__":
     out = Path(sys.argv[2])
-    with execute.alone(out):
+    with execute.holding(out):
         execute.execute(Path(sys.argv[1]), out, {"ME": sys.argv[3]}, "base")
 """
 SLOW = """
@@ -481,12 +482,12 @@ def test_workers_end_with_a_killed_runner_and_write_nothing_later(
             assert until(lambda: pids.exists() or runner.poll() is not None)
             started = [int(pid) for pid in pids.read_text().split()]
             with pytest.raises(ChapterError, match="another runner or build is at work in"):  # noqa: SIM117
-                with execute.alone(out):
+                with execute.holding(out):
                     pass
         finally:
             runner.send_signal(how)
     assert until(lambda: all(gone(pid) for pid in started), 60)  # kernel, worker, the cell's own
-    with execute.alone(out):  # the lock is free, and what was unfinished is cleared away
+    with execute.holding(out):  # the lock is free, and what was unfinished is cleared away
         assert {path.name for path in out.iterdir()} <= {".lock"}
         assert execute.execute(notebook, out, {"ME": "newer"}, "base")
     for pid in pids.read_text().split()[2:]:  # the cell's own, if its kernel has left it
@@ -855,13 +856,15 @@ def test_buttons_need_an_address() -> None:
 def test_the_cost_table_adds_up() -> None:
     common = {"python": "3", "torch": "2", "diffusers": "0", "transformers": "5", "cores": 2}
     records = {
-        "01_a": {"seconds": 10.2, "peak_mib": 512.4, **common},
-        "02_b": {"seconds": 20.1, "peak_mib": 600.0, **common},
+        "01_a": {"predictions": 1200, "seconds": 10.2, "peak_mib": 512.4, **common},
+        "02_b": {"predictions": 0, "seconds": 20.1, "peak_mib": 600.0, **common},
     }
     table = build_book.cost_table(records, "ci")
-    assert "| [](../notebooks/01_a.ipynb) | 10 | 512 |" in table
-    assert "| together | 30 | |" in table
+    assert "| [](../notebooks/01_a.ipynb) | 1,200 | 10 | 512 |" in table
+    assert "| together | 1,200 | 30 | |" in table
     assert table.count("torch 2") == 1
+    assert build_book.predictions_of({"page-evaluations": "'1,680'", "evaluations": "3"}) == 1680
+    assert build_book.predictions_of({"seconds": "4.2"}) == 0
 
 
 def small_book(folder: Path, text: str) -> Path:

@@ -42,7 +42,7 @@ def rows() -> np.ndarray:
 
 
 def test_statistics_of_words_are_those_of_the_library(rows: np.ndarray) -> None:
-    words.check({"some": rows, "fewer": rows[:30]})
+    words.check_statistics({"some": rows, "fewer": rows[:30]})
     many = words.statistics(np.stack([rows[:40], rows[40:]]))
     for found, part in zip(many, (rows[:40], rows[40:]), strict=True):
         assert found[0] == pytest.approx(spearmanr(part[:, 0], part[:, 1]).statistic)
@@ -65,7 +65,7 @@ def test_a_gap_is_found_where_there_is_one_and_not_elsewhere(rows: np.ndarray) -
 def test_couples_are_matched_once_and_within_the_caliper() -> None:
     first = pd.DataFrame({"concreteness": [1.0, 1.2, 3.0, 4.9]})
     second = pd.DataFrame({"concreteness": [1.21, 3.3, 1.05]})
-    one, other = words.matched(first, second, 0.25)
+    one, other = words.matched_rows(first, second, 0.25)
     assert sorted(zip(one.index, other.index, strict=True)) == [(0, 2), (1, 0)]
 
 

@@ -21,6 +21,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
+from conjure_tools import quantisers
 from conjure_tools.cli import _prepare_figure, main
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.runs import open_run
@@ -78,16 +79,23 @@ def test_options_of_the_model_reach_it(run: Run, monkeypatch: pytest.MonkeyPatch
         "compare", *PAIR, "--model", "sd.safetensors", "--config", "sd", "--dtype", "float16",
         "--text-dtype", "auto", "--revision", "abc", "--variant", "fp16", "--device-map", "auto",
         "--height", "64", "--width", "32", "--negative-prompt", "a dog", "--long-prompts",
-        "--sampler", "own", "--guidance", "2",
+        "--sampler", "own", "--guidance", "2", "--quantization", quantisers.EXAMPLE,
     )  # fmt: skip
     assert (code, err.strip()) == (2, "conjure_lib: that will do")
     expected: dict[str, Any] = {"config": "sd", "dtype": "float16", "text_dtype": "auto"}
     expected |= {"revision": "abc", "variant": "fp16", "device_map": "auto", "long_prompts": True}
     expected |= {"height": 64, "width": 32, "negative_prompt": "a dog"}
+    expected["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     assert asked == [("sd.safetensors", expected)]
     run("compare", *PAIR)
     plain = {"dtype": "float32", "text_dtype": "float32", "long_prompts": False}
     assert asked[1] == ("emoji-diffusion", plain)
+
+
+@pytest.mark.parametrize("given", ["int8", "[1]", '{"load_in_8bit": true', ""])
+def test_a_quantization_is_json_of_settings(given: str, run: Run) -> None:
+    code, _, err = run("compare", *PAIR, "--quantization", given)
+    assert code == 2 and f"{given!r} names no settings as JSON, such as" in err
 
 
 def test_defaults_are_the_librarys(run: Run, process: cj.GenerativeProcess) -> None:

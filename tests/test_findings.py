@@ -172,7 +172,7 @@ def test_a_set_is_measured_as_the_words_say() -> None:
         }
         sets[name] = pd.DataFrame(words | columns | {"people": people})
     own = findings.COSINES[0]
-    found, part = findings.of_set(sets, "a", own, 50), sets["a"]
+    found, part = findings.statistics_of_set(sets, "a", own, 50), sets["a"]
 
     def rho(column: Any, rows: Any = slice(None)) -> float:
         return float(spearmanr(np.asarray(column)[rows], people[rows]).statistic)
@@ -198,7 +198,7 @@ def test_a_set_is_measured_as_the_words_say() -> None:
 def test_the_record_is_of_the_records_beside_it() -> None:
     record = records.opened("findings")
     assert record
-    assert record.notes["from"] == findings.sources(), "make records NAME=findings"
+    assert record.notes["from"] == findings.source_hashes(), "make records NAME=findings"
     assert record.notes["weights"] == findings.common_weights()
     assert not {"text1", "text2", "score", "people", "id"} & {*record.table}
     rows = record.table.dropna(subset=["low", "high"])
@@ -271,7 +271,7 @@ def test_verdicts_follow_the_rule(lows: list[float], verdict: str) -> None:
 
 def test_the_papers_figures_are_those_of_the_file() -> None:
     assert claims.printed(claims.METHOD) == "STS-B 70.3, SICK-R 66.0, mean of seven 65.4"
-    (simcse,) = claims.of_simcse()
+    (simcse,) = claims.on_simcse()
     assert "68.4" in simcse.theirs and "76.85" in simcse.ours and simcse.verdict == "not confirmed"
 
 
@@ -335,7 +335,7 @@ def test_the_page_is_made_without_ratings(tmp_path: Path, monkeypatch: pytest.Mo
     def nothing(resamples: int) -> Any:
         raise FileNotFoundError("no ratings")
 
-    monkeypatch.setattr(findings, "measured", nothing)
+    monkeypatch.setattr(findings, "measured_table", nothing)
     parts = written(tmp_path)
     assert parts.keys() == included()
     assert all(text.strip() for text in parts.values())
@@ -363,5 +363,5 @@ def test_records_of_other_weights_are_called_stale(monkeypatch: pytest.MonkeyPat
     assert "were made with other weights" in stale and "`encoders`" in stale
     mine = json.loads((records.RESULTS / "findings.json").read_text())["weights"]
     assert "`findings`" not in page.state(evidence.kept(mine))
-    monkeypatch.setattr(findings, "sources", lambda: {"words": "", "sts": "", "spaces": ""})
+    monkeypatch.setattr(findings, "source_hashes", lambda: {"words": "", "sts": "", "spaces": ""})
     assert "`words`, `sts`, `spaces`" in page.state(evidence.kept(mine))

@@ -138,7 +138,7 @@ def test_shipped_classes_have_their_pictures() -> None:
 def test_latents_are_what_the_decoder_turns_into_the_picture(process: cj.GenerativeProcess) -> None:
     drawn = zero_shot.drawings(zero_shot.emoji_of(["rose"], everything=False)[0])[:1]
     assert process.decode is not None
-    again = process.decode(zero_shot.latents(process, drawn))
+    again = process.decode(zero_shot.as_latents(process, drawn))
     assert np.abs(again - drawn / 255).mean() < 0.06
 
 
@@ -175,7 +175,7 @@ def test_a_trained_model_names_pictures(process: cj.GenerativeProcess, tmp_path:
 
 def test_rank_and_prediction_of_known_errors() -> None:
     found = np.array([[3.0, 1, 2], [9, 1, 5], [1, 2, 1]])
-    table = zero_shot.judged(found, ["a", "b", "c"])
+    table = zero_shot.predictions(found, ["a", "b", "c"])
     assert table["rank"].tolist() == [3, 1, 1]
     assert table["predicted"].tolist() == ["b", "b", "a"]
     assert table["error"].tolist() == [3, 1, 1]
@@ -186,7 +186,7 @@ def test_class_means_are_vectors_of_a_class(process: cj.GenerativeProcess) -> No
     table = zero_shot.class_means(process, emoji)
     assert table["class"].tolist() == ["rose", "house"]
     assert [len(table[c][0]) for c in ("latents", "unet")] == [16 * 8 * 8, 160]
-    clean = zero_shot.latents(process, zero_shot.drawings(emoji[1])[1:])
+    clean = zero_shot.as_latents(process, zero_shot.drawings(emoji[1])[1:])
     assert np.allclose(table["latents"][1], clean.flatten(1).mean(0), atol=1e-5)
     unet = process.modules["unet"]
     assert not unet.mid_block._forward_hooks  # nothing is left behind

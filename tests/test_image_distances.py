@@ -107,7 +107,7 @@ def test_the_tables_hold_what_the_library_gives(
 def test_cost_counts_what_is_spent(process: cj.GenerativeProcess, pairs: pd.DataFrame) -> None:
     texts = [(row.text1, row.text2) for row in pairs.itertuples()]
     cj.distances(process, texts, steps=distances.STEPS, draws=3)
-    assert distances.cost(pairs, "sde", 3) * len(pairs) == process.evaluations
+    assert distances.image_cost(pairs, "sde", 3) * len(pairs) == process.evaluations
     before = process.evaluations
     baselines.direct_output(process, texts, draws=6)
-    assert distances.cost(pairs, "energy", 6) * len(pairs) == process.evaluations - before
+    assert distances.image_cost(pairs, "energy", 6) * len(pairs) == process.evaluations - before

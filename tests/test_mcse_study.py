@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_controls_keep_numbers_and_lose_pictures() -> None:
     images = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
-    found = data_of.controls(images)
+    found = data_of.control_data(images)
     shuffled, noise = found[data_of.SHUFFLED][1], found[data_of.RANDOM][1]
     rows = {tuple(row) for row in images.tolist()}
     assert {tuple(row) for row in shuffled.tolist()} == rows
@@ -168,7 +168,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, process: cj.GenerativeProcess
     folder = tmp_path_factory.mktemp("study")
     vectors = torch.randn(36, 4, generator=torch.Generator().manual_seed(0))
     kinds: data_of.Images = {data_of.EVERY: (vectors[:24], vectors[24:])}
-    kinds |= {data_of.REAL: (None, vectors[24:])} | data_of.controls(vectors[24:])
+    kinds |= {data_of.REAL: (None, vectors[24:])} | data_of.control_data(vectors[24:])
     data = data_of.Data(WORDS[:24], WORDS[24:36], kinds, WORDS[36:44])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmarks, "load_pairs", small_sets)

@@ -105,10 +105,10 @@ def test_what_is_quoted_of_the_sizes_is_in_their_table() -> None:
 
 def test_numbers_are_said_with_their_intervals_where_there_are_any() -> None:
     row = SimpleNamespace(spearman=0.456, low=-0.2, high=0.61)
-    assert evidence.interval(row) == "46 [-20, 61]"
+    assert evidence.hundredths(row) == "46 [-20, 61]"
     few = SimpleNamespace(difference=0.456, difference_low=math.nan, difference_high=math.nan)
-    assert evidence.interval(few, evidence.DIFFERENCE, "+") == "+46"
-    assert [evidence.share(x) for x in (0.0, np.float64(1), 0.974)] == ["none", "all", "97 %"]
+    assert evidence.hundredths(few, evidence.DIFFERENCE, "+") == "+46"
+    assert [evidence.share_said(x) for x in (0.0, np.float64(1), 0.974)] == ["none", "all", "97 %"]
     x = pd.Series(np.arange(30.0))
     assert evidence.ranks_alike(x, -x) == "-100 [-100, -100]"
     assert evidence.ranks_alike(x[:2], x[:2]) == "not defined"
@@ -123,7 +123,7 @@ def test_the_record_is_told_with_intervals(process: cj.GenerativeProcess) -> Non
         assert SAID.fullmatch(facts[name]), (name, facts[name])
     assert 0 <= facts["n_below"] + facts["n_above"] <= facts["n_compared"] == 7 * 3 * 2
     assert not re.search("nan|_", " ".join(str(value) for value in facts.values()))
-    table = evidence.floor_table(found, evidence.floors(found), evidence.reliabilities(found)).data
+    table = evidence.floor_table(found, evidence.floors(found), evidence.repeatability(found)).data
     wide = found.wide.xs((found.first, "energy", found.many))
     again = 100 * wide["common"].corr(wide["common again"], "spearman")
     assert facts["again_energy_common"].startswith(f"{again:.0f} [")

@@ -91,10 +91,33 @@ def test_columns_of_numbers_are_on_the_right() -> None:
     )
 
 
+def test_a_number_keeps_its_per_cent() -> None:
+    page = '<article title="9 %">95\n% and <span>3</span> %, 7 %d</article><pre>5 % 2</pre>'
+    kept = page.replace("95\n%", "95\N{NO-BREAK SPACE}%").replace("> %,", ">\N{NO-BREAK SPACE}%,")
+    assert finish.typeset(page) == kept
+
+
 def test_numbers_of_a_styled_frame_stand_at_the_right() -> None:
     frame = pd.DataFrame({"value": [1.5, -2.0], "of": ["cat", "dog"]}, index=["first", "second"])
     found = finish.numbers_to_the_right(frame.style.format(precision=1).to_html())
     assert re.findall(r'<t[hd][^>]*class="number [^>]*>([^<]*)<', found) == ["value", "1.5", "-2.0"]
+
+
+def test_columns_with_exponents_and_under_shared_headings_are_numbers_too() -> None:
+    rows = ["<tr><th></th><th colspan=2>both</th></tr>", "<tr><th></th><th>a</th><th>b</th></tr>"]
+    body = "<tr><td>cat</td><td>3e-07</td><td>52 [31, 68]*</td></tr>"
+    page = f'<table class="table"><thead>{"".join(rows)}</thead><tbody>{body}</tbody></table>'
+    found = finish.numbers_to_the_right(finish.typeset(f"<article>{page}</article>"))
+    assert found.count('class="number"') == 4  # of the heading that is shared, none
+    assert ">3\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10⁻⁷<" in found
+
+
+def test_numbers_of_the_text_are_set_and_those_of_code_are_not() -> None:
+    code = '<pre>-1 3e-07</pre><span class="math notranslate">\\(x^{-1}\\)</span><code>5%</code>'
+    text = "-0.02 [-0.1, 5], 63%, 2.8e+00 and 3e-01, 2026-11-29, row-1, 1-2"
+    page = f'-1<article class="a-1">{code}<p id="x-1">{text}</p></article>-1'
+    set_ = "−0.02 [−0.1, 5], 63\N{NO-BREAK SPACE}%, 2.8 and 0.3, 2026-11-29, row-1, 1-2"
+    assert finish.typeset(page) == page.replace(text, set_)
 
 
 @pytest.mark.parametrize(

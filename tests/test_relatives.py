@@ -86,13 +86,13 @@ def test_maps_add_up_and_what_is_steady_is_told() -> None:
 
 def test_estimators_are_said_beside_the_paths_with_their_errors() -> None:
     found = relatives.asked(process(), ["0", "1"], draws=3, steps=12)
-    table = relatives.compared(found).data
+    table = relatives.estimators_beside_paths(found).data
     assert list(table.index) == ["paths", "MINDE", "excess loss", "sum of m", "difference of m"]
     assert table.loc["MINDE", "times the paths"] == "1.00 (1.00 to 1.00)"
     # both texts share their noise, which cancels between the halves of laws of one width …
     assert (table["error, %"].iloc[:3] == "0").all()
     unlike = relatives.asked(process((0.5, 1.5, 0.5)), ["0", "1"], draws=3, steps=12)
-    for kind, error in relatives.compared(unlike).data["error, %"].iloc[:3].items():
+    for kind, error in relatives.estimators_beside_paths(unlike).data["error, %"].iloc[:3].items():
         draws = unlike.of_pairs(str(kind))[0]  # … and of no others
         assert int(error) == round(100 * draws.std(ddof=1) / math.sqrt(3) / draws.mean()) > 0
     assert table.loc["paths", "ρ × 100 with the paths"] == ""

@@ -6,9 +6,11 @@ import ast
 import io
 import os
 import platform
+import re
 import subprocess
 import sys
 import tokenize
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,7 @@ LEANS = {  # the ways that lead on, each when it is asked for
     ],
     "__main__.py": ["from conjure_tools.cli import entry"],
     "loading.py": [
+        "from conjure_tools.quantisers import fitting",
         "from conjure_tools.hub import no_revision",
         "from conjure_tools.single_file import open_file",
         "from conjure_tools.hub import pipeline_folder",
@@ -132,6 +135,50 @@ def test_the_library_is_read_in_a_sitting() -> None:
     for names, most in LINES.items():
         counted = [file for file in files if file.stem in (names.split() or [file.stem])]
         assert sum(map(code_lines, counted)) <= most, names
+
+
+def test_nothing_edits_the_path_that_modules_are_found_on() -> None:
+    rooms = ("conjure_lib", "conjure_tools", "training", "book", "bench", "notebooks")
+    files = [
+        f for room in rooms for kind in ("py", "ipynb") for f in (ROOT / room).rglob(f"*.{kind}")
+    ]
+    edit = re.compile(r"sys\.path\b\s*(\.(append|insert|extend)|\+?=|\[)")
+    assert len(files) > 100
+    assert [file.name for file in files if edit.search(file.read_text("utf-8"))] == []
+
+
+ROLES = {"record", "make", "main", "facts", "of_record", "overlay"}  # what any study may have
+
+
+def test_no_two_studies_have_a_function_of_one_name() -> None:
+    kinds, names = (ast.ClassDef, ast.FunctionDef), Counter[str]()
+    for file in (ROOT / "notebooks" / "studies").rglob("*.py"):
+        names.update(
+            {n.name for n in ast.parse(file.read_text("utf-8")).body if isinstance(n, kinds)}
+        )
+    assert len(names) > 300
+    assert [k for k, n in names.items() if n > 1 and k[0] != "_" and k not in ROLES] == []
+
+
+OPEN = {  # what is handed on is a library's, and checked when it is run
+    *("load", "from_pipeline", "rehearse", "pretrained", "start_ray"),
+    *("predict", "rank", "encode", "similarity", "similarity_pairwise"),  # sentence-transformers'
+    *("compute_loss", "evaluate", "on_step_end"),  # those of transformers' Trainer
+}
+
+
+def test_a_misspelt_setting_is_an_error_in_the_editor() -> None:
+    found = set()
+    for room in ("conjure_lib", "conjure_tools"):
+        for file in (ROOT / room).glob("*.py"):
+            body = ast.parse(file.read_text("utf-8")).body
+            inner = [n for one in body if isinstance(one, ast.ClassDef) for n in one.body]
+            for node in [*body, *inner]:
+                if isinstance(node, ast.FunctionDef) and node.args.kwarg and node.name[0] != "_":
+                    kind = node.args.kwarg.annotation
+                    if isinstance(kind, ast.Name) and kind.id == "Any":
+                        found.add(f"{file.stem}.{node.name}")
+    assert {name for name in found if name.split(".")[1] not in OPEN} == set()
 
 
 # -- threads ----------------------------------------------------------------------------------

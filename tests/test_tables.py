@@ -296,6 +296,23 @@ def test_markup_in_a_text_is_told_of(tmp_path: Path) -> None:
             assert read_pairs(tmp_path / "pairs.csv")["text1"][1] == text
 
 
+@pytest.mark.parametrize("marks", ["''", "‘’", "“”", "„“", "«»", "``"])
+def test_marks_around_most_texts_are_told_of(marks: str, tmp_path: Path) -> None:
+    first, last = marks
+    enclosed = [f"{first}{text}{last}" for text in ("a cat", "a dog", "a bus")]
+    lines = "".join(f"{text};{first}an owl{last};1\n" for text in enclosed)
+    with pytest.warns(UserWarning, match="4 of 4 texts stand in quotation marks") as told:
+        pairs = read_pairs(write(tmp_path, f"text1;text2;score\n{lines}"))
+    assert pairs["text1"].tolist() == enclosed  # and nothing is taken away
+    assert len(told) == 1
+
+
+def test_a_quotation_among_other_texts_is_none_of_these_marks(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_pairs(write(tmp_path, "text1,text2\n'tis the season',a cat\nan owl,a bus\n"))
+
+
 def test_texts_with_accents_and_signs_are_not_suspected(tmp_path: Path) -> None:
     texts = ["«Café»", "«CAFÉ»", "voilà…", "le café…»", "CHÂTEAU", "São", "ÃO £5", "»Ä« und »Ö«"]
     texts += ["20 °C, ½ ¼", "Ångström", "ÀÉÎÕÜ ß", "naïve", "ð and þ", "“Â”", "âme"]

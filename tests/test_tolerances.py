@@ -31,7 +31,7 @@ def test_a_study_of_known_divergences(tmp_path: Path, monkeypatch: pytest.Monkey
     truth = [true_divergence(int(a), int(b)) for a, b in pairs[["text1", "text2"]].to_numpy()[:3]]
     off = (known["reference"] - truth).abs()
     assert (off < 4 * known["reference_error"] + 0.02 * np.array(truth)).all()
-    found = tolerances.errors(table)
+    found = tolerances.errors_by_setting(table)
     cost = found["predictions"] / mine["evaluations"].mean()
     assert set(found.index) == {tolerances.ADAPTIVE, *tolerances.FIXED}
     assert cost.between(0.7, 1.4).all()
@@ -41,6 +41,7 @@ def test_a_study_of_known_divergences(tmp_path: Path, monkeypatch: pytest.Monkey
     assert process.evaluations == before
     pd.testing.assert_frame_equal(again, table)
     record = tolerances.Record("tolerance", table, notes)
-    facts = tolerances.facts(mine, record)
+    overlay = record.overlay(mine, ["id", "setting"], "value")
+    facts = tolerances.facts(mine, record, overlay)
     assert "100 % met it" in facts["tolerance_found"]
     assert len(tolerances.shown_errors(record).data) == 5  # type: ignore[union-attr]

@@ -23,7 +23,7 @@ from training.loop import save_atomically, train
 from training.pictures import Emoji, Picture, article, caption, compose, draw, load_sample, plural
 from training.pipeline import BITS, round_weights
 from training.recognise import ranks
-from training.text_encoder import pad_ids, principal_components
+from training.text_encoder import pad_ids, principal_axes
 from training.unet import build, build_scheduler, picture_set, train_unet
 
 DATA = Path(__file__).parent.parent / "data"
@@ -169,7 +169,7 @@ def test_small_words() -> None:
 
 def test_principal_components_against_svd() -> None:
     vectors = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
-    mean, basis, kept = principal_components(vectors, 2)
+    mean, basis, kept = principal_axes(vectors, 2)
     _, singular, rows = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     torch.testing.assert_close(mean, vectors.mean(0))
     torch.testing.assert_close(basis.abs(), rows[:2].T.abs(), atol=1e-4, rtol=1e-4)

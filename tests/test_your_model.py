@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 import warnings
@@ -20,7 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import conjure_lib as cj
+from conjure_lib import loading
+from conjure_lib.integrity import raw
 from conjure_lib.reading import UnreadWarning
+from conjure_tools import quantisers
 from conjure_tools.fingerprints import fingerprint
 from conjure_tools.long_prompts import pieces
 
@@ -156,9 +160,11 @@ def test_a_device_map_in_place_of_a_device(random_folder: Path) -> None:
     assert str(mapped.device) == "cpu"
 
 
+@pytest.mark.parametrize("shipped", [False, True])
 def test_a_quantization_reaches_the_network_alone(
-    random_folder: Path, monkeypatch: pytest.MonkeyPatch
+    shipped: bool, random_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Weights with a known hash are compared with it first, and then read as they are asked for."""
     asked: list[tuple[str, Any]] = []
     for kind in (diffusers.UNet2DConditionModel, diffusers.AutoencoderKL):
         own = kind.from_pretrained
@@ -168,8 +174,54 @@ def test_a_quantization_reaches_the_network_alone(
             return _own(*given, **named)
 
         monkeypatch.setattr(kind, "from_pretrained", hear)
-    cj.load(random_folder, device="cpu", quantization_config="mine")
-    assert sorted(asked, key=str) == [("AutoencoderKL", None), ("UNet2DConditionModel", "mine")]
+    monkeypatch.setattr(quantisers, "fitting", lambda config, *_: config)
+    model = cj.EMBEDDED if shipped else random_folder
+    cj.load(model, device="cpu", quantization_config="mine")
+    of_network = [config for name, config in asked if name == "UNet2DConditionModel"]
+    assert of_network == ([None, "mine"] if shipped else ["mine"])
+    assert [config for name, config in asked if name == "AutoencoderKL"] == [None]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("int8", "cannot be used here"),
+        ({"weights_dtype": "int8"}, "no `quant_method`"),
+        ({"quant_method": "wishes"}, "Unknown quantization type, got wishes"),
+        (json.loads(quantisers.EXAMPLE), "GPU|bitsandbytes"),
+        (diffusers.BitsAndBytesConfig(load_in_8bit=True), "GPU|bitsandbytes"),
+    ],
+)
+def test_a_quantizer_that_cannot_run_is_refused_before_a_weight_is_read(
+    config: Any, told: str, random_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "open_pipeline", lambda *_, **__: pytest.fail("was read"))
+    with pytest.raises(ValueError, match=f"quantization_config .*({told}).* such as"):
+        cj.load(random_folder, device="cpu", quantization_config=config)
+
+
+class Quantised(torch.Tensor):
+    """As quantisers have it: a tensor without storage of its own, of whole numbers and a scale."""
+
+    @staticmethod
+    def __new__(cls, whole: Tensor, scale: Tensor) -> Any:
+        made: Any = torch.Tensor._make_wrapper_subclass(cls, whole.shape, dtype=scale.dtype)
+        made.whole, made.scale = whole, scale
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["whole", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError(func)  # as theirs say of most that can be asked of a tensor
+
+
+def test_the_bytes_of_a_quantised_tensor_are_those_of_its_parts() -> None:
+    whole, scale = torch.tensor([1, -2], dtype=torch.int8), torch.tensor([0.5])
+    found = raw(Quantised(whole, scale))
+    assert found == whole.numpy().tobytes() + scale.numpy().tobytes()
+    assert raw(Quantised(whole, 2 * scale)) != found != raw(Quantised(-whole, scale))
 
 
 def test_an_offloaded_pipeline_runs_where_it_executes(random_folder: Path) -> None:

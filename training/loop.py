@@ -43,7 +43,9 @@ def train(
     The generator of a step is seeded by (seed, step) alone, so that a resumed run sees the same
     data as an undisturbed one. ``folder`` gets ``checkpoint.safetensors`` (weights, their moving
     average, the optimizer's moments) and ``log.jsonl`` (step, loss, seconds, measurements). At the
-    end the model holds the moving average where ``ema`` > 0.
+    end the model holds the moving average where ``ema`` > 0: by hand, since diffusers' EMAModel,
+    which decays alike from the second step on, keeps its averages in a list without names and
+    counts its own steps, and a checkpoint holds both by name and resumes at any step.
 
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint stays as it is.

@@ -92,7 +92,7 @@ def pad_ids(ids: Sequence[list[int]], length: int, pad: int) -> Tensor:
     return torch.tensor([row + [pad] * (length - len(row)) for row in ids])
 
 
-def principal_components(vectors: Tensor, width: int) -> tuple[Tensor, Tensor, float]:
+def principal_axes(vectors: Tensor, width: int) -> tuple[Tensor, Tensor, float]:
     """Mean (d,), basis (d, width) and the kept fraction of the variance of ``vectors`` (n, d)."""
     mean = vectors.mean(0)
     values, basis = torch.linalg.eigh(torch.cov((vectors - mean).double().T))
@@ -149,10 +149,10 @@ def train_text_encoder(
     ids = tokenizer(texts, truncation=True, max_length=LENGTH)["input_ids"]
     if not cache.exists():
         alone = teach(teacher, [[cls, k, sep] for k in range(len(tokenizer))], pad)
-        mean, basis, kept = principal_components(alone, WIDTH)
+        mean, basis, kept = principal_axes(alone, WIDTH)
         table = (alone - mean) @ basis
         whole = teach(teacher, ids, pad)
-        mean, basis, _ = principal_components(whole, WIDTH)
+        mean, basis, _ = principal_axes(whole, WIDTH)
         save_atomically(
             {
                 "table": table / table.std(),

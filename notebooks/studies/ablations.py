@@ -7,6 +7,7 @@ _build/runs. They take half an hour on two CPU cores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def score_all(
     steps: Sequence[int] = STEPS,
     guidances: Sequence[float] = GUIDANCES,
     samplers: Sequence[str] = SAMPLERS,
-    **options: Any,
+    batch_size: int = 64,
+    report: Callable[[str], None] = print,
 ) -> dict[tuple[str, str], runs.Run]:
     """Every run of the studies by (study, value): one setting changed, the others as in BASE."""
     changed: dict[tuple[str, str], dict[str, Any]] = {
@@ -94,14 +96,12 @@ def score_all(
         **{("sampler", name): {"sampler": name} for name in samplers},
         ("pairing", "crossed"): {"pairing": "crossed"},
     }
-    found = {BASE: runs.score(process, pairs, folder / "base", draws=draws, **options)}
+    score = partial(runs.score, pairs=pairs, batch_size=batch_size, report=report)
+    found = {BASE: score(process, folder=folder / "base", draws=draws)}
     for key, setting in changed.items():
-        found[key] = runs.score(
-            process, pairs, folder / "-".join(key), draws=few, **setting, **options
-        )
-    found[MIRRORED] = runs.score(
-        mirrored(process), pairs, folder / "mirrored", draws=max(2, draws // 2), **options
-    )
+        found[key] = score(process, folder=folder / "-".join(key), draws=few, **setting)
+    half = max(2, draws // 2)
+    found[MIRRORED] = score(mirrored(process), folder=folder / "mirrored", draws=half)
     return found
 
 
@@ -144,7 +144,7 @@ def studies(
     return pd.DataFrame(rows + priors(base, resamples, halvings))
 
 
-def compared(
+def agreement_and_gap(
     pairs: pd.DataFrame, distance: np.ndarray, reference: np.ndarray, resamples: int
 ) -> dict[str, float]:
     """Spearman of -distance with people, and how much more that is than of -reference.
@@ -179,7 +179,7 @@ def configuration(
     return {
         "study": study, "value": value, "weighting": weighting, "draws": draws,
         "steps": settings["steps"], "evaluations_per_pair": spent,
-        **compared(run.pairs, distance, reference, resamples),
+        **agreement_and_gap(run.pairs, distance, reference, resamples),
     }  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def by_count(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict[
     rows = []
     for i, k in enumerate(counts):
         row = configuration("draws", str(k), base, base, weighting, k, resamples)
-        row |= compared(base.pairs, values[:, :k], values.mean(1), resamples)
+        row |= agreement_and_gap(base.pairs, values[:, :k], values.mean(1), resamples)
         row["draw_sd"] = chosen[:, i].std(ddof=1)
         row["falls"] = (chosen[:, i] < chosen[:, i - 1]).mean() if i else np.nan
         rows.append(row)
@@ -209,10 +209,10 @@ def over_choices(
     rng = np.random.default_rng(seed)
     orders = np.argsort(rng.random((choices, values.shape[1])), axis=1)
     means = [values[:, orders[:, :k]].mean(axis=2) for k in counts]  # (P, choices) each
-    return np.stack([correlations(-mean.T, human) for mean in means], axis=1)
+    return np.stack([rank_correlations(-mean.T, human) for mean in means], axis=1)
 
 
-def correlations(predicted: np.ndarray, human: np.ndarray) -> np.ndarray:
+def rank_correlations(predicted: np.ndarray, human: np.ndarray) -> np.ndarray:
     """Spearman's ρ of each row of (m, P) with (P,)."""
     x, y = rankdata(predicted, axis=1), rankdata(human)
     x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
@@ -228,7 +228,7 @@ def one_sided(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict
         distance = (each * base.weights(weighting)).sum(1)
         prompts = base.pairs[text].nunique() / len(base.pairs)
         row = configuration("one_sided", value, base, base, weighting, draws, 1)
-        row |= compared(base.pairs, distance, base.by_draw(weighting).mean(1), resamples)
+        row |= agreement_and_gap(base.pairs, distance, base.by_draw(weighting).mean(1), resamples)
         rows.append(row | {"evaluations_per_pair": steps * draws * (prompts + 1)})
     return [configuration("one_sided", "both", base, base, weighting, draws, resamples), *rows]
 
@@ -242,7 +242,7 @@ def curves(run: runs.Run) -> np.ndarray:
     return mean / mean.mean(axis=0)
 
 
-def learned(curve: np.ndarray, human: np.ndarray) -> np.ndarray:
+def learned_weights(curve: np.ndarray, human: np.ndarray) -> np.ndarray:
     """Weights over t ≥ 0, summing to one, whose distance comes nearest to the human ranks.
 
     Non-negative least squares; uniform where no timestep helps.
@@ -254,7 +254,7 @@ def learned(curve: np.ndarray, human: np.ndarray) -> np.ndarray:
 
 def best_single(curve: np.ndarray, human: np.ndarray) -> np.ndarray:
     """All weight on the timestep that agrees best."""
-    return np.eye(curve.shape[1])[np.argmax(correlations(-curve.T, human))]
+    return np.eye(curve.shape[1])[np.argmax(rank_correlations(-curve.T, human))]
 
 
 def held_out(
@@ -283,14 +283,14 @@ def priors(base: runs.Run, resamples: int, halvings: int) -> list[dict[str, Any]
     found = {"uniform": base.by_draw("noise").mean(1)}
     found |= {f"t = {t}": curve[:, i] for i, t in enumerate(base.terms.timesteps.tolist())}
     found |= {
-        "learned on the other half": held_out(curve, human, learned, halvings)[0],
+        "learned on the other half": held_out(curve, human, learned_weights, halvings)[0],
         "single t chosen on the other half": held_out(curve, human, best_single, halvings)[0],
-        "learned on all pairs (not a test)": curve @ learned(curve, human),
+        "learned on all pairs (not a test)": curve @ learned_weights(curve, human),
     }
     rows = []
     for value, distance in found.items():
         row = configuration("prior", value, base, base, "noise", base.terms.squares.shape[1], 1)
-        row |= compared(base.pairs, distance, found["uniform"], resamples)
+        row |= agreement_and_gap(base.pairs, distance, found["uniform"], resamples)
         rows.append(row)
     for i in range(steps):
         rows[1 + i]["evaluations_per_pair"] = until(base, i)
@@ -312,11 +312,11 @@ def learned_elsewhere(scored: dict[str, dict[tuple[str, str], runs.Run]], name: 
     rows = []
     for other in (n for n in scored if n != name):
         there = scored[other][BASE]
-        weights = learned(curves(there), there.pairs["score"].to_numpy(float))
+        weights = learned_weights(curves(there), there.pairs["score"].to_numpy(float))
         draws = base.terms.squares.shape[1]
         row = configuration("prior", f"learned on {other}", base, base, "noise", draws, 1)
         uniform = base.by_draw("noise").mean(1)
-        rows.append(row | compared(base.pairs, curves(base) @ weights, uniform, 10_000))
+        rows.append(row | agreement_and_gap(base.pairs, curves(base) @ weights, uniform, 10_000))
     return pd.DataFrame(rows)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypedDict, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import conjure_lib as cj
 from conjure_lib import Quadrature, Weighting
+from conjure_lib.sampling import Settings
 from conjure_lib.sde import FlowSchedule, Schedule, log_snr
 from conjure_tools.correlation import Correlation, pearson, spearman
 from conjure_tools.plots import PALETTE
@@ -28,6 +30,14 @@ PARTS = ("same x", "crossed", "drift")
 Parts = dict[str, cj.Terms]
 """Squared norms of the three parts of a prediction's difference, of one pair."""
 RESAMPLES = 2000  # of every bootstrap
+
+
+class Drawn(TypedDict):
+    """What is drawn, but for the guidance."""
+
+    steps: int
+    draws: int
+    seed: int
 
 
 def value(terms: cj.Terms, quadrature: Quadrature = "log-snr") -> float:
@@ -42,7 +52,7 @@ def values(
     return terms.by_draw(weighting, quadrature).mean(axis=1)
 
 
-def agreed(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
+def ranked_alike(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
     """Spearman's ρ over pairs (P,), with an interval for other pairs of texts that recur."""
     if len(first) < 3:
         return "of too few pairs for a correlation"
@@ -51,7 +61,7 @@ def agreed(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
 
 def said(found: Correlation) -> str:
     """A correlation with its interval, where it has one."""
-    return bracketed(found.value, found.low, found.high, ".2f")
+    return bracketed((found.value, found.low, found.high), ".2f")
 
 
 @torch.no_grad()
@@ -89,11 +99,12 @@ def plain_distance(
 
 
 def beside_library(
-    process: cj.GenerativeProcess, pair: tuple[str, str], guidances: Sequence[float], **how: Any
+    process: cj.GenerativeProcess,
+    pair: tuple[str, str],
+    guidances: Sequence[float],
+    **how: Unpack[Drawn],
 ) -> pd.DataFrame:
     """The loop and the library at some guidances, and what either asked of the network.
-
-    ``how`` are steps, draws and seed.
 
     Raises:
         AssertionError: they differ by more than rounding.
@@ -171,7 +182,7 @@ def crossed_facts(
         "inflation_low": float(low),
         "inflation_high": float(high),
         "drift_share": value(opened["drift"]) / value(opened["crossed"]),
-        "crossed_rank": agreed(same, crossed, pairs),
+        "crossed_rank": ranked_alike(same, crossed, pairs),
     }
 
 
@@ -222,7 +233,7 @@ def weighting_facts(
         **{f"last_share_{w}": float(100 * plain[w].iloc[-1]) for w in cj.WEIGHTINGS},
         **{f"whole_share_{w}": float(100 * whole[w].iloc[-1]) for w in cj.WEIGHTINGS},
         **{
-            f"agree_{a}_{b}": agreed(by_weighting[a], by_weighting[b], pairs)
+            f"agree_{a}_{b}": ranked_alike(by_weighting[a], by_weighting[b], pairs)
             for a, b in (("sde", "score"), ("sde", "noise"), ("score", "noise"))
         },
     }
@@ -262,7 +273,7 @@ def error(by_draw: np.ndarray) -> float:
     return float(by_draw.std(ddof=1) / np.sqrt(len(by_draw))) if len(by_draw) > 1 else np.nan
 
 
-def draw_facts(many: cj.Estimate, draws: int) -> dict[str, Any]:
+def scatter_facts(many: cj.Estimate, draws: int) -> dict[str, Any]:
     """How one draw and some of them scatter, from many."""
     spread = float(many.by_draw.std(ddof=1))
     return {
@@ -293,11 +304,11 @@ def common_facts(first: np.ndarray, second: np.ndarray, seed: int) -> dict[str, 
         "crn_correlation": said(pearson(first, second, resamples=RESAMPLES, seed=seed)),
         "crn_shared": float((first - second).std(ddof=1)),
         "crn_independent": float(np.sqrt(first.var(ddof=1) + second.var(ddof=1))),
-        "crn_saving": f"{factor:.1f} [{low:.1f}, {high:.1f}]",
+        "crn_saving": bracketed((factor, low, high), ".1f"),
     }
 
 
-def draw_draws(many: cj.Estimate, other: cj.Estimate, rivals: tuple[str, str]) -> None:
+def draw_scatter(many: cj.Estimate, other: cj.Estimate, rivals: tuple[str, str]) -> None:
     """Running means, the spread of means of k draws, and differences under two couplings."""
     _, axes = plt.subplots(1, 3, figsize=(10, 3.6), width_ratios=[1.2, 1, 0.9])
     _draw_running(axes[0], many)
@@ -435,11 +446,17 @@ class Steps:
 
 
 def steps_of(
-    process: cj.GenerativeProcess, pair: tuple[str, str], counts: Sequence[int], **how: Any
+    process: cj.GenerativeProcess,
+    pair: tuple[str, str],
+    counts: Sequence[int],
+    *,
+    draws: int,
+    guidance: float,
+    seed: int,
 ) -> Steps:
-    """The pair under each number of steps; ``how`` are draws, guidance and seed."""
-    counts = sorted(set(counts))
-    return Steps({steps: cj.pair_terms(process, [pair], steps=steps, **how) for steps in counts})
+    """The pair under each number of steps."""
+    terms = partial(cj.pair_terms, process, [pair], draws=draws, guidance=guidance, seed=seed)
+    return Steps({steps: terms(steps=steps) for steps in sorted(set(counts))})
 
 
 def readable(table: pd.DataFrame) -> Styler:
@@ -493,22 +510,24 @@ def draw_steps(found: Steps) -> None:
     plt.show()
 
 
-def ranks(process: cj.GenerativeProcess, pairs: Pairs, terms: cj.Terms, **how: Any) -> pd.DataFrame:
+def ranks(
+    process: cj.GenerativeProcess, pairs: Pairs, terms: cj.Terms, *, guidance: float, seed: int
+) -> pd.DataFrame:
     """Spearman's ρ of the pairs' first draw with other steps, the sum, and another draw.
 
-    A column a weighting. ``terms`` are those of the pairs, ``how`` guidance and seed.
+    A column a weighting. ``terms`` are those of the pairs.
     """
+    other = partial(cj.pair_terms, process, pairs, guidance=guidance, seed=seed)
     steps = len(terms.timesteps)
     base = replace(terms, squares=terms.squares[:, :1])
     others: dict[str, tuple[cj.Terms, Quadrature]] = {
-        f"{count} steps": (cj.pair_terms(process, pairs, steps=count, draws=1, **how), "log-snr")
+        f"{count} steps": (other(steps=count, draws=1), "log-snr")
         for count in (max(1, steps // 2), 2 * steps)
     }
     others["plain sum"] = (base, "sum")
-    again = cj.pair_terms(process, pairs, steps=steps, draws=[1], **how)
-    others["another draw"] = (again, "log-snr")
+    others["another draw"] = (other(steps=steps, draws=[1]), "log-snr")
     found = {
-        name: {w: agreed(values(base, w), values(x, w, rule), pairs) for w in cj.WEIGHTINGS}
+        name: {w: ranked_alike(values(base, w), values(x, w, rule), pairs) for w in cj.WEIGHTINGS}
         for name, (x, rule) in others.items()
     }
     return pd.DataFrame(found).T
@@ -523,24 +542,28 @@ def rank_facts(found: pd.DataFrame, steps: int) -> dict[str, Any]:
 # -- cost -------------------------------------------------------------------------------------
 
 
-def counted(process: cj.GenerativeProcess, pairs: Pairs, **how: Any) -> int:
-    """Noise predictions that the library makes."""
+def counted(
+    process: cj.GenerativeProcess, pairs: Pairs, **settings: Unpack[Settings]
+) -> tuple[cj.Terms, int]:
+    """Terms of some pairs, and how many noise predictions the library made for them."""
     before = process.evaluations
-    cj.pair_terms(process, pairs, **how)
-    return process.evaluations - before
+    terms = cj.pair_terms(process, pairs, **settings)
+    return terms, process.evaluations - before
 
 
-def counted_plain(process: cj.GenerativeProcess, pair: tuple[str, str], **how: Any) -> int:
+def counted_plain(
+    process: cj.GenerativeProcess, pair: tuple[str, str], guidance: float, **how: Unpack[Drawn]
+) -> int:
     """Noise predictions that the plain loop makes."""
     before = process.evaluations
-    plain_distance(process, *pair, **how)
+    plain_distance(process, *pair, guidance=guidance, **how)
     return process.evaluations - before
 
 
-def costs(process: cj.GenerativeProcess, words: int, pairs: Pairs, **how: Any) -> pd.DataFrame:
+def costs(
+    process: cj.GenerativeProcess, words: int, pairs: Pairs, **how: Unpack[Drawn]
+) -> pd.DataFrame:
     """Predictions counted beside the formula, for one pair and for all pairs of some words.
-
-    ``how`` are steps, draws and seed.
 
     Raises:
         AssertionError: the counter and the formula differ.
@@ -550,7 +573,7 @@ def costs(process: cj.GenerativeProcess, words: int, pairs: Pairs, **how: Any) -
         for guidance, c in ((1.0, 1), (7.5, 2)):
             P = len(these)
             ours, plain = c * S * k * U + 2 * S * k * P, 6 * c * S * k * P
-            count = counted(process, these, guidance=guidance, **how)
+            _, count = counted(process, these, guidance=guidance, **how)
             assert count == ours, (count, ours)
             if P == 1:
                 assert counted_plain(process, these[0], guidance=guidance, **how) == plain
@@ -582,12 +605,14 @@ class Guided:
 
 
 def guided(
-    process: cj.GenerativeProcess, pair: tuple[str, str], w: float, draws: int, **how: Any
+    process: cj.GenerativeProcess, pair: tuple[str, str], w: float, **how: Unpack[Drawn]
 ) -> Guided:
-    """The pair under guidance w; ``how`` are steps and seed."""
-    found = cj.pair_terms(process, [pair], draws=draws, guidance=w, **how)
+    """The pair under guidance w."""
+    found = cj.pair_terms(process, [pair], guidance=w, **how)
     start, condition = process.noise([0], how["seed"]), process.encode([pair[0]])
-    path = process.trajectories(condition, start, [0], guidance=w, **how)
+    path = process.trajectories(
+        condition, start, [0], guidance=w, steps=how["steps"], seed=how["seed"]
+    )
     return Guided(replace(found, squares=found.squares / w**2), path.states[0])
 
 

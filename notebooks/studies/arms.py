@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,14 +61,14 @@ DRAWS = {"probes": 3, "rg65": 5, "simlex999": 2}
 def probe_record() -> Made:
     """The table 'probes', of the arms that are trained for it if need be."""
     train()
-    table, notes = of_probes(WORK, STEPS)
+    table, notes = probe_table(WORK, STEPS)
     return {"probes": table}, notes
 
 
 def agreement_record() -> Made:
     """The table 'encoders', likewise."""
     train()
-    table, notes = agreement(WORK, STEPS)
+    table, notes = agreement_of_models(WORK, STEPS)
     return {"encoders": table}, notes
 
 
@@ -186,7 +186,7 @@ def load_arm(folder: Path, name: str) -> cj.GenerativeProcess:
     return process
 
 
-def untrained() -> cj.GenerativeProcess:
+def random_start() -> cj.GenerativeProcess:
     """The shipped model with the random U-Net that every training starts from."""
     process = spaces.untrained(cj.EMBEDDED, "unet", seed=5)
     process.name = "U-Net untrained"
@@ -196,7 +196,7 @@ def untrained() -> cj.GenerativeProcess:
 def models(work: Path, steps: int) -> Iterator[tuple[str, cj.GenerativeProcess]]:
     """The shipped model, the untrained one and the arms that are trained, by name."""
     yield "shipped", cj.load()
-    yield "untrained", untrained()
+    yield "untrained", random_start()
     for name in ARMS:
         folder = work / f"{name}-{steps}"
         if (folder / "weights.safetensors").is_file():
@@ -205,7 +205,7 @@ def models(work: Path, steps: int) -> Iterator[tuple[str, cj.GenerativeProcess]]
             print(f"the arm {name} is not trained: it is left out")
 
 
-def curves(work: Path, steps: int) -> dict[str, Any]:
+def training_curves(work: Path, steps: int) -> dict[str, Any]:
     """What each finished arm was trained with, and its loss every fifty steps."""
     found = {}
     for name, what in ARMS.items():
@@ -221,7 +221,7 @@ def curves(work: Path, steps: int) -> dict[str, Any]:
 # -- the probes -------------------------------------------------------------------------------
 
 
-def of_probes(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+def probe_table(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table 'probes', and where it is from: every probe under every method of every model."""
     table, parts = load_probes(), []
     notes: dict[str, Any] = {"probes_sha256": hashlib.sha256(PROBES.read_bytes()).hexdigest()}
@@ -246,14 +246,14 @@ def of_probes(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
 # -- agreement with people --------------------------------------------------------------------
 
 
-def agreement(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+def agreement_of_models(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table 'encoders': Spearman of every model and method on RG-65 and SimLex-999.
 
     ``difference`` is to the arm "distilled" under the same method, from the same resamples; the
     text encoder of that arm is the shipped one.
     """
     parts: list[pd.DataFrame] = []
-    notes: dict[str, Any] = {"arms": curves(work, steps), "runs": {}}
+    notes: dict[str, Any] = {"arms": training_curves(work, steps), "runs": {}}
     named = words_of(named_emoji(TRAINING, work)[1])
     loaded = dict(models(work, steps))
     for benchmark in ("rg65", "simlex999"):
@@ -271,10 +271,16 @@ def agreement(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def similarities(
-    process: cj.GenerativeProcess, pairs: pd.DataFrame, folder: Path, draws: int, **options: Any
+    process: cj.GenerativeProcess,
+    pairs: pd.DataFrame,
+    folder: Path,
+    draws: int,
+    *,
+    steps: int = runs.DRAWN.steps,
+    report: Callable[[str], None] = print,
 ) -> tuple[dict[str, np.ndarray], runs.Run]:
     """Minus the three distances and the two cosines of the text encoder, each (P,)."""
-    run = runs.score(process, pairs, folder, draws=draws, **options)
+    run = runs.score(process, pairs, folder, draws=draws, steps=steps, report=report)
     found: dict[str, np.ndarray] = {}
     for weighting in cj.WEIGHTINGS:
         found[weighting] = -run.by_draw(weighting)[:, :draws].mean(axis=1)

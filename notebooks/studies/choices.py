@@ -23,11 +23,13 @@ from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies import ablations
 from studies.ablations import BASE, MIRRORED
+from studies.pages import bracketed
 from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
 
 MEASURED = ["spearman", "low", "high", "difference", "difference_low", "difference_high"]
-LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}
+LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}  # on record
 """Sets of the record, as the page names them."""
+LEARNED = "learned on "
 LONG = {
     "steps": "{} steps",
     "guidance": "guidance {}",
@@ -83,9 +85,18 @@ class Live:
 
 
 def scored_here(
-    process: cj.GenerativeProcess, pairs: int, folder: str | Path, **settings: Any
+    process: cj.GenerativeProcess,
+    pairs: int,
+    folder: str | Path,
+    *,
+    draws: int,
+    few: int,
+    steps: Sequence[int],
+    guidances: Sequence[float],
+    samplers: Sequence[str],
+    batch_size: int,
 ) -> Live:
-    """RG-65, or nouns of SimLex-999 where it is not at hand; settings are those of `score_all`."""
+    """RG-65, or nouns of SimLex-999 where it is not at hand; as `score_all` has it."""
     try:
         table, name, benchmark = benchmarks.load_pairs("rg65"), "RG-65", "rg65"
     except FileNotFoundError:
@@ -93,8 +104,10 @@ def scored_here(
         table, name, benchmark = nouns.iloc[:80], "the first 80 nouns of SimLex-999", "simlex999"
         print("RG-65 is not at hand (set CONJURE_DATA): this page takes nouns of SimLex-999")
     table = runs.stratified(table, pairs).reset_index(drop=True)
-    settings["report"] = lambda _: None
-    found = ablations.score_all(process, table, Path(folder), **settings)
+    found = ablations.score_all(
+        process, table, Path(folder), draws=draws, few=few, steps=steps, guidances=guidances,
+        samplers=samplers, batch_size=batch_size, report=lambda _: None,
+    )  # fmt: skip
     return Live(name, benchmark, table, found)
 
 
@@ -147,17 +160,17 @@ def overlay(process: cj.GenerativeProcess, live: Live, weighting: Weighting) -> 
 def weightings(results: Mapping[str, pd.DataFrame]) -> Styler:
     """ρ of the base run under every weighting, by set."""
     parts = {
-        name: agreement(table[table["study"] == "weighting"].set_index("weighting"))
+        name: agreement_columns(table[table["study"] == "weighting"].set_index("weighting"))
         for name, table in results.items()
     }
     caption = "ρ × 100 of the base run, and its difference from “sde”, in points"
     return pd.concat(parts, names=["pairs", "weighting"]).style.set_caption(caption)
 
 
-def agreement(rows: pd.DataFrame) -> pd.DataFrame:
+def agreement_columns(rows: pd.DataFrame) -> pd.DataFrame:
     """ρ × 100 and its difference, in points, each with its 95 % interval, for reading."""
     said = [
-        (f"{v[0]:.1f} [{v[1]:.1f}, {v[2]:.1f}]", f"{v[3]:+.1f} [{v[4]:+.1f}, {v[5]:+.1f}]")
+        (bracketed(v[:3], ".1f"), bracketed(v[3:], "+.1f"))
         for v in 100 * rows[MEASURED].to_numpy(float)
     ]
     return pd.DataFrame(said, rows.index, ["ρ × 100 [95 %]", "difference [95 %]"])
@@ -180,13 +193,11 @@ def clear_of_zero(rows: pd.DataFrame) -> pd.DataFrame:
 
 def difference(row: Any) -> str:
     """The difference of ρ × 100 of a row, with its interval."""
-    return (
-        f"{100 * row.difference:+.1f} "
-        f"[{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
-    )
+    numbers = np.array([row.difference, row.difference_low, row.difference_high])
+    return bracketed(100 * numbers, "+.1f")
 
 
-def in_words(rows: pd.DataFrame) -> str:
+def changes_in_words(rows: pd.DataFrame) -> str:
     """Labels and differences of ρ × 100, in a sentence."""
     said = [f"{r.label} under “{r.weighting}” ({difference(r)})" for r in rows.itertuples()]
     return "; ".join(said) or "none"
@@ -200,10 +211,10 @@ def change_facts(results: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     by_weighting = table[table["study"] == "weighting"].set_index("weighting")
     return {
         "n_changes": len(live),
-        "n_clear": len(clear),
-        "clear": in_words(clear[:6]),
+        "count_clear": f"{len(clear) or 'none'} {'are' if len(clear) > 1 else 'is'} clear",
+        "clear": changes_in_words(clear[:6]),
         "largest_sentence": Markdown(
-            f"The largest is {in_words(clear[:1])}." if len(clear) else ""
+            f"The largest is {changes_in_words(clear[:1])}." if len(clear) else ""
         ),
         "by_chance": 0.05 * len(live),
         "noise_over_sde": difference(by_weighting.loc["noise"]),
@@ -262,7 +273,8 @@ class Halves:
         )
         found.columns = pd.Index(["y1", "y2", "along y1", "along y2", "ratio"])
         rows = found.iloc[np.argsort(-self.size)[:count]].style.hide().format(precision=2)
-        return rows.set_caption(f"The pairs with the most unequal halves (weighting “{weighting}”)")
+        unit = ", in nats" if weighting == "sde" else ""
+        return rows.set_caption(f"The pairs with the most unequal halves (“{weighting}”{unit})")
 
     def facts(self) -> dict[str, Any]:
         """How much alike the halves are, over the pairs."""
@@ -293,7 +305,7 @@ def prior_table(rows: pd.DataFrame, name: str) -> Styler:
     prior = rows.set_index("value")
     wanted = prior.loc[~prior.index.str.startswith("t = ")]
     caption = f"{name}: ρ × 100 by the weights over t, and its difference from uniform, in points"
-    return agreement(wanted).rename_axis("weights over t").style.set_caption(caption)
+    return agreement_columns(wanted).rename_axis("weights over t").style.set_caption(caption)
 
 
 def prior_facts(priors: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -305,10 +317,10 @@ def prior_facts(priors: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     own, all_pairs = "learned on the other half", "learned on all pairs (not a test)"
     learned = [f"{name}: {difference(rows.loc[own])}" for name, rows in elsewhere]
     transferred = [
-        f"{name}, {value}: {difference(rows.loc[value])}"
+        f"{name}, {LEARNED}{({'rg65': 'RG-65'} | LABELS)[key]}: {difference(rows.loc[value])}"
         for name, rows in elsewhere
         for value in rows.index
-        if value.removeprefix("learned on ") in ablations.SETS
+        if (key := value.removeprefix(LEARNED)) in ablations.SETS
     ]
     return {
         "best_t": singles.idxmax(),
@@ -454,7 +466,7 @@ class Reliability:
         return float(self.rho["spearman"] / np.sqrt(self.of(self.draws)))
 
 
-def reliabilities(live: Live, table: pd.DataFrame) -> dict[Weighting, Reliability]:
+def reliabilities_of_runs(live: Live, table: pd.DataFrame) -> dict[Weighting, Reliability]:
     """By weighting, from the base run and the ``table`` of the studies."""
     rows = table[table["study"] == "weighting"].set_index("weighting")
     found = {}
@@ -510,7 +522,7 @@ def three_and_five(
     picked = np.stack([rng.permutation(live.draws)[:needed] for _ in range(choices)])
     three, five = picked[:, :3], picked[:, -5:]
     means = [values[:, chosen].mean(2).T for chosen in (three, five)]  # (choices, P) each
-    return np.stack([ablations.correlations(-mean, live.human) for mean in means], axis=1)
+    return np.stack([ablations.rank_correlations(-mean, live.human) for mean in means], axis=1)
 
 
 def three_five(live: Live) -> pd.DataFrame:
@@ -535,7 +547,7 @@ def three_five_table(found: pd.DataFrame, name: str) -> Styler:
     return styled.set_caption(f"{name}: {caption} of the draws")
 
 
-def draw_facts(
+def few_draw_facts(
     live: Live,
     found: Mapping[Weighting, Reliability],
     changes: pd.DataFrame,
@@ -563,8 +575,9 @@ def draw_facts(
         "falls": at["% downwards"],
         "change_sd": at["standard deviation"],
         "change_mean": at["mean change"],
-        "change_pairs": f"{100 * change.value:+.1f} "
-        f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]",
+        "change_pairs": bracketed(
+            (100 * x for x in (change.value, change.low, change.high)), "+.1f"
+        ),
         "worst": worst,
         "worst_three": 100 * float(found[worst].of(3)),
         "falls_record": falls(record),
@@ -574,18 +587,18 @@ def draw_facts(
 
 def falls(record: Mapping[str, pd.DataFrame]) -> str:
     """How often five draws do worse than three on the sets of the record."""
-    said = [
-        f"{name} {100 * row.falls:.0f} % (“{row.weighting}”)"
-        for name, table in record.items()
-        for row in table[(table["study"] == "draws") & (table["value"] == "5")].itertuples()
-    ]
-    return "; ".join(said) or "no record"
+    said = []
+    for name, table in record.items():
+        five = table[(table["study"] == "draws") & (table["value"] == "5")].itertuples()
+        each = ", ".join(f"{100 * row.falls:.0f} % under “{row.weighting}”" for row in five)
+        said.append(f"{each} ({name})")
+    return "; ".join(said) or "unknown, for want of a record"
 
 
 # -- what shared noise saves ------------------------------------------------------------------
 
 
-def variances(live: Live, record: pd.DataFrame) -> pd.DataFrame:
+def variances_beside(live: Live, record: pd.DataFrame) -> pd.DataFrame:
     """`ablations.variances` of the page and of the record, with a column for equal cost."""
     here = ablations.variances(live.scored).assign(benchmark=live.name)
     parts = record.groupby(["benchmark", "weighting"]) if len(record) else ()
@@ -637,7 +650,7 @@ def variance_table(table: pd.DataFrame, name: str) -> Styler:
 def variance_facts(table: pd.DataFrame, live: Live, weighting: Weighting) -> dict[str, Any]:
     """What shared, mirrored and stratified noise leave of the variance."""
     rows = table[table["benchmark"] == live.name].set_index(["weighting", "method"])
-    each, fair = rows["variance_per_draw"], rows["at equal cost"]
+    each, fair = rows["relative_to_independent"], rows["at equal cost"]
 
     def ratio(method: str) -> str:
         r = rows.loc[(weighting, method)]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from conjure_tools.benchmarks import STS
-from studies import evidence, limits, sentences
-from studies.evidence import Table, in_brackets
+from studies import choices, evidence, limits, sentences
+from studies.evidence import FindingsTable
 from studies.findings import WEIGHTING, Numbers, combined
-from studies.records import Record
+from studies.pages import bracketed
+from studies.records import Record, published
 
 UNTESTED = "could not be tested here"
 METHOD = "Conjuring similarity (SD v1.4)"
@@ -57,13 +58,13 @@ def claim(text: str, theirs: str, ours: str, chapter: str, numbers: Sequence[Num
 
 def printed(row: str, *benchmarks: str) -> str:
     """What the paper prints for a method, such as "STS-B 70.3, mean of seven 65.4"."""
-    every = sentences.published()
+    every = published()
     rows = every[(every["paper"] == "conjuring") & (every["row"] == row)].set_index("benchmark")
     named = benchmarks or tuple(COLUMNS)
     return ", ".join(f"{COLUMNS[b]} {rows.loc[b, 'spearman']:.1f}" for b in named)
 
 
-def against(row: str, *benchmarks: str) -> str:
+def printed_beside(row: str, *benchmarks: str) -> str:
     """The method's figures, and those of another row."""
     return f"{printed(METHOD, *benchmarks)}; {row}: {printed(row, *benchmarks)}"
 
@@ -73,7 +74,7 @@ def against(row: str, *benchmarks: str) -> str:
 
 def of_findings(record: Record) -> list[Claim]:
     """What people's ratings decide."""
-    table = Table(record)
+    table = FindingsTable(record)
 
     def each(statistic: str) -> list[Numbers]:
         """One row for each of the seven sets."""
@@ -82,11 +83,11 @@ def of_findings(record: Record) -> list[Claim]:
     def mean(statistic: str) -> str:
         rows = each(statistic)
         clear = sum(row[1] > 0 for row in rows)
-        whole = in_brackets(100 * table.mean("sts", statistic))
+        whole = bracketed(100 * table.mean("sts", statistic), "+.1f")
         return f"{whole}, mean of six sets; above zero on {clear} of {len(rows)}"
 
     shown = {COLUMNS[n]: 100 * table.at("sts", n, "conjured") for n in ("stsb", "sickr")}
-    agree = ", ".join(f"{n} {in_brackets(v, '{:.1f}')}" for n, v in shown.items())
+    agree = ", ".join(f"{n} {bracketed(v, '.1f')}" for n, v in shown.items())
     chapter = "05_sts"
     found = [
         claim(
@@ -101,7 +102,7 @@ def of_findings(record: Record) -> list[Claim]:
     for kind, (row, what) in readings.items():
         said = f"The whole of both paths agrees better with people than {what}."
         numbers = each(f"less {kind}")
-        found.append(claim(said, against(row), mean(f"less {kind}"), chapter, numbers))
+        found.append(claim(said, printed_beside(row), mean(f"less {kind}"), chapter, numbers))
     found.append(
         claim(
             "It agrees better with people than the cosine of its own text encoder.",
@@ -109,55 +110,55 @@ def of_findings(record: Record) -> list[Claim]:
             mean("less text encoder"), chapter, each("less text encoder"),
         )
     )  # fmt: skip
-    return [*found, of_speech(table)]
+    return [*found, on_speech(table)]
 
 
-def of_speech(table: Table) -> Claim:
+def on_speech(table: FindingsTable) -> Claim:
     """Nouns before other words."""
     less = {o: 100 * evidence.nouns_less(table, "conjured", p) for p, o in SPOKEN.items()}
-    ours = ", ".join(f"less {other} {in_brackets(row)}" for other, row in less.items())
+    ours = ", ".join(f"less {other} {bracketed(row, '+.1f')}" for other, row in less.items())
     text = "It agrees better with people on nouns than on verbs and adjectives."
     return claim(text, "no figure found", f"nouns {ours}", "06_part_of_speech", [*less.values()])
 
 
-def of_simcse() -> list[Claim]:
+def on_simcse() -> list[Claim]:
     """A comparison that rests on a figure of another column, by the papers' own figures."""
     quoted = sentences.quoted_figures()
     lead = float(quoted["method"]["stsb"] - quoted["official"]["stsb"])
     official = f"SimCSE's own paper has {quoted['official']['stsb']:.2f}: a lead of {lead:+.2f}"
     text = "On STS-B it agrees better with people than SimCSE-BERT."
-    theirs = against("SimCSE-BERT", "stsb")
+    theirs = printed_beside("SimCSE-BERT", "stsb")
     return [claim(text, theirs, official, "05_sts", [np.full(3, lead)])]
 
 
-def of_encoders(record: Record) -> list[Claim]:
+def on_encoders(record: Record) -> list[Claim]:
     """The text encoder as a bottleneck."""
     names = {"rg65": "RG-65", "simlex999": "SimLex-999"}
     less = {n: 100 * evidence.distilled_less(record, "scratch", b) for b, n in names.items()}
-    ours = ", ".join(f"{name} {in_brackets(row)}" for name, row in less.items())
+    ours = ", ".join(f"{name} {bracketed(row, '+.1f')}" for name, row in less.items())
     text = "The text encoder is a bottleneck: with a poorer one, agreement with people falls."
     ours = f"encoder from a language model less one from captions: {ours}"
     return [claim(text, "stated as a limit", ours, "11_limits", [*less.values()])]
 
 
-def of_probes(record: Record) -> list[Claim]:
+def on_probes(record: Record) -> list[Claim]:
     """What cannot be pictured."""
-    asked = evidence.answers(record)
+    asked = evidence.scored_answers(record)
     easy, hard = (evidence.right(asked, among) for among in (limits.CONTROLS, ABSTRACT))
     gap = 100 * combined(np.stack([easy, hard]), [1, -1])
-    shares = f"{easy[0]:.0%} of the controls, {hard[0]:.0%} of the abstract probes"
+    shares = f"{100 * easy[0]:.0f} % of the controls, {100 * hard[0]:.0f} % of the abstract probes"
     text = "What cannot be pictured, abstractions above all, is beyond it."
-    ours = f"right on {shares}: {in_brackets(gap)} points"
+    ours = f"right on {shares}: {bracketed(gap, '+.1f')} points"
     return [claim(text, "stated as a limit", ours, "11_limits", [gap])]
 
 
-def of_spaces(record: Record) -> list[Claim]:
+def on_spaces(record: Record) -> list[Claim]:
     """Meaning as a matter of the process."""
     what = {"random conditioning": "told by lot", "states of noise": "at states of noise"}
     less = {
         said: -100 * evidence.by_process(record, space)[[0, 2, 1]] for space, said in what.items()
     }
-    ours = ", ".join(f"{said} {in_brackets(row)}" for said, row in less.items())
+    ours = ", ".join(f"{said} {bracketed(row, '+.1f')}" for said, row in less.items())
     text = (
         "Meaning belongs to the process and not to the weights: the same model with a random "
         "process means nothing."
@@ -171,9 +172,10 @@ def of_ablations(record: Record) -> list[Claim]:
     t = record.table
     rows = t[(t["study"] == "draws") & (t["value"] == "5") & (t["weighting"] == WEIGHTING)]
     share = rows["falls"].to_numpy(float)
-    said = ", ".join(f"{name} {x:.0%}" for name, x in zip(rows["benchmark"], share, strict=True))
+    names = rows["benchmark"].replace({"rg65": "RG-65"} | choices.LABELS)
+    said = "; ".join(f"{name}: {100 * x:.0f} %" for name, x in zip(names, share, strict=True))
     text = "Three draws agree better with people than five."
-    ours = f"five are below three in this share of choices of the draws: {said}"
+    ours = f"five are below three in this share of choices of the draws ({said})"
     # a difference that lies on one side in 97.5 % of choices has an interval on that side
     numbers = [np.array([x - 0.5, x - 0.975, x]) for x in share]
     return [claim(text, "read off a figure", ours, "07_ablations", numbers)]
@@ -188,7 +190,7 @@ def untested() -> list[Claim]:
             "it needs that model: the profile `gpu` of the chapter", "05_sts", [],
         ),
         claim("It comes near the trajectories of a large language model.",
-              against(row, "avg7"), llama, "05_sts", []),
+              printed_beside(row, "avg7"), llama, "05_sts", []),
         claim(
             "Where and when two texts differ can be seen in the pictures.", "figures",
             "no record: explanations are put to the test each time the chapter is made",
@@ -199,9 +201,9 @@ def untested() -> list[Claim]:
 
 BY_RECORD: Mapping[str, Callable[[Record], list[Claim]]] = {
     "findings": of_findings,
-    "spaces": of_spaces,
-    "encoders": of_encoders,
-    "probes": of_probes,
+    "spaces": on_spaces,
+    "encoders": on_encoders,
+    "probes": on_probes,
     "ablations": of_ablations,
 }
 
@@ -209,4 +211,4 @@ BY_RECORD: Mapping[str, Callable[[Record], list[Claim]]] = {
 def every(found: Mapping[str, Record]) -> list[Claim]:
     """All claims that the records at hand can speak to, and those that none can."""
     tested = [one for name, read in BY_RECORD.items() if name in found for one in read(found[name])]
-    return tested + of_simcse() + untested()
+    return tested + on_simcse() + untested()

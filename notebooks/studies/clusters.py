@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +16,7 @@ from pandas.io.formats.style import Styler
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata, spearmanr
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import conjure_lib as cj
 from conjure_tools import baselines
@@ -71,9 +71,7 @@ def rand_index(
 def separation(values: np.ndarray, labels: np.ndarray) -> float:
     """P(a pair within a group is nearer than a pair across), ties counting half; values (P,)."""
     i, j = np.triu_indices(len(labels), 1)
-    together = labels[i] == labels[j]
-    ranks, n, m = rankdata(values), together.sum(), (~together).sum()
-    return float(1 - (ranks[together].sum() - n * (n + 1) / 2) / (n * m))
+    return float(roc_auc_score(labels[i] != labels[j], values))
 
 
 def neighbour(matrix: np.ndarray, labels: np.ndarray) -> float:
@@ -83,7 +81,7 @@ def neighbour(matrix: np.ndarray, labels: np.ndarray) -> float:
 
 
 def share_of_levels(matrix: np.ndarray) -> float:
-    """Share of the variance of log D (n, n) that the best c + u_i + u_j explains."""
+    """Share of the variance of log D (n, n) that the best u_0 + u_i + u_j explains."""
     n = len(matrix)
     logs = np.log(matrix + np.eye(n))  # zero on the diagonal
     mean = logs.sum(1) / (n - 1)
@@ -104,8 +102,15 @@ def cosine_distance(matrix: np.ndarray) -> np.ndarray:
 # -- many matrices of the same words ----------------------------------------------------------
 
 
+class Making(baselines.Outputs, total=False):
+    """How the terms of the words were made."""
+
+    draws: int
+    batch_size: int
+
+
 def condensed(
-    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, **how: Any
+    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, **how: Unpack[Making]
 ) -> dict[str, np.ndarray]:
     """Distances (P,) under each weighting, and those of the controls; ``how`` as for the terms."""
     pairs = words.pairs

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
 
-from studies.ablations import compared
+from studies.ablations import agreement_and_gap
 
 BASE = "ddim"  # the space that agreement with people is compared with
 MEASURED = ("spearman", "low", "high", "difference", "difference_low", "difference_high")
@@ -57,16 +56,17 @@ def resemblance(
     scale = np.sqrt((one**2).sum() * (two**2).sum())
     orders = [rng.permutation(n) for _ in range(permutations)]
     moved = np.array([(one * two[np.ix_(p, p)]).sum() / scale for p in orders])
-    drawn = resampled(first, second, rng.integers(n, size=(resamples, n)))
+    drawn = among_resampled(first, second, rng.integers(n, size=(resamples, n)))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     p = (1 + (moved >= value - 1e-12).sum()) / (1 + permutations)
     return {"value": value, "low": float(low), "high": float(high), "p": float(p)}
 
 
-def resampled(first: np.ndarray, second: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def among_resampled(first: np.ndarray, second: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """ρ of two matrices (n, n) among the words of each of ``chosen`` (resamples, n): (resamples,).
 
-    A word may be chosen more than once; its pairs with itself are left out.
+    A word may be chosen more than once; its pairs with itself are left out. By hand: it is words
+    that are drawn, the same for several matrices, and pairs that are correlated.
     """
     upper, drawn = np.triu_indices(chosen.shape[1], 1), []
     for at in chosen:
@@ -85,7 +85,7 @@ def more_alike(
     """
     upper, n = np.triu_indices(len(to), 1), len(to)
     chosen = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    drawn = resampled(one, to, chosen) - resampled(other, to, chosen)
+    drawn = among_resampled(one, to, chosen) - among_resampled(other, to, chosen)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     value = rho(one[upper], to[upper]) - rho(other[upper], to[upper])
     return value, float(low), float(high)
@@ -98,7 +98,7 @@ def rho(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
-def agreement(
+def agreement_by_space(
     table: pd.DataFrame, pairs: pd.DataFrame, *, weighting: str = "noise", resamples: int = 10_000
 ) -> pd.DataFrame:
     """How far each space agrees with people on those of the ``pairs`` whose words it has.
@@ -111,28 +111,21 @@ def agreement(
     groups = dict(list(table.groupby(["space", "weighting"], sort=False)))
     rows = []
     for (space, own), part in groups.items():
-        rated = judged(part, pairs)
+        rated = rated_pairs(part, pairs)
         row: dict[str, Any] = {"space": space, "weighting": own, "pairs": len(rated)}
         row |= dict.fromkeys(MEASURED, np.nan)
         if len(rated) > 2:
-            base = judged(groups[BASE, own or weighting], pairs)
+            base = rated_pairs(groups[BASE, own or weighting], pairs)
             distance, reference = (of["distance"].to_numpy(float) for of in (rated, base))
-            row |= compared(rated, distance, reference, resamples)
+            row |= agreement_and_gap(rated, distance, reference, resamples)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def judged(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+def rated_pairs(part: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Those of the rated ``pairs`` that one space's rows hold, with a column distance."""
     keys = map(frozenset, zip(part["text1"], part["text2"], strict=True))
     known: Mapping[frozenset[str], float] = dict(zip(keys, part["distance"], strict=True))
     asked = map(frozenset, zip(pairs["text1"], pairs["text2"], strict=True))
     distances = [known.get(key, np.nan) for key in asked]
     return pairs.assign(distance=distances).dropna(subset="distance")
-
-
-def separation(matrix: np.ndarray, groups: Sequence[str]) -> float:
-    """P(a pair of one group is nearer than a pair of two groups), ties counting half."""
-    above = np.triu_indices(len(matrix), 1)
-    together = np.equal.outer(*[np.asarray(groups)] * 2)[above]
-    return float(roc_auc_score(~together, matrix[above]))

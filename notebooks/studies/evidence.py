@@ -20,6 +20,7 @@ from studies.findings import KEYS, MEANS, RESAMPLES, WEIGHTING, Numbers, combine
 from studies.mcse.data import EVERY, REAL, SHUFFLED
 from studies.mcse.page import Study
 from studies.mcse.trainings import SIMCSE, Plan
+from studies.pages import bracketed
 from studies.records import Overlay, Record, laid_over, texts_of, weights_in
 
 PATHS: Weighting = "sde"  # what chapters 7, 8 and 10 show by default
@@ -58,7 +59,7 @@ def kept(weights: str) -> Kept:
     older: tuple[str, ...] = ()
     again = None
     if mine := found.get("findings"):
-        now = findings.sources()
+        now = findings.source_hashes()
         older = tuple(n for n, was in mine.notes["from"].items() if now.get(n) != was)
         again = computed_again(mine)
     return Kept(found, tuple(n for n in there if n not in found), stale, older, again)
@@ -73,7 +74,7 @@ def other_weights(record: Record, weights: str) -> Overlay:
 def computed_again(record: Record) -> Overlay | None:
     """The values of 'findings' computed now, in ρ; None where the ratings are not at hand."""
     try:
-        fresh, _ = findings.measured(0)
+        fresh, _ = findings.measured_table(0)
     except FileNotFoundError as error:
         print(f"The record “findings” is taken as it is: {error}")
         return None
@@ -106,19 +107,13 @@ class Finding:
     def numbers(self) -> str:
         """The value and its interval."""
         small = max(abs(self.low), abs(self.high)) < 1  # else all would be read as zero
-        return in_brackets((self.value, self.low, self.high), "{:+.2f}" if small else "{:+.1f}")
+        return bracketed((self.value, self.low, self.high), "+.2f" if small else "+.1f")
 
     @property
     def sentence(self) -> str:
         """What the interval allows to say."""
         about = f"{self.what} is not distinguishable from zero"
         return f"{(about, self.above, self.below)[self.side]}: {self.numbers}."
-
-
-def in_brackets(numbers: Any, form: str = "{:+.1f}") -> str:
-    """A value and its interval, in words."""
-    value, low, high = map(form.format, numbers)
-    return f"{value} [{low}, {high}]"
 
 
 Heads = tuple[str, str, str]
@@ -135,7 +130,7 @@ def finding(
     return [Finding(part, name, chapter, value, low, high, *heads)]
 
 
-def compared(where: str, one: str, other: str) -> Heads:
+def heads_of_gap(where: str, one: str, other: str) -> Heads:
     """Of a difference in agreement with people."""
     return (
         f"{where}, {one} agrees better with people than {other}",
@@ -166,7 +161,7 @@ def together(where: str, how: str) -> Heads:
 # -- from the record 'findings' ---------------------------------------------------------------
 
 
-class Table:
+class FindingsTable:
     """The record 'findings', by its keys."""
 
     def __init__(self, record: Record) -> None:
@@ -192,12 +187,12 @@ class Table:
 
 def of_people(record: Record) -> list[Finding]:
     """Text encoder and pictures, on sentences and on words; nouns and other words."""
-    table, found = Table(record), []
+    table, found = FindingsTable(record), []
     for name, (kind, chapter) in KINDS.items():
         where = f"On {kind}"
         alone = "the conjured distance", "the cosine of the model's own text encoder"
         said = {
-            "less text encoder": ("conjured less text encoder", compared(where, *alone)),
+            "less text encoder": ("conjured less text encoder", heads_of_gap(where, *alone)),
             "partial": ("conjured beyond the cosines", beyond(where, "both cosines")),
             "averaged, over the better": (
                 "both averaged less the better",
@@ -211,15 +206,13 @@ def of_people(record: Record) -> list[Finding]:
         for statistic, (title, heads) in said.items():
             numbers = table.mean(name, statistic)
             found += finding(ENCODER, f"{title}: {kind}", chapter, numbers, heads)
-    twin = beyond("On RG-65", "both cosines and a U-Net that was never trained")
+    twin = beyond("On RG-65", "both cosines and U-Nets that were never trained")
     numbers = table.at("spaces", "rg65", "partial, twin too")
-    found += finding(
-        ENCODER, "… beyond an untrained U-Net too: RG-65", "09_processes", numbers, twin
-    )
+    found += finding(ENCODER, "… beyond untrained U-Nets too: RG-65", "09_processes", numbers, twin)
     return found + of_speech(table)
 
 
-def of_speech(table: Table) -> list[Finding]:
+def of_speech(table: FindingsTable) -> list[Finding]:
     """Nouns less verbs and less adjectives: of the distance, and of what it has beyond cosines."""
     found = []
     what = {"conjured": "agreement with people", "partial": "agreement beyond both cosines"}
@@ -237,7 +230,7 @@ def of_speech(table: Table) -> list[Finding]:
     return found
 
 
-def nouns_less(table: Table, statistic: str, pos: str) -> Numbers:
+def nouns_less(table: FindingsTable, statistic: str, pos: str) -> Numbers:
     """The difference between two parts of speech of SimLex-999, whose pairs are others."""
     pair = [table.at("words", "simlex999", statistic, group) for group in ("N", pos)]
     return combined(np.stack(pair), [1, -1])
@@ -257,7 +250,7 @@ def differences(
     return [
         one
         for key, (name, this, other) in said.items()
-        for one in finding(part, name, chapter, of(key), compared(where, this, other))
+        for one in finding(part, name, chapter, of(key), heads_of_gap(where, this, other))
     ]
 
 
@@ -291,22 +284,22 @@ def distilled_less(record: Record, model: str, benchmark: str = "simlex999") -> 
 
 
 CHOICES = {
-    ("weighting", "noise", "noise"): ("weighting", "noise", "sde"),
-    ("steps", "20", PATHS): ("steps", "20", "10"),
-    ("draws", "1", PATHS): ("draws", "1", "10"),
-    ("sampler", "ddpm", PATHS): ("sampler", "ddpm", "ddim"),
-    ("guidance", "7.5", PATHS): ("guidance", "7.5", "1"),
-    ("pairing", "crossed", PATHS): ("pairing", "crossed", "same"),
+    ("weighting", "noise", "noise"): ("sde", "with the weighting `noise`", "with `sde`"),
+    ("steps", "20", PATHS): ("10", "of 20 steps", "of 10"),
+    ("draws", "1", PATHS): ("10", "of one draw", "of ten"),
+    ("sampler", "ddpm", PATHS): ("ddim", "with the sampler `ddpm`", "with `ddim`"),
+    ("guidance", "7.5", PATHS): ("1", "with guidance 7.5", "without guidance"),
+    ("pairing", "crossed", PATHS): ("same", "with the pairing `crossed`", "with `same`"),
 }
-"""Study, value and weighting of the record 'ablations'; what is changed, to what, from what."""
+"""Study, value and weighting of the record 'ablations'; what was there before; both in words."""
 
 
 def of_choices(record: Record) -> list[Finding]:
     """What single choices change in the agreement with people, mean over the sets of chapter 7."""
     found, where = [], "On the pairs of the ablations"
-    for key, (what, new, old) in CHOICES.items():
-        heads = compared(where, f"the distance with {what} `{new}`", f"that with `{old}`")
-        numbers = mean_of(choice(record, *key))
+    for (what, new, weighting), (old, this, that) in CHOICES.items():
+        heads = heads_of_gap(where, f"the distance {this}", f"that {that}")
+        numbers = mean_of(choice(record, what, new, weighting))
         found += finding(SETTINGS, f"{what} {new} less {old}", "07_ablations", numbers, heads)
     return found
 
@@ -409,20 +402,20 @@ def of_distances(record: Record) -> list[Finding]:
     for start, (name, how) in said.items():
         numbers = mean_of(rows.loc[rows["start"] == start, DIFFERENCE].to_numpy(float))
         heaps = f"the energy distance of two heaps of pictures, {how},"
-        heads = compared("On pairs of words", heaps, "the conjured distance")
+        heads = heads_of_gap("On pairs of words", heaps, "the conjured distance")
         title = f"pictures of {name} less paths"
         found += finding(OTHERS, title, "10_other_distances", numbers, heads)
     return found
 
 
-def answers(record: Record) -> limits.Answers:
+def scored_answers(record: Record) -> limits.Answers:
     """The scored probes."""
     return limits.Answers(probes.load_probes(), record.table, WEIGHTING)
 
 
 def of_probes(record: Record) -> list[Finding]:
     """Right answers of the conjured distance and of its text encoder, on controls and on limits."""
-    asked, found = answers(record), []
+    asked, found = scored_answers(record), []
     two = ("shipped", WEIGHTING), ("shipped", "text_encoder_last")
     for kind, among in {"controls": limits.CONTROLS, "limits": asked.limits}.items():
         numbers = limits.paired(asked, *two, among, RESAMPLES)
@@ -458,7 +451,7 @@ def of_grounding(record: Record) -> list[Finding]:
         if (row := study.difference(kind, "stsb", against)) is not None:
             low, high = min(row["low"], row["pairs_low"]), max(row["high"], row["pairs_high"])
             one, other = f"a sentence encoder grounded in {one}", f"one trained {other}"
-            heads, numbers = compared("On STS-B", one, other), [row["value"], low, high]
+            heads, numbers = heads_of_gap("On STS-B", one, other), [row["value"], low, high]
             found += finding(OTHERS, f"grounding, {name}: STS-B", "13_mcse", numbers, heads)
     return found
 

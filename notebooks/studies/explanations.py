@@ -263,7 +263,7 @@ class Fidelity:
                     for guide, picture in guides.items():
                         score = self.explainer.at_places(picture)
                         key = dict(zip(KEYS, (weighting, reading, guide), strict=True))
-                        rows.append(key | {"pair": pair} | compared(score, falls))
+                        rows.append(key | {"pair": pair} | guide_beside_falls(score, falls))
         return pd.DataFrame(rows)
 
     def by_chance(self, reading: str, weighting: Weighting, count: int = 10_000) -> np.ndarray:
@@ -289,7 +289,7 @@ class Fidelity:
         """The summary, for reading."""
         cases, places = len(self.directed), len(self.explainer.places)
         shown = self.summary.style.format(precision=2).format("{:.0f}", subset="percentile")
-        shown = shown.format("{:.0%}", subset="more than the mean").format("{:.4f}", subset="p")
+        shown = shown.format("{:.0%}", subset="more than the mean").format("{:.2g}", subset="p")
         return shown.set_caption(
             f"The place that a guide names: {cases} cases, {places} places in each"
         )
@@ -315,7 +315,7 @@ class Fidelity:
             "rho_pictures": by_evidence.loc["pictures", "rank correlation"],
             "rho_average": by_evidence.loc["average map", "rank correlation"],
             "other_weightings": "; ".join(
-                f"“{w}” {row['percentile']:.0f} (p = {row['p']:.4f})"
+                f"“{w}” {row['percentile']:.0f} (p = {row['p']:.2g})"
                 for w in cj.WEIGHTINGS
                 if w != weighting
                 for row in (self.summary.loc[(w, "evidence", "map")],)
@@ -337,7 +337,7 @@ class Fidelity:
         return found
 
 
-def compared(score: np.ndarray, falls: np.ndarray) -> dict[str, Any]:
+def guide_beside_falls(score: np.ndarray, falls: np.ndarray) -> dict[str, Any]:
     """Where a guide's first place ranks by the fall, and how the two go together; (places,)."""
     return {
         "percentile": percentile(score, falls),

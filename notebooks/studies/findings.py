@@ -125,13 +125,13 @@ def _keys(part: pd.DataFrame) -> list[frozenset[str]]:
 def record() -> Made:
     """The table 'findings', from the records beside it and people's ratings."""
     weights = common_weights()
-    rows, own = measured(RESAMPLES)
+    rows, own = measured_table(RESAMPLES)
     made: dict[str, Any] = {"computed": "from these records and people's ratings"}
-    made |= {"from": sources(), "weights": weights, "weighting": WEIGHTING}
+    made |= {"from": source_hashes(), "weights": weights, "weighting": WEIGHTING}
     return {"findings": rows}, made | {"resamples": RESAMPLES, "text_encoder": own}
 
 
-def sources() -> dict[str, str]:
+def source_hashes() -> dict[str, str]:
     """What the table is computed from: SHA-256 of the tables of other records."""
     files = [records.RESULTS / f"{name}.parquet" for name in (*people.SETS, "spaces")]
     there = [file for file in files if file.is_file()]
@@ -152,7 +152,7 @@ def common_weights() -> str:
     return common.pop()
 
 
-def measured(resamples: int) -> tuple[pd.DataFrame, dict[str, str]]:
+def measured_table(resamples: int) -> tuple[pd.DataFrame, dict[str, str]]:
     """Rows `KEYS`, value, low, high, pairs; and the pooling of the text encoder, by table.
 
     Raises:
@@ -164,7 +164,7 @@ def measured(resamples: int) -> tuple[pd.DataFrame, dict[str, str]]:
         joined = rated(table)
         own[table] = better_cosine(joined, MEANS[table])
         for name in joined:
-            of_one = of_set(joined, name, own[table], resamples)
+            of_one = statistics_of_set(joined, name, own[table], resamples)
             found |= {(table, name, *key): value for key, value in of_one.items()}
     rows = [dict(zip(KEYS, key, strict=True)) | vars(value) for key, value in found.items()]
     return pd.DataFrame(rows), own
@@ -188,13 +188,16 @@ def better_cosine(joined: Mapping[str, pd.DataFrame], among: Sequence[str]) -> s
     return max(rho, key=lambda c: float(np.mean(rho[c])))
 
 
-def of_set(
+def statistics_of_set(
     joined: Mapping[str, pd.DataFrame], name: str, own: str, resamples: int
 ) -> dict[tuple[str, str], Correlation]:
     """Every statistic of one set, by group ("" for all pairs, else a part of speech) and name."""
     whole = joined[name]
     ranked = percentiles(whole, [WEIGHTING, own]).to_numpy()
-    both = {"averaged": averaged(whole, own), "learned": ranked @ learned(joined, name, own)}
+    both = {
+        "averaged": averaged(whole, own),
+        "learned": ranked @ learned(joined, name, own),
+    }
     found = of_parts(whole, own, resamples)
     how: Any = {"texts": both_texts(whole), "resamples": resamples}
     rating, ours, cosine = (whole[c].to_numpy() for c in ("people", WEIGHTING, own))
@@ -233,7 +236,9 @@ def beyond_twin(resamples: int) -> Correlation:
     pairs, words = benchmarks.load_pairs("rg65"), {*table["text1"], *table["text2"]}
     pairs = pairs[pairs["text1"].isin(words) & pairs["text2"].isin(words)]
     kept = table[table["weighting"].isin(["", WEIGHTING])]
-    judged = {str(name): comparison.judged(part, pairs) for name, part in kept.groupby("space")}
+    judged = {
+        str(name): comparison.rated_pairs(part, pairs) for name, part in kept.groupby("space")
+    }
     twins = [name for name in judged if name.startswith("untrained U-Net")]
     held = [
         judged[name]["distance"] for name in ("text encoder, last", "text encoder, mean", *twins)

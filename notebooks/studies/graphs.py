@@ -274,7 +274,7 @@ def text_vectors(
 # -- conjured spaces --------------------------------------------------------------------------
 
 
-def conjured(
+def conjured_space(
     process: cj.GenerativeProcess,
     words: Sequence[str],
     name: str,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from conjure_lib.engine import chunks
 from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.distributions import METHODS, sample_distances
 from conjure_tools.fingerprints import weights_hash
-from studies.records import WORK, Made, in_single, texts_of, whole
+from studies.records import WORK, Made, in_place, in_single, texts_of
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
 COUNTS = (4, 8, 16, 32)  # images that the distances are computed with
@@ -63,25 +63,25 @@ def make(
     draws: int = DRAWS,
     resamples: int = 10_000,
     batch_size: int = 64,
-    **options: Any,
+    report: Callable[[str], None] = print,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """The tables 'distances' and 'distances_agreement' of sets of pairs, and where they are from.
 
     The first has columns benchmark, id, method, start, images and value, a distance: those of
     `METHODS` under each of `STARTS`; "null", the mean of either text's distance from itself, and
     "less null", "independent" less that; those of the paths ("sde", "score", "noise"; images are
-    draws); and "text encoder". ``options`` are those of `runs.score`.
+    draws); and "text encoder".
     """
     tables, agreed, spent = [], [], 0
     setting: dict[str, Any] = {"draws": draws, "steps": STEPS, "batch_size": batch_size}
     for name, pairs in sets.items():
         texts = sorted({*pairs["text1"], *pairs["text2"]})
         paths = folder / f"{name}-paths"
-        run = runs.score(process, pairs, paths, **setting, **options)
+        run = runs.score(process, pairs, paths, **setting, report=report)
         samples = latents(process, texts, images, folder / name, batch_size)
         found = pd.concat([of_samples(samples, texts, pairs), of_paths(process, run, draws)])
         tables.append(found.assign(benchmark=name))
-        agreed.append(agreement(found, pairs, resamples).assign(benchmark=name))
+        agreed.append(agreement_by_distance(found, pairs, resamples).assign(benchmark=name))
         spent += samples[..., 0].size * STEPS + run.record["unet_evaluations"]
     settings = {"images": images, "draws": draws, "steps": STEPS, "seed": SEED, "sampler": "ddim"}
     made = {"model": process.name, "weights": weights_hash(process), "evaluations": spent}
@@ -119,8 +119,13 @@ def _outputs(
             baselines.final_outputs(process, None, part, draw, steps=STEPS, seed=SEED)
             for part in chunks(texts, batch_size)
         ]
-        with whole(file) as part:
-            np.save(part, np.concatenate([one.flatten(1).numpy() for one in parts]))
+        made = np.concatenate([one.flatten(1).numpy() for one in parts])
+
+        def write(part: Path) -> None:
+            with part.open("wb") as handle:  # of a name, numpy would change the ending
+                np.save(handle, made)
+
+        in_place(file, write)
     return np.load(file)
 
 
@@ -166,7 +171,7 @@ def _long(wide: pd.DataFrame) -> pd.DataFrame:
 # -- agreement with people --------------------------------------------------------------------
 
 
-def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.DataFrame:
+def agreement_by_distance(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Spearman of minus each distance with people, and how much more that is than of "sde".
 
     Columns method, start, images, evaluations_per_pair, spearman, low, high, and the difference
@@ -183,10 +188,11 @@ def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.Da
     for (method, start, images), column in columns.items():
         found = correlation.spearman(column.to_numpy(), human, **how)
         more = correlation.paired_bootstrap(column.to_numpy(), path, human, **how)
+        spent = image_cost(pairs, method, images * (1 + (start == "less null")))
         rows.append(
             {
                 "method": method, "start": start, "images": images,
-                "evaluations_per_pair": cost(pairs, method, images * (1 + (start == "less null"))),
+                "evaluations_per_pair": spent,
                 "spearman": found.value, "low": found.low, "high": found.high,
                 "difference": more.value, "difference_low": more.low,
                 "difference_high": more.high, "pairs": found.pairs,
@@ -195,7 +201,7 @@ def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def cost(pairs: pd.DataFrame, method: str, images: int) -> float:
+def image_cost(pairs: pd.DataFrame, method: str, images: int) -> float:
     """Noise predictions a pair: a trajectory an image and text; paths ask twice more a step."""
     texts = len({*pairs["text1"], *pairs["text2"]}) / len(pairs)
     return STEPS * images * (texts + 2 * (method in cj.WEIGHTINGS))

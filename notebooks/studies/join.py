@@ -20,7 +20,9 @@ from conjure_tools.neighbors import nngs, nngs_profile
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import graphs
 from studies.comparison import BASE, matrices
+from studies.likeness import LABELS
 from studies.neighbourhoods import plain_ticks
+from studies.pages import bracketed
 from studies.records import Overlay, Record, laid_over, opened
 
 TEXT = "text encoder, last"
@@ -83,7 +85,7 @@ def spaces(process: cj.GenerativeProcess, weighting: str, live: int) -> Spaces:
         each = max(2, live // 3)
         groups = {w: g for g, members in LIVE.items() for w in members.split()[:each]}
         seeds = {BASE: 0, f"{BASE}, other noise": 1}
-        conjured = [graphs.conjured(process, list(groups), *of) for of in seeds.items()]
+        conjured = [graphs.conjured_space(process, list(groups), *of) for of in seeds.items()]
         table, ratings = pd.concat(conjured).assign(kind="process"), pd.DataFrame()
         found = matrices(table, list(groups), weighting)
         found[TEXT] = squareform(pdist(graphs.text_vectors(process, list(groups)), "cosine"))
@@ -94,7 +96,7 @@ def spaces(process: cj.GenerativeProcess, weighting: str, live: int) -> Spaces:
     return Spaces(groups, found, kinds, ratings, record)
 
 
-def with_people(space: np.ndarray, people: np.ndarray, ties: int) -> pd.DataFrame:
+def profile_with_people(space: np.ndarray, people: np.ndarray, ties: int) -> pd.DataFrame:
     """Profile of a space with people's groups, averaged over orders of the ties."""
     how: dict[str, Any] = {"metric": "precomputed", "permutations": 0}
     drawn = [nngs_profile(space, people, seed=seed, **how) for seed in range(ties)]
@@ -119,6 +121,16 @@ class Joined:
             return "not measured"
         return f"{self.profiles[name].set_index('k').loc[k, 'corrected']:.2f}"
 
+    def with_interval(self, name: str, k: int) -> str:
+        """The same with its bootstrap interval over the words."""
+        if name not in self.profiles:
+            return "not measured"
+        pair: Any = self.spaces.matrices[name], self.spaces.people, k
+        how: dict[str, Any] = {"metric": "precomputed", "permutations": 0}
+        drawn = [nngs(*pair, seed=seed, **how) for seed in range(self.ties)]
+        plain = np.mean([[one.value, one.low, one.high] for one in drawn], axis=0)
+        return bracketed((plain - drawn[0].chance) / (1 - drawn[0].chance), ".2f")
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """NNGS with people's groups beyond chance at some scales, the best first."""
@@ -134,7 +146,8 @@ class Joined:
 
     def styled(self, weighting: str) -> Styler:
         """For reading."""
-        shown = self.table.style.hide().format(precision=2, na_rep="").format("{:.3f}", subset="p")
+        named = self.table.replace({"space": LABELS})
+        shown = named.style.hide().format(precision=2, na_rep="").format("{:.3f}", subset="p")
         return shown.set_caption(
             f"NNGS with people's groups, corrected for chance; p at k = {self.k}; "
             f"weighting {weighting}"
@@ -170,14 +183,14 @@ def joined(found: Spaces, k: int, ties: int, permutations: int) -> Joined:
         spaces=found,
         k=k,
         ties=ties,
-        profiles={n: with_people(m, found.people, ties) for n, m in found.matrices.items()},
-        ceiling=with_people(found.people, found.people, ties),
+        profiles={n: profile_with_people(m, found.people, ties) for n, m in found.matrices.items()},
+        ceiling=profile_with_people(found.people, found.people, ties),
         band=nngs_profile(found.matrices[BASE], found.people, **how),
         p=pd.Series(p),
     )
 
 
-def draw(found: Joined) -> None:
+def draw_profiles(found: Joined) -> None:
     """Profiles with people's groups, and the map of the spaces among themselves."""
     _, (left, right) = plt.subplots(1, 2, figsize=(12.5, 6.2), width_ratios=[1, 1.15])
     band, ceiling = found.band, found.ceiling
@@ -187,7 +200,7 @@ def draw(found: Joined) -> None:
     for name, (colour, line) in STYLES.items():
         if name in found.profiles:
             part = found.profiles[name]
-            left.plot(part.k, part.value, line, color=colour, label=name)
+            left.plot(part.k, part.value, line, color=colour, label=LABELS.get(name, name))
     left.axvline(found.k, color="0.8", linewidth=1)
     left.set(xscale="log", yscale="log", xlabel="neighbours k", ylabel="NNGS with people's groups")
     left.set_ylim(0.7 * band.chance.min(), 1.1)
@@ -195,7 +208,8 @@ def draw(found: Joined) -> None:
     left.legend(fontsize=8, loc="lower right")
     bar = {"label": f"NNGS at k = {found.k}, corrected", "shrink": 0.7}
     look: dict[str, Any] = {"cmap": SEQUENTIAL, "vmin": 0, "square": True, "cbar_kws": bar}
-    sns.heatmap(found.similarity, ax=right, xticklabels=False, **look)
+    named = found.similarity.rename(index=LABELS)
+    sns.heatmap(named, ax=right, xticklabels=False, **look)
     right.tick_params(length=0, labelsize=8)
     plt.show()
 
@@ -206,14 +220,14 @@ def conjured_again(process: cj.GenerativeProcess, found: Spaces, words: int) -> 
     if found.record is None or not words:
         return laid_over("spaces", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))
     picked = found.words[:: max(1, len(found.words) // words)][:words]
-    again = graphs.conjured(process, picked, BASE, 0)
+    again = graphs.conjured_space(process, picked, BASE, 0)
     overlay = found.record.overlay(again, key, weights=weights_hash(process))
-    count, worst = len(overlay.rows), overlay.worst
-    print(f"{count} distances conjured anew differ from the record's by up to {worst:.1e}.")
+    count = len(overlay.rows)
+    print(f"{count} distances conjured anew differ from the record's by up to {overlay}.")
     return overlay
 
 
-def facts(found: Joined, overlay: Overlay) -> dict[str, Any]:
+def facts(found: Joined) -> dict[str, Any]:
     """Where conjured meaning agrees most with the groups, beside text encoder and controls."""
     spaces, band = found.spaces, found.band
     n, labels = len(spaces.words), spaces.labels
@@ -229,8 +243,11 @@ def facts(found: Joined, overlay: Overlay) -> dict[str, Any]:
         if spaces.record
         else "a small study made here for want of it",
         "best_k": peak,
-        "best_corrected": found.corrected(BASE, peak),
-        "text_corrected": found.corrected(TEXT, peak),
+        "map_corrected": found.with_interval(BASE, found.k),
+        "map_text": found.with_interval(TEXT, found.k),
+        "map_ceiling": f"{found.ceiling.set_index('k').loc[found.k, 'corrected']:.2f}",
+        "best_corrected": found.with_interval(BASE, peak),
+        "text_corrected": found.with_interval(TEXT, peak),
         "minilm_corrected": found.corrected("all-MiniLM", peak),
         "ceiling_corrected": f"{found.ceiling.set_index('k').loc[peak, 'corrected']:.2f}",
         "untrained_corrected": found.corrected("untrained U-Net", peak),
@@ -245,6 +262,5 @@ def facts(found: Joined, overlay: Overlay) -> dict[str, Any]:
         "base_untrained": found.alike(BASE, "untrained U-Net"),
         "text_minilm": found.alike(TEXT, "all-MiniLM"),
         "ties": found.ties,
-        "drift": f"{overlay.worst:.1e}" if len(overlay.rows) else str(overlay),
         "p_base": float(found.p[BASE]),
     }

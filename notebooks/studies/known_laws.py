@@ -377,8 +377,10 @@ def draw_cases(cases: Mapping[str, tuple[Mixture, Mixture]], relative: pd.DataFr
         axis.set(title=name, aspect="equal", xticks=[], yticks=[])
     axis, smallest = bottom.subplots(), 1e-3
     for i, (method, values) in enumerate(relative.items()):
-        place, shown = np.arange(len(cases)) + 0.12 * (i - 2.5), values.clip(lower=smallest)
-        axis.plot(place, shown, "o", color=COLOURS[str(method)], label=method)
+        place, colour = np.arange(len(cases)) + 0.12 * (i - 2.5), COLOURS[str(method)]
+        seen = (values >= smallest).to_numpy()
+        axis.plot(place[seen], values[seen], "o", color=colour, label=method)
+        axis.plot(place[~seen], np.full((~seen).sum(), smallest), "v", color=colour)
     axis.axhline(1, color="0.6", linewidth=1, zorder=0)
     for edge in np.arange(len(cases) - 1) + 0.5:
         axis.axvline(edge, color="0.9", linewidth=1, zorder=0)

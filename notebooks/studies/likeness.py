@@ -13,13 +13,14 @@ import seaborn as sns
 from IPython.display import Markdown
 from matplotlib.axes import Axes
 from pandas.io.formats.style import Styler
+from scipy.spatial.distance import squareform
 
 import conjure_lib as cj
 from conjure_lib import Weighting
 from conjure_tools import benchmarks
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
-from studies import comparison, spaces
+from studies import clusters, comparison, spaces
 from studies.comparison import BASE
 from studies.records import ROOT, Overlay, Record, opened
 
@@ -77,7 +78,7 @@ class Found:
         }
 
 
-def at_hand(
+def found_or_made(
     process: cj.GenerativeProcess,
     model: str,
     words: Sequence[str],
@@ -90,19 +91,18 @@ def at_hand(
 
     The record is that of the embedded model. With ``recompute`` that of any model is made here.
     """
-    how: dict[str, Any] = {"batch_size": batch_size}
     record, spent = None, 0
     if recompute:
-        made = spaces.make(model, ROOT / "_build" / "spaces", **how)
+        made = spaces.make(model, ROOT / "_build" / "spaces", batch_size=batch_size)
         record, spent = Record("spaces", *made), made[1]["unet_evaluations"]
     elif process.name == cj.EMBEDDED:
         record = opened("spaces")
     if record is None:
         print(f"What follows has the {len(words)} words of this page: too few to conclude from.")
-        alone = Record("spaces", *spaces.some(model, words, **how))
+        alone = Record("spaces", *spaces.some(model, words, batch_size=batch_size))
         nothing = alone.overlay(alone.table.iloc[:0], KEY)
         return Found(alone.table, alone.notes, False, alone.notes["unet_evaluations"], nothing)
-    anew, about = spaces.some(model, words, only=fresh, **how)
+    anew, about = spaces.some(model, words, only=fresh, batch_size=batch_size)
     anew = anew[(anew["weighting"] == weighting) & anew["space"].isin(fresh)]
     overlay = record.overlay(anew, KEY, weights=weights_hash(process))
     return Found(record.table, record.notes, True, spent + about["unet_evaluations"], overlay)
@@ -118,7 +118,7 @@ def people(found: Found, weighting: Weighting, resamples: int) -> pd.DataFrame:
         if on_record := found.notes.get("agreement"):
             return pd.DataFrame(on_record)
     how: dict[str, Any] = {"weighting": weighting, "resamples": resamples}
-    return comparison.agreement(found.table, pairs, **how)
+    return comparison.agreement_by_space(found.table, pairs, **how)
 
 
 # -- three questions to each space ------------------------------------------------------------
@@ -132,7 +132,7 @@ class Compared:
         result: rows by space. kind; value, low, high and p of its resemblance to the reference;
             agreement with people: spearman, people_low, people_high, pairs, and the difference
             from `BASE` with difference_low, difference_high; separation.
-        people: rows of `comparison.agreement`, under every weighting.
+        people: rows of `comparison.agreement_by_space`, under every weighting.
         matrices: distances (N, N) by space.
         chance: separations by shuffled groups.
     """
@@ -171,7 +171,7 @@ def compare(found: Found, weighting: Weighting, resamples: int, permutations: in
     ``resamples`` are of the words; ten times as many of the pairs.
     """
     square = comparison.matrices(found.table, found.words, weighting)
-    group = [spaces.GROUP[word] for word in found.words]
+    group = np.array([spaces.GROUP[word] for word in found.words])
     agreed = people(found, weighting, 10 * resamples)
     under = agreed[agreed["weighting"].isin(["", weighting])].set_index("space")
     kinds = found.table.drop_duplicates("space").set_index("space")["kind"]
@@ -180,13 +180,13 @@ def compare(found: Found, weighting: Weighting, resamples: int, permutations: in
         like = comparison.resemblance(
             matrix, square[spaces.REFERENCE], resamples=resamples, permutations=permutations
         )
-        apart = comparison.separation(matrix, group)
+        apart = clusters.separation(squareform(matrix, checks=False), group)
         rows[name] = {"kind": kinds[name], **like, "separation": apart}
     asked = under.rename(columns={"low": "people_low", "high": "people_high"})
     result = pd.DataFrame.from_dict(rows, orient="index").join(asked.drop(columns="weighting"))
     rng = np.random.default_rng(0)
-    shuffled = [rng.permutation(group) for _ in range(permutations)]
-    chance = [comparison.separation(square[BASE], list(order)) for order in shuffled]
+    base = squareform(square[BASE], checks=False)
+    chance = [clusters.separation(base, rng.permutation(group)) for _ in range(permutations)]
     return Compared(result, agreed, square, np.array(chance))
 
 
@@ -228,7 +228,7 @@ def _dots(axis: Axes, rows: pd.DataFrame, y: Sequence[float], colour: str) -> No
     axis.scatter(value, y, color=colour, s=20 if len(rows) == 1 else 9, zorder=3)
 
 
-def table_of(found: Compared) -> Styler:
+def everything_asked(found: Compared) -> Styler:
     """All that was asked of every space, × 100 where it is a correlation."""
     ordered = found.ordered
     wide = found.people.pivot(index="space", columns="weighting", values="spearman")

@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 import conjure_lib as cj
 from conjure_tools.plots import PALETTE, forest
 from studies import arms, probes
+from studies.pages import bracketed
 from studies.records import Overlay, Record, laid_over
 
 MODELS = {
@@ -74,13 +75,12 @@ class Readers:
     def reached(self, model: str, benchmark: str = "simlex999", group: str = "") -> str:
         """A correlation × 100 with its interval."""
         row = self.rho(model, benchmark, group)
-        return f"{row['spearman']:.0f} [{row['low']:.0f}, {row['high']:.0f}]"
+        return bracketed(row[["spearman", "low", "high"]], ".0f")
 
     def less(self, model: str, benchmark: str = "simlex999") -> str:
         """The difference from the arm "distilled" with its interval."""
         row = self.rho(model, benchmark)
-        low, high = row["difference_low"], row["difference_high"]
-        return f"{row['difference']:+.0f} [{low:+.0f}, {high:+.0f}]"
+        return bracketed(row[["difference", "difference_low", "difference_high"]], "+.0f")
 
     def facts(self) -> dict[str, Any]:
         """What the arms say, in sentences."""
@@ -120,8 +120,8 @@ class Readers:
         elif empty["difference_low"] > 0:
             change = "lowers"
         return (
-            f"Against the arm *distilled*, *scratch* differs by {self.less('scratch')} on "
-            f"SimLex-999 and by {self.less('scratch', 'rg65')} on RG-65, the untrained U-Net by "
+            f"Against the arm *distilled*, *scratch* differs by {self.less('scratch')} in ρ × 100 "
+            f"on SimLex-999 and by {self.less('scratch', 'rg65')} on RG-65, the untrained U-Net by "
             f"{self.less('untrained')} and {self.less('untrained', 'rg65')}. Training the U-Net "
             f"{change} the agreement on SimLex-999 that its distilled encoder brings along."
         )
@@ -231,7 +231,7 @@ def overlay_facts(found: Overlay) -> dict[str, Any]:
         "There is no record to compare with: what follows is of the probes scored here alone."
     )
     if len(found.rows):
-        sentence = f"The record and this page differ by at most {found.worst:.1e} of a value."
+        sentence = f"The record and this page differ by at most {found}."
     return {"fresh_sentence": Markdown(sentence)}
 
 
@@ -299,7 +299,8 @@ def paired(
 ) -> np.ndarray:
     """Share of right answers of the first less that of the second (%): value, low, high.
 
-    The interval is from a bootstrap over the probes within each phenomenon.
+    The interval is from a bootstrap over the probes within each phenomenon: by hand, since
+    scipy.stats.bootstrap has no strata.
     """
     right = found.scored.set_index(["model", "method", "id"])["margin"].sort_index()
     right = (np.sign(right) + 1) / 2
@@ -377,11 +378,11 @@ def accuracy_facts(found: Answers, resamples: int) -> dict[str, Any]:
         both, (own, ("untrained", found.weighting), ("scratch", found.weighting))
     )
     answer = (
-        f"The conjured distance is right on {ours.loc['', 'accuracy']:.0%} of the "
+        f"The conjured distance is right on {100 * ours.loc['', 'accuracy']:.0f} % of the "
         f"{ours.loc['', 'items']:.0f} that were scored (weighting {found.weighting}), its "
-        f"text encoder alone on {results.loc[(*own, ''), 'accuracy']:.0%}. By intervals of 95 % it "
-        f"is better than guessing at {names(over)}, worse at {names(under)}, and not told from "
-        f"guessing at {names(~over & ~under)}."
+        f"text encoder alone on {100 * results.loc[(*own, ''), 'accuracy']:.0f} %. By intervals of "
+        f"95 % it is better than guessing at {names(over)}, worse at {names(under)}, and not told "
+        f"from guessing at {names(~over & ~under)}."
     )
     versus = (
         f"On the controls the conjured distance differs from its own text encoder by {text[0]}, on "
@@ -413,7 +414,7 @@ def draw_sizes(found: Answers) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True)
     for y, name in enumerate(phenomena):
         one = part[part["phenomenon"] == name]
-        for side, shift, colour in zip(SIDES, (-0.15, 0.15), (PALETTE[2], PALETTE[1]), strict=True):
+        for side, shift, colour in zip(SIDES, (-0.15, 0.15), (PALETTE[2], PALETTE[3]), strict=True):
             at = y + shift + rng.uniform(-0.07, 0.07, len(one))
             label = f"anchor and {side}" if y == 0 else None
             left.plot(one[side] / unit, at, "o", ms=3, alpha=0.55, color=colour, label=label)
@@ -474,7 +475,7 @@ def draw_failures(worst: pd.DataFrame, pictures: Sequence[np.ndarray]) -> None:
     columns = 2 if len(worst) > 3 else 1
     rows = -(-len(worst) // columns)
     widths = [1, 1, 1, 0.18, 1, 1, 1][: 4 * columns - 1]  # a gap between two probes of a row
-    size, how = (5.0 * columns, 2.05 * rows), {"width_ratios": widths}
+    size, how = (3.7 * columns, 1.8 * rows), {"width_ratios": widths}
     _, axes = plt.subplots(rows, len(widths), figsize=size, squeeze=False, gridspec_kw=how)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -483,7 +484,7 @@ def draw_failures(worst: pd.DataFrame, pictures: Sequence[np.ndarray]) -> None:
             axis = axes[k % rows, 4 * (k // rows) + j]
             axis.imshow(pictures[3 * k + j], interpolation="nearest")
             distance = "" if side == "anchor" else f"\n{side}: {getattr(row, f'{side}_d'):.3g}"
-            lines = textwrap.fill(getattr(row, side), 21)
+            lines = textwrap.fill(getattr(row, side), 16)
             axis.set_title(lines + (distance or f"\n({row.phenomenon})"), fontsize=8)
     plt.show()
 

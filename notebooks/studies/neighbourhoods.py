@@ -21,20 +21,21 @@ from conjure_tools.correlation import paired_bootstrap
 from conjure_tools.neighbors import chance, chance_bound, cka, mutual_knn, nngs, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, records
+from studies.pages import bracketed
 
 WAYS = ("items with replacement", "Jaccard indices with replacement", "influence (ours)")
 POPULATION = 400  # samples that tell how much NNGS varies
 
 
-def published(study: str) -> pd.DataFrame:
+def of_authors(study: str) -> pd.DataFrame:
     """Figures of the authors of NNGS for one of their studies."""
-    table = pd.read_csv(records.ROOT / "data" / "published" / "nngs.csv")
+    table = records.published("nngs")
     return table[table["study"] == study].copy()
 
 
 def published_value(study: str, **wanted: str) -> str:
     """One of them, in words."""
-    table = published(study)
+    table = of_authors(study)
     for column, value in wanted.items():
         table = table[table[column] == value]
     return f"{table['value'].iloc[0]:.3f}"
@@ -133,7 +134,7 @@ def toys(repeats: int) -> pd.DataFrame:
 
 def published_toys(found: pd.DataFrame) -> pd.DataFrame:
     """The authors' figures for the same studies, under the same names."""
-    theirs = published("toy")
+    theirs = of_authors("toy")
     theirs["measure"] += theirs["k"].fillna("").map(lambda k: f", k = {k}" if k else "")
     return theirs.pivot(index="space", columns="measure", values="value").loc[list(found.index)]
 
@@ -194,7 +195,7 @@ def correlation(table: pd.DataFrame, **wanted: str) -> str:
     row = table.iloc[0]
     if np.isnan(row["value"]):
         return "undefined (one of the two does not vary)"
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return bracketed(row[["value", "low", "high"]], ".2f")
 
 
 def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
@@ -202,7 +203,7 @@ def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
     found = paired_bootstrap(table["nngs"], table["cka"], table[against])
     if np.isnan(found.value):
         return "undefined"
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    return bracketed((found.value, found.low, found.high), "+.2f")
 
 
 # -- analogies --------------------------------------------------------------------------------
@@ -231,15 +232,45 @@ def with_accuracy(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(rows)
 
 
+def analogy_table(table: pd.DataFrame, name: str, k: float) -> Styler:
+    """The study of every category under some vectors, for reading."""
+    shown = pd.DataFrame(
+        {
+            "category": category_names(table),
+            "pairs": table["pairs"],
+            "NNGS": [bracketed((r.nngs, r.low, r.high), ".2f") for r in table.itertuples()],
+            "chance": table["chance"].map("{:.2f}".format),
+            "CKA": table["cka"].map("{:.2f}".format),
+            "solved, %": (100 * table["accuracy"]).map("{:.0f}".format),
+            "by the published rule, %": (100 * table["as published"]).map("{:.0f}".format),
+        }
+    )
+    return shown.style.hide().set_caption(f"Analogies with vectors of the {name}, k = {k:g} n")
+
+
+def category_names(table: pd.DataFrame) -> list[str]:
+    """The Google categories without the numbers of those of grammar."""
+    return [re.sub(r"^gram\d-", "", category) for category in table["category"]]
+
+
 def correlation_table(found: pd.DataFrame) -> Styler:
     """The correlations with their intervals, the published ones in the caption."""
-    index, columns = ["vectors", "accuracy"], ["measure", "statistic"]
-    said = [f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in found.itertuples()]
-    shown = found.assign(r=said).pivot(index=index, columns=columns, values="r")
-    theirs = [f"{r.measure} {r.statistic} {r.value:.3f}" for r in published("analogy").itertuples()]
+    index, columns = ["vectors", "rule"], ["measure", "statistic"]
+    said = [bracketed((r.value, r.low, r.high), ".2f") for r in found.itertuples()]
+    rules = found["accuracy"].replace({"accuracy": "usual", "as published": "published"})
+    named = spoken(found.assign(r=said, accuracy=rules)).rename(columns={"accuracy": "rule"})
+    shown = named.pivot(index=index, columns=columns, values="r")
+    theirs = spoken(of_authors("analogy"))
+    told = [f"{r.measure} {r.statistic} {r.value:.3f}" for r in theirs.itertuples()]
     return shown.style.set_caption(
-        "Correlation with accuracy over 14 categories. Published, GloVe 300d: " + "; ".join(theirs)
+        "Correlation with accuracy over 14 categories. Published, GloVe 300d: " + "; ".join(told)
     )
+
+
+def spoken(found: pd.DataFrame) -> pd.DataFrame:
+    """A table of correlations with its measures and statistics as a page calls them."""
+    names = {"nngs": "NNGS", "cka": "CKA", "pearson": "Pearson", "spearman": "Spearman"}
+    return found.replace({"measure": names, "statistic": names})
 
 
 def analogy_facts(studies: Mapping[str, pd.DataFrame], found: pd.DataFrame) -> dict[str, Any]:
@@ -255,8 +286,8 @@ def analogy_facts(studies: Mapping[str, pd.DataFrame], found: pd.DataFrame) -> d
         "claim": "shows in every interval of the table"
         if found["low"].min() > 0
         else "does not show in every interval of the table",
-        "accuracy_low": 100 * first["accuracy"].min(),
-        "accuracy_high": 100 * first["accuracy"].max(),
+        "accuracy_low": 100 * first["as published"].min(),
+        "accuracy_high": 100 * first["as published"].max(),
     }
     absent = dict.fromkeys(("r_glove", "r_glove_cka", "glove_nngs_cka"), "not measured")
     if not glove:
@@ -301,16 +332,16 @@ def draw_analogies(studies: Mapping[str, pd.DataFrame], found: pd.DataFrame) -> 
     _, axes = plt.subplots(2, len(studies), figsize=size, squeeze=False)
     for column, (name, table) in zip(axes.T, studies.items(), strict=True):
         kind = [PALETTE[int(c.startswith("gram"))] for c in table["category"]]
-        labels = [re.sub(r"^gram\d-", "", c) for c in table["category"]]
+        labels, solved = category_names(table), 100 * table["as published"]
         for axis, measure in zip(column, ("nngs", "cka"), strict=True):
             if measure == "nngs":
-                axis.hlines(table["as published"], table["low"], table["high"], color="0.85")
-                axis.plot(table["chance"], table["as published"], "|", color="0.4", ms=7)
-            axis.scatter(table[measure], table["as published"], color=kind, zorder=3, s=22)
-            name_points(axis, table[[measure, "as published"]].to_numpy(), labels)
+                axis.hlines(solved, table["low"], table["high"], color="0.85")
+                axis.plot(table["chance"], solved, "|", color="0.4", ms=7)
+            axis.scatter(table[measure], solved, color=kind, zorder=3, s=22)
+            name_points(axis, np.column_stack([table[measure], solved]), labels)
             chosen = {"vectors": name, "statistic": "pearson", "accuracy": "as published"}
             label = "NNGS, k = 0.2 n" if measure == "nngs" else "CKA linear"
-            axis.set(ylabel="accuracy of analogies", xlabel=label)
+            axis.set(ylabel="analogies solved (%)", xlabel=label)
             r = correlation(found, **chosen, measure=measure)
             axis.set_title(f"{name}: r = {r}", fontsize=9)
     plt.show()
@@ -334,7 +365,7 @@ def search_costs(sizes: Sequence[int]) -> tuple[pd.DataFrame, int]:
     return costs, cores
 
 
-def cost_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
+def search_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
     """The largest search, how time grows, and what a million items would take."""
     in_blocks = costs[costs["search"] == "torch"].sort_values("n")
     largest = in_blocks.iloc[-1]

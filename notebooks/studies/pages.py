@@ -5,9 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from IPython.display import Markdown
+
+import conjure_lib as cj
 
 try:
     from myst_nb import glue  # keeps a value under a name, for {glue:text}`name` in the text
@@ -25,9 +29,17 @@ def say(**values: Any) -> None:
         glue(name.replace("_", "-"), plain, display=False)
 
 
-def bracketed(value: float, low: float, high: float, spec: str) -> str:
-    """A number with its interval, such as "0.42 [0.31, 0.50]"; alone where it has none."""
-    ends = f" [{low:{spec}}, {high:{spec}}]"
+def machine(process: cj.GenerativeProcess) -> str:
+    """What a process runs on, in words."""
+    kind = process.device.type
+    gpu = f"a GPU ({torch.cuda.get_device_name(process.device)})" if kind == "cuda" else ""
+    return gpu or {"cpu": "a CPU", "mps": "an Apple GPU"}.get(kind, kind)
+
+
+def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
+    """A value with its interval, such as "0.42 [0.31, 0.50]"; alone where it has none."""
+    value, low, high = numbers
+    ends = f" [{low:{ends_spec or spec}}, {high:{ends_spec or spec}}]"
     return f"{value:{spec}}" + ends * (not (math.isnan(low) or math.isnan(high)))
 
 

@@ -139,7 +139,7 @@ def chain_divergence(schedule: Schedule, square: Tensor) -> float:
     return float((beta * square / ((1 - beta) * left)).sum())
 
 
-def exact_process(
+def exact_process_of_laws(
     model: cj.GenerativeProcess, schedule: Schedule, laws: Mapping[str, Mixture]
 ) -> cj.GenerativeProcess:
     """A process with the ``schedule`` of ``model``, exact for latents of some Gaussian laws."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -92,7 +92,10 @@ def by_distance(table: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
 
 
 def score_probes(
-    process: cj.GenerativeProcess, table: pd.DataFrame, folder: Path, **options: Any
+    process: cj.GenerativeProcess,
+    table: pd.DataFrame,
+    folder: Path,
+    **options: Unpack[runs.Options],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Rows method, id, closer, farther, margin, stderr under the three weightings; the record."""
     run = runs.score(process, probe_pairs(table), folder, **options)

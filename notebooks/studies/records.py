@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conjure_lib.loading import shipped
 from conjure_tools import runs
+from conjure_tools.folders import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "_build" / "records"
@@ -36,8 +37,8 @@ Pairs = list[tuple[str, str]]
 Made = tuple[Mapping[str, pd.DataFrame], Mapping[str, Any]]
 """Tables by name, and where they are from."""
 MADE_BY = {
-    "words": ("people:words", 7500),
-    "sts": ("people:sts", 40_000),
+    "words": ("people:words", 1800),
+    "sts": ("people:sts", 3600),
     "agreement": ("people:agreements", 300),
     "matrix": ("matrix:record", 600),
     "ablations": ("ablations:record", 3600),
@@ -59,39 +60,41 @@ that takes on two cores, until it has been timed on this machine."""
 # -- writing ----------------------------------------------------------------------------------
 
 
-@contextmanager
-def whole(file: Path) -> Iterator[Path]:
-    """A name to write to: the file gets its own once it is whole, and never half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.stem}.{os.getpid()}{file.suffix}")
-    try:
-        yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write(name: str, tables: Mapping[str, pd.DataFrame], notes: Mapping[str, Any]) -> None:
     """Tables as RESULTS/TABLE.parquet and their common provenance as RESULTS/NAME.json."""
     for table, rows in tables.items():
-        with whole(RESULTS / f"{table}.parquet") as part:
-            rows.to_parquet(part, index=False)
+        in_place(RESULTS / f"{table}.parquet", partial(rows.to_parquet, index=False))
         print(f"{len(rows)} rows in {RESULTS / table}.parquet", flush=True)
-    with whole(RESULTS / f"{name}.json") as part:
-        part.write_text(json.dumps(notes, indent=1, default=str) + "\n", encoding="utf-8")
+    write_json(RESULTS / f"{name}.json", notes)
+
+
+def in_place(file: Path, write: Callable[[Path], Any]) -> None:
+    """`write_whole` into a folder that may have to be made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, write)
+
+
+def write_json(file: Path, notes: Mapping[str, Any]) -> None:
+    """Notes as JSON, whole or not at all."""
+    text = json.dumps(notes, indent=1, default=str) + "\n"
+    in_place(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def kept_table(file: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The table in ``file``; made and put there first, if need be."""
     if not file.is_file():
-        with whole(file) as part:
-            make().to_parquet(part, index=False)
+        in_place(file, partial(make().to_parquet, index=False))
     return pd.read_parquet(file)
 
 
 def in_single(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its floats as float32, as records store them."""
     return table.astype(dict.fromkeys(table.select_dtypes("float").columns, "float32"))
+
+
+def published(name: str = "published") -> pd.DataFrame:
+    """Figures of papers, with their sources: a table of data/published."""
+    return pd.read_csv(shipped("published") / f"{name}.csv")
 
 
 def texts_of(pairs: pd.DataFrame) -> Pairs:
@@ -241,8 +244,7 @@ class Log:
         """Keep that a record is made; of several times the longest, for others only resumed."""
         seconds = max(seconds, self.made.get(name, {}).get("seconds", 0.0))
         self.made[name] = {"sources": self.key, "seconds": seconds}
-        with whole(self.file) as part:
-            part.write_text(json.dumps(self.made, indent=1) + "\n", encoding="utf-8")
+        write_json(self.file, self.made)
 
     def expected(self, names: Sequence[str]) -> float:
         """About how many seconds the records take: as timed here, or as MADE_BY has it."""

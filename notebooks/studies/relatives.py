@@ -213,7 +213,7 @@ def _predicted(
     return found
 
 
-def compared(found: Asked) -> Styler:
+def estimators_beside_paths(found: Asked) -> Styler:
     """The estimators of J beside the paths, over the pairs, and what m alone says."""
     pairs, rows = found.pair_table(), {}
     texts = np.array([[found.texts[i], found.texts[j]] for i, j in found.pairs])

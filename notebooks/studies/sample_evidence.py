@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,13 @@ class Evidence:
 
 
 def measured_here(
-    process: cj.GenerativeProcess, pairs: int, **settings: Any
+    process: cj.GenerativeProcess,
+    pairs: int,
+    *,
+    images: int,
+    draws: int,
+    resamples: int,
+    batch_size: int,
 ) -> tuple[Evidence, pd.DataFrame]:
     """The same of a few pairs of nouns of the first set that is at hand, and these pairs."""
     for name in SETS:
@@ -105,8 +112,10 @@ def measured_here(
             print(f"{name} is not at hand (set CONJURE_DATA): this page compares other pairs anew")
     few = runs.stratified(nouns, pairs).reset_index(drop=True)
     with tempfile.TemporaryDirectory() as folder:
-        quiet: dict[str, Any] = {"report": lambda _: None}
-        made = study.make(process, {name: few}, Path(folder), **settings | quiet)
+        made = study.make(
+            process, {name: few}, Path(folder), images=images, draws=draws, resamples=resamples,
+            batch_size=batch_size, report=lambda _: None,
+        )  # fmt: skip
     return Evidence(*made, {name: f"{len(few)} pairs of {SETS[name]}"}, False), few
 
 
@@ -157,7 +166,7 @@ def repeatable(part: pd.DataFrame, start: str) -> float:
     return float(np.mean(found))
 
 
-def reliabilities(found: Evidence) -> pd.DataFrame:
+def repeatability(found: Evidence) -> pd.DataFrame:
     """`repeatable` by method and images, from common and from independent noise."""
     by_count = found.wide.groupby(["method", "images"])
     rows = {start: {key: repeatable(part, start) for key, part in by_count} for start in STARTS}
@@ -207,10 +216,9 @@ def draw_floors(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) ->
 # -- agreement with people --------------------------------------------------------------------
 
 
-def interval(row: Any, names: Sequence[str] = RHO, sign: str = "") -> str:
+def hundredths(row: Any, names: Sequence[str] = RHO, sign: str = "") -> str:
     """A number × 100 with its interval, where there is one: of few pairs there is none."""
-    value, low, high = (100 * float(getattr(row, name)) for name in names)
-    return bracketed(value, low, high, f"{sign}.0f")
+    return bracketed((100 * float(getattr(row, name)) for name in names), f"{sign}.0f")
 
 
 def ranks_alike(x: pd.Series, y: pd.Series, texts: np.ndarray | None = None) -> str:
@@ -218,10 +226,10 @@ def ranks_alike(x: pd.Series, y: pd.Series, texts: np.ndarray | None = None) -> 
     if len(x) < 3:
         return "not defined"
     found = spearman(x.to_numpy(), y.to_numpy(), texts=texts, resamples=RESAMPLES)
-    return interval(found, ("value", "low", "high"))
+    return hundredths(found, ("value", "low", "high"))
 
 
-def share(fraction: float) -> str:
+def share_said(fraction: float) -> str:
     """A share of all pairs, in words where it is all or nothing."""
     return {0.0: "none", 1.0: "all"}.get(fraction, f"{100 * fraction:.0f} %")
 
@@ -233,18 +241,22 @@ def people_table(found: Evidence) -> Styler:
             "set": found.labels.get(r.benchmark, r.benchmark),
             "distance": r.method,
             "noise": r.start,
-            "ρ": interval(r) + ("*" if r.difference_low > 0 or r.difference_high < 0 else ""),
+            "ρ": hundredths(r) + ("*" if r.difference_low > 0 or r.difference_high < 0 else ""),
         }
         for r in pd.concat([found.of_paths, found.of_samples, found.of_texts]).itertuples()
     ]
     cells = pd.DataFrame(rows).pivot(index="distance", columns=["set", "noise"], values="ρ")
     order = [name for name in (*cj.WEIGHTINGS, *METHODS, "text encoder") if name in cells.index]
+    across = product(dict.fromkeys(row["set"] for row in rows), (*STARTS, "less null"))
+    cells = cells.loc[order, [column for column in across if column in cells]].fillna("")
+    cells = cells.map(lambda cell: cell.replace(" ", "\N{NO-BREAK SPACE}"))  # stays in one line
+    small: Any = [{"selector": "", "props": "font-size: 85%"}]
     caption = (
         f"ρ × 100 with people, from {found.many} pictures a text or {found.draws} draws, with 95 % "
         "bootstrap intervals over pairs, given these draws; *: different from “sde” by more than "
         "its paired interval"
     )
-    return cells.loc[order].fillna("").style.set_caption(caption)
+    return cells.style.set_table_styles(small).set_caption(caption)
 
 
 def draw_agreement(found: Evidence) -> None:
@@ -320,8 +332,8 @@ def at_price(found: Evidence, method: str) -> str:
     if not len(rows):
         return f"“{method}” cannot be had at that price here"
     row = rows.loc[rows["images"].idxmax()]
-    against = interval(row, DIFFERENCE, "+")
-    return f"“{method}” with {row['images']} pictures {interval(row)}, a difference of {against}"
+    against = hundredths(row, DIFFERENCE, "+")
+    return f"“{method}” with {row['images']} pictures {hundredths(row)}, a difference of {against}"
 
 
 def first_path(found: Evidence, weighting: str) -> pd.Series:
@@ -341,15 +353,15 @@ def people_facts(found: Evidence) -> dict[str, Any]:
         "first_set": found.labels.get(found.first, found.first),
         "draws": found.draws,
         "path_cost": path["evaluations_per_pair"],
-        "path_rho": interval(path),
-        "noise_rho": interval(first_path(found, "noise")),
+        "path_rho": hundredths(path),
+        "noise_rho": hundredths(first_path(found, "noise")),
         "best_name": f"“{best['common']['method']}”",
         "best_cost": best["common"]["evaluations_per_pair"],
-        "best_rho": interval(best["common"]),
-        "best_difference": interval(best["common"], DIFFERENCE, "+"),
+        "best_rho": hundredths(best["common"]),
+        "best_difference": hundredths(best["common"], DIFFERENCE, "+"),
         "best_independent_name": f"“{best['independent']['method']}”",
-        "best_independent_rho": interval(best["independent"]),
-        "text_rho": interval(texts.iloc[0]) if len(texts) else "not defined for this model",
+        "best_independent_rho": hundredths(best["independent"]),
+        "text_rho": hundredths(texts.iloc[0]) if len(texts) else "not defined for this model",
         "n_compared": len(rows),
         "n_below": int((rows["difference_high"] < 0).sum()),
         "n_above": int((rows["difference_low"] > 0).sum()),
@@ -371,14 +383,14 @@ def facts(found: Evidence, floor: pd.Series, same: pd.DataFrame) -> dict[str, An
         "n_nouns": study.NOUNS,
         "source": found.source,
         "record_cost": f"{found.notes['evaluations']:,}",
-        "identical": share(identical.mean()),
+        "identical": share_said(identical.mean()),
         "closest": f"“{near}”",
         "closest_rho": ranks_alike(same["sde"], same[near]),
         "furthest": f"“{far}”",
         "furthest_rho": ranks_alike(same["sde"], same[far]),
         "nats_paths": same["sde"].median(),
         "nats_pictures": same["jeffreys"].median(),
-        "below": share((same["jeffreys"] < same["sde"]).mean()),
+        "below": share_said((same["jeffreys"] < same["sde"]).mean()),
         "pairs_used": " and ".join(map(str, pairs)),
         **{f"floor_{name}": 100 * floor[name, many] for name in METHODS},
         **{

@@ -15,13 +15,18 @@ from torch import Tensor
 
 from conjure_lib.process import generator
 from conjure_tools.distributions import METHODS, sample_distances
-from conjure_tools.plots import PALETTE
 from studies.gaussians import Mixture, gaussian_kl
 from studies.sample_evidence import COLOURS
 
 DIMENSIONS = (2, 256)
 APART, WIDE = 3.0, 1.2  # ‖m‖ and the width of the second law
 KINDS = ("independent", "null", "common")
+LOOKS: dict[str, dict[str, Any]] = {
+    "independent": {"color": "0.1", "fmt": "o-"},
+    "null": {"color": "0.55", "fmt": "o--", "mfc": "white"},
+    "common": {"color": "0.1", "fmt": "s-.", "mfc": "white"},
+}
+"""Of the kinds, without the colours that are the methods'."""
 
 
 def gaussians(dimension: int) -> tuple[Mixture, Mixture]:
@@ -71,7 +76,7 @@ def above_null(found: pd.DataFrame, dimension: int, method: str) -> pd.Series:
     return above
 
 
-def draw(found: pd.DataFrame) -> None:
+def draw_transport(found: pd.DataFrame) -> None:
     """Transport by the number of samples, in few and in many dimensions; what is seen of it."""
     sizes = sorted(set(found.index.get_level_values("n")))
     figure, axes = plt.subplots(1, 3, figsize=(9, 4.2))
@@ -93,10 +98,9 @@ def draw(found: pd.DataFrame) -> None:
 
 
 def _draw_transport(axis: Axes, found: pd.DataFrame, dimension: int) -> None:
-    for kind, colour in zip(KINDS, PALETTE, strict=False):
+    for kind in KINDS:
         part = found.loc[(dimension, kind, "wasserstein")]
-        bars: dict[str, Any] = {"fmt": "o-", "ms": 4, "color": colour, "label": kind}
-        axis.errorbar(part.index, part["mean"], part["sd"], **bars)
+        axis.errorbar(part.index, part["mean"], part["sd"], ms=4, label=kind, **LOOKS[kind])
     axis.axhline(transport(dimension), color="black", linestyle=":", linewidth=1, label="exact")
     axis.set(title=f"wasserstein, D = {dimension}", ylabel="$W_2^2$")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -22,10 +22,8 @@ from scipy.stats import spearmanr
 
 import conjure_lib as cj
 from conjure_lib import EMBEDDED
-from conjure_lib.loading import shipped
 from conjure_tools.plots import PALETTE
 from studies import records
-from studies.records import Pairs
 
 MISSING = "– (there is no record) –"
 ANCHOR_STEPS = 5  # of the anchors of this page's embeddings
@@ -56,7 +54,7 @@ class Bench:
         return self.part("device", **({"model": model} if model else {}))
 
 
-def opened() -> Bench:
+def opened_bench() -> Bench:
     """The record, empty where there is none; what is to be known of its making is printed."""
     found = records.opened("bench")
     if found is None:
@@ -86,6 +84,11 @@ def span(values: pd.Series) -> str:
 # -- fewer evaluations ------------------------------------------------------------------------
 
 
+def named(case: str) -> str:
+    """A case of the record as a page calls it."""
+    return case.replace("rg65", "RG-65").replace("stsb", "STS-B")
+
+
 @dataclass(frozen=True)
 class Against:
     """The library beside Algorithm 1 as it is printed, a row a case."""
@@ -95,12 +98,25 @@ class Against:
 
     def styled(self) -> Styler:
         """For reading."""
-        shown = self.table.drop(columns=["a step", "printed, a step"])
-        shown = shown.rename(columns={"pairs a minute": "ours "})
-        unit = "by the clock" if self.by_clock else "of CPU time, one thread"
-        styled = shown.style.hide().format(precision=1)
-        styled = styled.format("{:.1e}", subset="largest difference")
-        return styled.set_caption(f"One draw; minutes {unit}")
+        table, unit = self.table, "by the clock" if self.by_clock else "of CPU time, one thread"
+        asked, speed = "evaluations a pair", "pairs a minute"
+        columns = {
+            ("scored", "pairs"): table["case"].map(named) + table["steps"].map(", {} steps".format),
+            ("scored", "w"): table["guidance"],
+            (asked, "printed"): table["naive, evaluations a pair"],
+            (asked, "here"): table["ours"],
+            (asked, "times fewer"): table["fewer"],
+            (speed, "printed"): table["naive, pairs a minute"],
+            (speed, "here"): table["pairs a minute"],
+            (speed, "times more"): table["faster"],
+            ("distances", "differ by"): table["largest difference"],
+        }
+        styled = pd.DataFrame(columns).style.hide().format(precision=1, thousands=",")
+        styled = styled.format("{:.1e}", subset=[("distances", "differ by")])
+        return styled.set_caption(
+            f"Algorithm 1 as printed, and here: one draw; minutes {unit}; largest relative "
+            "difference of a distance"
+        )
 
     def facts(self) -> dict[str, str]:
         """How many times fewer evaluations, and how many times the speed."""
@@ -147,12 +163,12 @@ def against(bench: Bench) -> Against | None:
 def against_facts(bench: Bench, found: Against | None) -> dict[str, Any]:
     """The comparison, alone and on all cores, and where the time goes."""
     none = dict.fromkeys(("fewer", "faster", "agree", "stsb_fewer"), MISSING)
-    spent = [f"{row.operations} {row.share:.0%}" for row in bench.part("profile").itertuples()]
-    live = bench.part("live")
+    spent, live = bench.part("profile"), bench.part("live")
+    shares = [f"{row.operations} {100 * row.share:.0f} %" for row in spent.itertuples()]
     return {
         **(found.facts() if found else none),
         **cores_facts(bench.part("cores")),
-        "profile_says": ", ".join(spent) or MISSING,
+        "profile_says": ", ".join(shares) or MISSING,
         "compile_says": compiled(bench.speeds(EMBEDDED)),
         "live_seconds": f"{live['cpu_seconds'].iloc[0]:.1f}" if len(live) else MISSING,
     }
@@ -196,7 +212,8 @@ def draw_against(found: Against | None) -> None:
     else:
         table = found.table
         short = table["case"].str.replace("Stable Diffusion 1.x, random weights", "SD 1.x")
-        names = [f"{case}, w = {w:g}" for case, w in zip(short, table["guidance"], strict=True)]
+        cases = zip(short.map(named), table["guidance"], strict=True)
+        names = [f"{case}, w = {w:g}" for case, w in cases]
         y = np.arange(len(names))
         count_axis.barh(y - 0.2, table["printed, a step"], 0.4, color="0.75", label="as printed")
         count_axis.barh(y + 0.2, table["a step"], 0.4, color=PALETTE[0], label="here")
@@ -207,13 +224,6 @@ def draw_against(found: Against | None) -> None:
         speed_axis.axvline(1, color="0.6", linewidth=1)
         speed_axis.set(xlabel="times the pairs in the same time")
     plt.show()
-
-
-def counted(process: cj.GenerativeProcess, pairs: Pairs, **settings: Any) -> tuple[cj.Terms, int]:
-    """Terms of some pairs, and how many evaluations they took."""
-    before = process.evaluations
-    terms = cj.pair_terms(process, pairs, **settings)
-    return terms, process.evaluations - before
 
 
 # -- faster evaluations -----------------------------------------------------------------------
@@ -257,8 +267,8 @@ def speed_table(speeds: pd.DataFrame, here: Rates) -> Styler | None:
         return None
     names = {
         "model": "model",
-        "dtype": "dtype",
-        "batch": "batch",
+        "dtype": "numbers",
+        "batch": "rows a call",
         "compiled": "compiled",
         here.column: "a CPU second" if here.on_cpu else "a second",
         "share_of_ceiling": "share",
@@ -267,9 +277,12 @@ def speed_table(speeds: pd.DataFrame, here: Rates) -> Styler | None:
         "first_call_seconds": "first call, s",
     }
     shown = speeds[[c for c in names if c in speeds]].rename(columns=names)
-    styled = shown.style.hide().format(precision=2, na_rep="").format("{:.0f}", subset="batch")
+    shown["compiled"] = shown["compiled"].map({True: "yes", False: ""})
+    styled = shown.style.hide().format(precision=2, na_rep="")
+    styled = styled.format("{:.0f}", subset="rows a call")
     small = [c for c in ("floor", "error") if c in shown]
-    return styled.format("{:.0e}", subset=small, na_rep="").set_caption("Evaluations")
+    caption = f"Evaluations {names[here.column]}, of record"
+    return styled.format("{:.0e}", subset=small, na_rep="").set_caption(caption)
 
 
 def draw_rates(same: pd.DataFrame, here: Rates) -> None:
@@ -463,7 +476,7 @@ class Bill:
 
     def facts(self) -> dict[str, Any]:
         """Hours of the fastest GPU."""
-        gpu, texts = self.hours.columns[0], texts_of(self.pairs)
+        gpu, texts = self.hours.columns[0], texts_for(self.pairs)
         hours = self.hours[gpu]
         alone = hours["no text shared"]
         return {
@@ -477,20 +490,20 @@ class Bill:
             "n_bill": f"{self.pairs:,}",
             "n_texts": f"{texts:,}",
             "n_anchors": ANCHORS,
-            "fastest": gpu,
+            "fastest": gpu.split(" (")[0],
         }
 
 
-def texts_of(pairs: int) -> int:
+def texts_for(pairs: int) -> int:
     """Texts that have so many pairs among themselves."""
     return int(np.ceil((1 + np.sqrt(1 + 8 * pairs)) / 2))
 
 
 def gpu_rates(speeds: pd.DataFrame) -> dict[str, float]:
     """Evaluations a second of GPUs, published and measured; the fastest first."""
-    published = pd.read_csv(shipped("published") / "throughput.csv")
-    rate = published["iterations_per_second"] * published["rows"]
-    rates = {f"{gpu} (published)": float(r) for gpu, r in zip(published["gpu"], rate, strict=True)}
+    theirs = records.published("throughput")
+    rate = theirs["iterations_per_second"] * theirs["rows"]
+    rates = {f"{gpu} (published)": float(r) for gpu, r in zip(theirs["gpu"], rate, strict=True)}
     measured = speeds[speeds["device"].str.contains("NVIDIA")] if len(speeds) else speeds
     for name, rows in measured.groupby("device") if len(measured) else ():
         rates[f"{name} (measured)"] = float(rows["evaluations_per_second"].max())
@@ -499,7 +512,7 @@ def gpu_rates(speeds: pd.DataFrame) -> dict[str, float]:
 
 def bill(pairs: int, steps: int, draws: int, rates: Mapping[str, float]) -> Bill:
     """What so many pairs take in each way, and how long on each GPU."""
-    S, k, P, U = steps, draws, pairs, texts_of(pairs)
+    S, k, P, U = steps, draws, pairs, texts_for(pairs)
     ways = {
         "as printed, guidance": 12 * S * k * P,
         "as printed": 6 * S * k * P,

@@ -1,6 +1,6 @@
 """Seven sentence sets against people, for chapter 5: tables, slices, pictures, and the sentences.
 
-Similarities come from `people.opened`; ρ stands × 100 in everything that is shown.
+Similarities come from `people.opened_with_people`; ρ stands × 100 in everything that is shown.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,10 +19,11 @@ from pandas.io.formats.style import Styler
 import conjure_lib as cj
 from conjure_tools.baselines import lengths
 from conjure_tools.benchmarks import STS
-from conjure_tools.correlation import Correlation, both_texts, spearman
+from conjure_tools.correlation import Correlation, Resampling, both_texts, spearman
 from conjure_tools.plots import PALETTE, forest
-from studies.people import Opened, in_hundredths, interval, styled, with_interval
-from studies.records import ROOT
+from studies.pages import bracketed
+from studies.people import Opened, in_hundredths, interval_columns, styled, with_interval
+from studies.records import published
 
 NAMES = {name: name.upper() for name in STS} | {"stsb": "STS-B", "sickr": "SICK-R"}
 METHODS = {
@@ -59,7 +60,7 @@ QUOTABLE = ["images", "headlines", "postediting"]
 
 
 @dataclass(frozen=True)
-class Table:
+class SetTable:
     """Agreement on whole sets: rows of agreement by method and set, ρ × 100 and its means."""
 
     pooled: pd.DataFrame
@@ -84,22 +85,17 @@ class Table:
         return [m for m in (self.weighting, self.own, "minilm") if m in self.methods]
 
 
-def table_of(found: Opened, weighting: str) -> Table:
+def set_table(found: Opened, weighting: str) -> SetTable:
     """The table of all methods and sets."""
     pooled = found.results[found.results["group"] == ""].set_index(["method", "benchmark"])
     pooled[["spearman", "spearman_low", "spearman_high"]] *= 100
     sets = [s for s in NAMES if s in pooled.index.unique("benchmark")]
     methods = [m for m in METHODS if m in pooled.index.unique("method")]
     rho = pooled["spearman"].unstack().loc[methods, sets]
-    return Table(pooled, sets, methods, rho, weighting)
+    return SetTable(pooled, sets, methods, rho, weighting)
 
 
-def published() -> pd.DataFrame:
-    """Figures of the papers, with their sources."""
-    return pd.read_csv(ROOT / "data" / "published" / "published.csv")
-
-
-def beside_published(table: Table) -> Styler:
+def table_beside_published(table: SetTable) -> Styler:
     """What was measured, and below it what was published."""
     cells = with_interval(table.pooled).unstack().loc[table.methods, table.sets]
     measured = cells.assign(mean=table.mean.map("{:.1f}".format))
@@ -118,7 +114,7 @@ def beside_published(table: Table) -> Styler:
     return styled(whole.rename(index=METHODS, columns=NAMES), caption)
 
 
-def facts(table: Table) -> dict[str, Any]:
+def facts(table: SetTable) -> dict[str, Any]:
     """What the table says, in numbers."""
     mean, rho, weighting = table.mean, table.rho, table.weighting
     pooling = {"text_encoder_last": "end of text", "text_encoder_mean": "mean over the tokens"}
@@ -138,11 +134,11 @@ def facts(table: Table) -> dict[str, Any]:
     }
 
 
-def draw_sets(table: Table) -> None:
+def draw_sets(table: SetTable) -> None:
     """ρ of every set with intervals, and the published figures of the method."""
     shown = [m for m in (*table.compared, *CHEAPER) if m in table.methods]
     figure, axis = plt.subplots(figsize=(8.5, 5.2))
-    rows = {METHODS[m]: interval(table.pooled.loc[m].reindex(table.sets)) for m in shown}
+    rows = {METHODS[m]: interval_columns(table.pooled.loc[m].reindex(table.sets)) for m in shown}
     forest(axis, rows, [NAMES[s] for s in table.sets])
     every = published()
     quoted = every[every["row"] == "Conjuring similarity (SD v1.4)"].set_index("benchmark")
@@ -167,7 +163,7 @@ Correlations = Mapping[str, Correlation]
 """By name of the set."""
 
 
-def draw_against(differences: Correlations, partial: Correlations) -> None:
+def draw_gains(differences: Correlations, partial: Correlations) -> None:
     """ρ(conjured) less ρ(text encoder), and the partial ρ given both of its cosines."""
     if not differences:
         return
@@ -180,7 +176,7 @@ def draw_against(differences: Correlations, partial: Correlations) -> None:
     plt.show()
 
 
-def against_facts(table: Table, differences: Correlations, partial: Correlations) -> dict[str, Any]:
+def gain_facts(table: SetTable, differences: Correlations, partial: Correlations) -> dict[str, Any]:
     """Who agrees better with people, and what the pictures keep beyond the cosines."""
     weighting, own, sets = table.weighting, table.own, len(table.sets)
     ahead = int((table.rho.loc[weighting] > table.rho.loc[own]).sum())
@@ -209,7 +205,7 @@ def against_facts(table: Table, differences: Correlations, partial: Correlations
 FITTED = {"frechet": "Fréchet distance", "jeffreys": "Jeffreys divergence"}
 
 
-def gaussians(found: Opened, table: Table, **how: Any) -> pd.DataFrame:
+def fitted_gaussians(found: Opened, table: SetTable, **how: Unpack[Resampling]) -> pd.DataFrame:
     """Correlations by set and method on the pairs that Gaussians were fitted for; may be empty."""
     fitted = [m for m in FITTED if m in found.table and found.table[m].notna().any()]
     rows = {}
@@ -217,8 +213,8 @@ def gaussians(found: Opened, table: Table, **how: Any) -> pd.DataFrame:
         known = part[part[fitted].notna().all(axis=1)]
         if len(known):  # made on some sets only
             methods = [table.weighting, *fitted, table.own]
-            how["texts"] = both_texts(known)
-            rows[name] = {m: spearman(known[m], known["people"], **how) for m in methods}
+            people, texts = known["people"], both_texts(known)
+            rows[name] = {m: spearman(known[m], people, texts=texts, **how) for m in methods}
     if not rows:
         print("Gaussians: the record or the ratings are not at hand.")
     return pd.DataFrame(rows).T
@@ -311,7 +307,7 @@ def correction_facts(quoted: Mapping[str, pd.Series]) -> dict[str, float]:
 # -- by kind of text --------------------------------------------------------------------------
 
 
-def subsets(found: Opened, table: Table) -> pd.DataFrame:
+def subsets(found: Opened, table: SetTable) -> pd.DataFrame:
     """Agreement of the compared methods on every subset, with its genre; STS-B is left out."""
     kind = {subset: genre for genre, names in GENRES.items() for subset in names}
     results = found.results
@@ -343,7 +339,7 @@ def by_genre(sliced: pd.DataFrame, weighting: str) -> pd.DataFrame:
     return genres.unstack("method").loc[order]
 
 
-def draw_genres(sliced: pd.DataFrame, genres: pd.DataFrame, table: Table) -> None:
+def draw_genres(sliced: pd.DataFrame, genres: pd.DataFrame, table: SetTable) -> None:
     """Every subset, in bands of its genre."""
     single = sliced.assign(row=sliced["benchmark"].map(NAMES) + " " + sliced["group"])
     single = single.replace({"row": {"SICK-R SICK": "SICK-R"}})
@@ -353,7 +349,7 @@ def draw_genres(sliced: pd.DataFrame, genres: pd.DataFrame, table: Table) -> Non
     )
     wide, rows = single.set_index(["method", "row"]), mine["row"].tolist()
     figure, axis = plt.subplots(figsize=(8.5, 8.6))
-    compared = {METHODS[m]: interval(wide.loc[m].reindex(rows)) for m in table.compared}
+    compared = {METHODS[m]: interval_columns(wide.loc[m].reindex(rows)) for m in table.compared}
     forest(axis, compared, rows)
     top = 0
     for genre in genres.index:
@@ -368,12 +364,12 @@ def draw_genres(sliced: pd.DataFrame, genres: pd.DataFrame, table: Table) -> Non
     plt.show()
 
 
-def genre_table(genres: pd.DataFrame, table: Table) -> pd.DataFrame:
+def genre_table(genres: pd.DataFrame, table: SetTable) -> pd.DataFrame:
     """The means by genre in words, and conjured less text encoder."""
     small = pd.DataFrame(
         {
             METHODS[m]: genres.apply(
-                lambda r, m=m: f"{r['value', m]:.1f} [{r['low', m]:.0f}, {r['high', m]:.0f}]",
+                lambda r, m=m: bracketed((r["value", m], r["low", m], r["high", m]), ".1f", ".0f"),
                 axis=1,
             )
             for m in table.compared
@@ -382,11 +378,11 @@ def genre_table(genres: pd.DataFrame, table: Table) -> pd.DataFrame:
     mine, own = genres["value", table.weighting], genres["value", table.own]
     return small.assign(
         **{"conjured less text encoder": mine - own},
-        pairs=genres["pairs", table.weighting].astype(int),
-    )
+        pairs=genres["pairs", table.weighting].map("{:,.0f}".format),
+    ).rename_axis("kind of text")
 
 
-def genre_facts(genres: pd.DataFrame, table: Table) -> dict[str, Any]:
+def genre_facts(genres: pd.DataFrame, table: SetTable) -> dict[str, Any]:
     """Where agreement is best and worst, alone and next to the text encoder."""
     rho = genres["value", table.weighting]
     less = rho - genres["value", table.own]
@@ -415,7 +411,7 @@ def genre_facts(genres: pd.DataFrame, table: Table) -> dict[str, Any]:
 # -- by length --------------------------------------------------------------------------------
 
 
-def percentiles(found: Opened, columns: Sequence[str]) -> pd.DataFrame:
+def with_percentiles(found: Opened, columns: Sequence[str]) -> pd.DataFrame:
     """All pairs with the columns and people's ratings as percentiles within their set, 0 to 100."""
     parts = [
         part.assign(**{c: 100 * part[c].rank(pct=True) for c in ["people", *columns]})
@@ -436,7 +432,9 @@ def with_lengths(process: cj.GenerativeProcess, ranked: pd.DataFrame, room: int)
     return alone
 
 
-def by_length(alone: pd.DataFrame, methods: Sequence[str], **how: Any) -> dict[str, pd.DataFrame]:
+def by_length(
+    alone: pd.DataFrame, methods: Sequence[str], **how: Unpack[Resampling]
+) -> dict[str, pd.DataFrame]:
     """By method, ρ of the percentiles in every slice of length, by the slice's longest."""
     if not len(alone):
         return {}
@@ -474,7 +472,7 @@ def cut_share(alone: pd.DataFrame) -> pd.Series:
 
 
 def length_facts(
-    lengths: Mapping[str, pd.DataFrame], alone: pd.DataFrame, table: Table
+    lengths: Mapping[str, pd.DataFrame], alone: pd.DataFrame, table: SetTable
 ) -> dict[str, Any]:
     """From the shortest to the longest sentences."""
     sentence = "The slices by length need the sentences, which are not at hand in this run."
@@ -507,7 +505,7 @@ def disagreements(ranked: pd.DataFrame, weighting: str, count: int) -> pd.DataFr
     return pd.concat(halves, ignore_index=True)
 
 
-def draw_gallery(gallery: pd.DataFrame, pictures: Sequence[np.ndarray], table: Table) -> None:
+def draw_gallery(gallery: pd.DataFrame, pictures: Sequence[np.ndarray], table: SetTable) -> None:
     """Both pictures of every pair, its sentences, and where three judges put it within its set."""
     if not len(gallery):
         return
@@ -533,7 +531,7 @@ def draw_gallery(gallery: pd.DataFrame, pictures: Sequence[np.ndarray], table: T
     plt.show()
 
 
-def blamed(alone: pd.DataFrame, table: Table) -> tuple[pd.DataFrame, int]:
+def blamed(alone: pd.DataFrame, table: SetTable) -> tuple[pd.DataFrame, int]:
     """Mean percentiles of the hundredth of pairs most apart, either way; and how many they are."""
     if not len(alone):
         return alone, 0
@@ -544,7 +542,7 @@ def blamed(alone: pd.DataFrame, table: Table) -> tuple[pd.DataFrame, int]:
     return pd.DataFrame({k: part[judges].mean() for k, part in kinds.items()}).T, count
 
 
-def blame_facts(blame: pd.DataFrame, table: Table) -> dict[str, Any]:
+def blame_facts(blame: pd.DataFrame, table: SetTable) -> dict[str, Any]:
     """With whom the text encoder sides."""
     sentences = []
     for label in blame.index if len(blame) else ():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations
 from pathlib import Path
@@ -27,7 +27,7 @@ import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_tools import baselines, benchmarks, runs
 from conjure_tools.fingerprints import weights_hash
-from studies.comparison import BASE, agreement
+from studies.comparison import BASE, agreement_by_space
 from studies.records import ROOT, Made
 
 GROUPS = {
@@ -69,7 +69,7 @@ def record() -> Made:
     """The table 'spaces', and with its notes how each space agrees with people."""
     table, notes = make(cj.EMBEDDED, ROOT / "_build" / "spaces")
     pairs = benchmarks.load_pairs("rg65")
-    notes["agreement"] = agreement(table, pairs).to_dict("records")
+    notes["agreement"] = agreement_by_space(table, pairs).to_dict("records")
     return {"spaces": table}, notes
 
 
@@ -80,13 +80,14 @@ def make(
     *,
     draws: int = DRAWS,
     only: Sequence[str] | None = None,
-    **options: Any,
+    batch_size: int = 64,
+    report: Callable[[str], None] = print,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Every space over ``words``, one row a pair, and where it is from.
 
     Args:
         only: names of the spaces that are wanted; all by default.
-        options: passed to ``runs.score``.
+        batch_size, report: as in ``runs.score``.
 
     Returns:
         Columns space, kind, weighting ("" where there is none to choose), text1, text2, distance,
@@ -101,7 +102,8 @@ def make(
     parts, records = [], {}
     for name, space in chain(spaces.items(), untrained_spaces(model, only)):
         if only is None or name in only:
-            settings = {"steps": STEPS, "block": len(pairs)} | space.settings | options
+            settings = {"steps": STEPS, "block": len(pairs)} | space.settings
+            settings |= {"batch_size": batch_size, "report": report}
             where = folder / name.replace(" ", "-").replace(",", "")
             run = runs.score(space.process, pairs, where, draws=draws, **settings)
             parts.append(in_rows(name, space.kind, run))
@@ -339,7 +341,10 @@ def draw_rules(
     return [relabelled_, lottery]
 
 
-def some(model: str, words: Sequence[str], **options: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+def some(
+    model: str, words: Sequence[str], *, batch_size: int, only: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """`make` over a few words, whose runs are not kept."""
+    how: dict[str, Any] = {"batch_size": batch_size, "only": only, "report": lambda _: None}
     with tempfile.TemporaryDirectory() as folder:
-        return make(model, Path(folder), words, report=lambda _: None, **options)
+        return make(model, Path(folder), words, **how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,8 +13,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 import conjure_lib as cj
 from conjure_lib.engine import chunks
+from conjure_lib.sampling import Settings
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE
+from studies.pages import bracketed
 
 LISTS = {
     "things": "house / castle, tree / flower, car / bus, ship / canoe, guitar / trumpet, "
@@ -32,11 +34,11 @@ SHIFTS = (1, 2)  # the first words of a list also meet the second words one and 
 
 
 def with_error(values: Sequence[float] | np.ndarray, digits: int = 0) -> str:
-    """The mean over draws and its standard error."""
+    """The mean over draws and its standard error, with spaces at which no line is broken."""
     mean = f"{np.mean(values):.{digits}f}"
     if len(values) == 1:
         return mean
-    return f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
+    return f"{mean}\u00a0±\u00a0{np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 
 
 # -- what a text tells ------------------------------------------------------------------------
@@ -104,18 +106,18 @@ def redrawn(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return by_pair[rng.integers(len(by_pair), size=len(by_pair))].ravel()
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def middle_95(values: Sequence[float]) -> tuple[float, float]:
     """The middle 95 % of some bootstrap values."""
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
-def separation(
+def told_apart(
     first: np.ndarray, second: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
     """`above`, and the ends of its interval over the pairs of both lists."""
     drawn = [above(redrawn(first, rng), redrawn(second, rng)) for _ in range(resamples)]
-    return above(first, second), *interval(drawn)
+    return above(first, second), *middle_95(drawn)
 
 
 def line(things: np.ndarray, ideas: np.ndarray) -> float:
@@ -158,8 +160,8 @@ def draw_told(
 # -- partners ---------------------------------------------------------------------------------
 
 
-def matched(
-    process: cj.GenerativeProcess, found: Sequence[tuple[str, str]], **settings: Any
+def partner_distances(
+    process: cj.GenerativeProcess, found: Sequence[tuple[str, str]], **settings: Unpack[Settings]
 ) -> np.ndarray:
     """Distances of first words to their partners, then to second words further on, (3, pairs).
 
@@ -187,16 +189,16 @@ def partners(
     for kind, found in between.items():
         shares, unrelated = partner_nearer(found), found[1:]
         places = rng.integers(found.shape[1], size=(resamples, 2, found.shape[1]))
-        low, high = interval([shares[i].mean() for i, _ in places])
+        low, high = middle_95([shares[i].mean() for i, _ in places])
         if kind == "things":  # above and below the line stand the same words
             places[:, 1] = places[:, 0]
         ratios = [np.median(unrelated[:, i]) / np.median(things[j]) for i, j in places]
         rows[kind] = {
-            "partner is nearer": f"{shares.mean():.2f} [{low:.2f}, {high:.2f}]",
+            "partner is nearer": bracketed((shares.mean(), low, high), ".2f"),
             "related": np.median(found[0]),
             "unrelated": np.median(unrelated),
-            "unrelated, in units of related things": "{:.2f} [{:.2f}, {:.2f}]".format(
-                np.median(unrelated) / related, *interval(ratios)
+            "unrelated, in units of related things": bracketed(
+                (np.median(unrelated) / related, *middle_95(ratios)), ".2f"
             ),
         }
     return pd.DataFrame(rows).T

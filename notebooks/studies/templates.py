@@ -16,8 +16,18 @@ from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import chance, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, zero_shot
-from studies.neighbourhoods import correlation, nngs_less_cka, published, published_value
+from studies.neighbourhoods import (
+    correlation,
+    nngs_less_cka,
+    of_authors,
+    published_value,
+    spoken,
+)
+from studies.pages import bracketed
 from studies.records import Overlay, Record, opened
+
+FEATURES = {"unet": "U-Net", "latents": "latents"}
+"""Spaces of the pictures as a page calls them."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +57,12 @@ class Judged:
     @property
     def features(self) -> dict[str, np.ndarray]:
         """Spaces (classes, width) of the pictures."""
-        kinds = ("unet", "latents")
-        return {kind: np.stack(list(self.images[kind])).astype(float) for kind in kinds}
+        return {kind: np.stack(list(self.images[kind])).astype(float) for kind in FEATURES}
 
 
-def judged(process: cj.GenerativeProcess, classes: int, templates: int, recompute: bool) -> Judged:
+def judged_templates(
+    process: cj.GenerativeProcess, classes: int, templates: int, recompute: bool
+) -> Judged:
     """The records, or all of it made anew, or else a study of a few classes and templates."""
     if recompute:
         every = zero_shot.emoji_of(zero_shot.CLASSES, everything=True)
@@ -69,7 +80,7 @@ def judged(process: cj.GenerativeProcess, classes: int, templates: int, recomput
     return Judged(images, table, {}, recorded=False)
 
 
-def texts_of(process: cj.GenerativeProcess, found: Judged) -> dict[str, np.ndarray]:
+def class_vectors(process: cj.GenerativeProcess, found: Judged) -> dict[str, np.ndarray]:
     """By template, the text encoder's vectors (classes, width) of the classes filled in."""
     return {
         t: graphs.text_vectors(process, zero_shot.filled(t, found.classes)) for t in found.templates
@@ -84,18 +95,27 @@ def studied(found: Judged, texts: Mapping[str, np.ndarray], k: int) -> dict[str,
     }
 
 
-def table_of(by_feature: Mapping[str, pd.DataFrame], classes: int, k: int) -> Styler:
+def by_template(by_feature: Mapping[str, pd.DataFrame], classes: int, k: int) -> Styler:
     """Both kinds of features by template, the best first."""
-    unet = by_feature["unet"][["template", "accuracy", "nngs", "low", "high", "cka"]]
-    latents = by_feature["latents"][["template", "nngs", "cka"]]
-    both = unet.merge(latents, on="template", suffixes=("", ", latents"))
-    both["denies"] = ["x" if t in zero_shot.NEGATED else "" for t in both["template"]]
-    styled = both.sort_values("accuracy", ascending=False).style.hide().format(precision=3)
-    by_chance = f"chance accuracy {1 / classes:.0%}, chance NNGS {chance(classes, k):.3f}"
-    return styled.format("{:.0%}", subset="accuracy").set_caption(f"{classes} classes; {by_chance}")
+    both = by_feature["unet"].sort_values("accuracy", ascending=False)
+    latents = by_feature["latents"].set_index("template").loc[both["template"]]
+    shown = pd.DataFrame(
+        {
+            "template": both["template"],
+            "named right, %": 100 * both["accuracy"],
+            "NNGS, U-Net": [bracketed((r.nngs, r.low, r.high), ".3f") for r in both.itertuples()],
+            "CKA, U-Net": both["cka"],
+            "NNGS, latents": latents["nngs"].to_numpy(),
+            "CKA, latents": latents["cka"].to_numpy(),
+            "denies": ["yes" if t in zero_shot.NEGATED else "" for t in both["template"]],
+        }
+    )
+    styled = shown.style.hide().format(precision=3).format("{:.0f}", subset="named right, %")
+    by_chance = f"by chance {100 / classes:.0f} % right and an NNGS of {chance(classes, k):.3f}"
+    return styled.set_caption(f"{classes} classes; {by_chance}")
 
 
-def with_accuracy(by_feature: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def by_space_with_accuracy(by_feature: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Correlations over templates of NNGS and CKA with accuracy, by space."""
     return pd.concat(
         graphs.correlations(table, "accuracy", ["nngs", "cka"]).assign(space=name)
@@ -103,16 +123,12 @@ def with_accuracy(by_feature: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def correlation_table(found: pd.DataFrame, k: int) -> Styler:
+def template_correlations(found: pd.DataFrame, k: int) -> Styler:
     """The correlations beside the published ones."""
-    theirs = published("zero-shot").assign(low=np.nan, high=np.nan)
-    theirs = theirs.replace({"measure": {"NNGS": "nngs", "CKA": "cka"}})
+    theirs = of_authors("zero-shot").assign(low=np.nan, high=np.nan)
     theirs["space"] += ", published"
-    both = pd.concat([found, theirs[found.columns]])
-    both["r [95 %]"] = [
-        f"{r.value:.2f}" + (f" [{r.low:.2f}, {r.high:.2f}]" if np.isfinite(r.low) else "")
-        for r in both.itertuples()
-    ]
+    both = spoken(pd.concat([found.replace({"space": FEATURES}), theirs[found.columns]]))
+    both["r [95 %]"] = [bracketed((r.value, r.low, r.high), ".2f") for r in both.itertuples()]
     wide = both.pivot(index="space", columns=["measure", "statistic"], values="r [95 %]")
     return wide.style.set_caption(
         f"Correlation over templates with the accuracy of naming, k = {k}"
@@ -150,13 +166,13 @@ def draw_templates(
             axis.hlines(100 * part["accuracy"], part["low"], part["high"], color="0.87", zorder=0)
             axis.plot(part["nngs"], 100 * part["accuracy"], "o", ms=5, color=colour, label=label)
         axis.axvline(table["chance"].iloc[0], color="0.4", linestyle="--", linewidth=1)
-        axis.set(xlabel=f"NNGS of {name} and texts, k = {k}", ylabel="pictures named (%)")
+        axis.set(xlabel=f"NNGS of {FEATURES[name]} and texts, k = {k}", ylabel="pictures named (%)")
         r = correlation(found, space=name, statistic="pearson", measure="nngs")
         axis.set_title(f"r = {r}", fontsize=9)
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=8, loc="outside lower left", ncols=2)
     for (name, curve), colour in zip(scales.items(), PALETTE, strict=False):
-        axes[2].plot(np.arange(1, len(curve) + 1), curve, color=colour, label=name)
+        axes[2].plot(np.arange(1, len(curve) + 1), curve, color=colour, label=FEATURES[name])
     axes[2].axvline(k, color="0.4", linestyle="--", linewidth=1)
     axes[2].axhline(0, color="0.8", linewidth=1)
     axes[2].set(xscale="log", xlabel="neighbours k", ylabel="Pearson's r with accuracy")
@@ -170,7 +186,7 @@ def judged_again(process: cj.GenerativeProcess, found: Judged, pictures: int) ->
     picked = [c for c in found.classes if c in zero_shot.SHIPPED]
     picked = picked[:: max(1, len(picked) // pictures)][:pictures]
     few = zero_shot.emoji_of(picked, everything=False)
-    clean = zero_shot.latents(process, np.stack([zero_shot.drawings(e)[0] for e in few]))
+    clean = zero_shot.as_latents(process, np.stack([zero_shot.drawings(e)[0] for e in few]))
     keys, template = [zero_shot.CLASSES.index(c) for c in picked], found.templates[0]
     texts = zero_shot.filled(template, found.classes)
     errors = zero_shot.errors(process, clean, keys, texts)  # (pictures, classes)
@@ -183,7 +199,7 @@ def judged_again(process: cj.GenerativeProcess, found: Judged, pictures: int) ->
     same = int((np.array(found.classes)[errors.argmin(1)] == table["predicted"]).sum())
     print(
         f"{len(picked)} pictures judged anew: errors differ from the table's by up to "
-        f"{overlay.worst:.1e}, {same} of {len(picked)} are named alike."
+        f"{overlay}, {same} of {len(picked)} are named alike."
     )
     return overlay
 
@@ -193,7 +209,6 @@ def facts(
     by_feature: Mapping[str, pd.DataFrame],
     found: pd.DataFrame,
     scale: np.ndarray,
-    overlay: Overlay,
 ) -> dict[str, Any]:
     """How far NNGS says which templates work; ``scale`` is the U-Net's correlation at every k."""
     unet = by_feature["unet"]
@@ -215,21 +230,20 @@ def facts(
         "template_source": "the record"
         if judged.recorded
         else "a small study made here for want of it",
-        "accuracy_denied": denial(unet["accuracy"], denied),
-        "nngs_denied": denial(unet["nngs"], denied),
+        "accuracy_denied": denial(100 * unet["accuracy"], denied, ".0f"),
+        "nngs_denied": denial(unet["nngs"], denied, ".3f"),
         "best_template": f"“{top.iloc[-1]}”",
         "best_accuracy": 100 * judged.accuracy.max(),
         "worst_template": f"“{top.iloc[0]}”",
         "worst_accuracy": 100 * judged.accuracy.min(),
-        "stale": f"{overlay.worst:.1e}",
         "scale_low": float(np.nanmin(scale)),
         "scale_high": float(np.nanmax(scale)),
     }
 
 
-def denial(values: pd.Series, denied: Sequence[bool] | pd.Series) -> str:
+def denial(values: pd.Series, denied: Sequence[bool] | pd.Series, spec: str) -> str:
     """Mean over denying templates, and over the others."""
     denied = np.asarray(denied)
     if not denied.any():
         return "not known for want of such templates"
-    return f"{values[denied].mean():.3g} against {values[~denied].mean():.3g}"
+    return f"{values[denied].mean():{spec}} against {values[~denied].mean():{spec}}"

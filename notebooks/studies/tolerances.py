@@ -11,16 +11,18 @@ import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
+from conjure_lib.sampling import Settings
 from conjure_lib.terms import BUDGET, Spent
 from conjure_tools import benchmarks, correlation, runs
 from conjure_tools.fingerprints import weights_hash
+from studies.pages import bracketed
 from studies.records import (
     WORK,
     Made,
@@ -96,7 +98,8 @@ def make(
     notes = {
         "settings": {"tolerance": tolerance, "budget": BUDGET, **BEGIN, "seed": 0},
         "reference": reference or REFERENCE, "model": process.name,
-        "weights": weights_hash(process), "agreement": agreement(table, pairs, resamples),
+        "weights": weights_hash(process),
+        "agreement": agreement_by_setting(table, pairs, resamples),
         **runs.provenance(process),
     }  # fmt: skip
     return table, notes
@@ -115,8 +118,15 @@ def _kept(
     return pd.concat(parts, ignore_index=True)
 
 
+class Spending(Settings, total=False):
+    """What a call of `conjure_lib.distances` takes by name, of which a study sets some."""
+
+    tolerance: float | None
+    budget: int | None
+
+
 def measured(
-    process: cj.GenerativeProcess, pairs: pd.DataFrame, name: str, **how: Any
+    process: cj.GenerativeProcess, pairs: pd.DataFrame, name: str, **how: Unpack[Spending]
 ) -> pd.DataFrame:
     """A row a pair: what `make` has of one setting."""
     found = cj.distances(process, texts_of(pairs), **how)
@@ -160,7 +170,9 @@ def referred(
     return pd.DataFrame(rows)
 
 
-def agreement(table: pd.DataFrame, pairs: pd.DataFrame, resamples: int) -> list[dict[str, Any]]:
+def agreement_by_setting(
+    table: pd.DataFrame, pairs: pd.DataFrame, resamples: int
+) -> list[dict[str, Any]]:
     """ρ of minus the distance with people for the settings that have all pairs, with intervals."""
     human, rows, of = pairs["score"].to_numpy(float), [], {}
     for name, part in table.groupby("setting", sort=False):
@@ -189,7 +201,8 @@ def live(
         pairs = pd.DataFrame(ELSEWHERE[:count], columns=["text1", "text2"])
         pairs["id"] = [f"{a}, {b}" for a, b in ELSEWHERE[:count]]
     how = {**BEGIN, "tolerance": tolerance, "batch_size": batch_size}
-    return measured(process, pairs, ADAPTIVE, **how)
+    found = measured(process, pairs, ADAPTIVE, **how)
+    return found.assign(pair=[f"{a}, {b}" for a, b in texts_of(pairs)])
 
 
 def of_record(
@@ -207,7 +220,6 @@ def of_record(
 
 
 HEADINGS = {
-    "id": "pair",
     "value": "distance, nats",
     "stderr": "± draws, nats",
     "quadrature_error": "± steps, nats",
@@ -218,12 +230,13 @@ HEADINGS = {
 
 def shown(here: pd.DataFrame) -> Styler:
     """The pairs of this page."""
-    table = here.drop(columns="setting").rename(columns=HEADINGS).set_index("pair")
+    table = here.drop(columns=["id", "setting"]).rename(columns=HEADINGS).set_index("pair")
+    table[HEADINGS["met"]] = table[HEADINGS["met"]].map({True: "yes", False: "no"})
     styled = table.style.format(precision=1, thousands=",")
     return styled.set_caption("Steps and draws by the tolerance")
 
 
-def errors(table: pd.DataFrame) -> pd.DataFrame:
+def errors_by_setting(table: pd.DataFrame) -> pd.DataFrame:
     """A row a setting: pairs, cost, relative error against the reference, and how far it is told.
 
     ``rms`` is freed of the reference's own variance; ``told`` is the rms of both errors that the
@@ -258,10 +271,10 @@ ERRORS = {
 
 
 def shown_errors(found: Record | None) -> Styler | None:
-    """`errors` of the record, with the agreement with people where a setting has all pairs."""
+    """`errors_by_setting` of the record, with people's agreement where a setting has all pairs."""
     if found is None:
         return None
-    table = errors(found.table)
+    table = errors_by_setting(found.table)
     agreed = pd.DataFrame(found.notes["agreement"]).set_index("setting")
     for column in ("value", "low", "high"):
         table[f"ρ × 100{'' if column == 'value' else f', {column}'}"] = 100 * agreed[column]
@@ -270,21 +283,27 @@ def shown_errors(found: Record | None) -> Styler | None:
     return table.style.format(precision=1, na_rep="", thousands=",").set_caption(caption)
 
 
-def facts(here: pd.DataFrame, found: Record | None) -> dict[str, Any]:
+def facts(here: pd.DataFrame, found: Record | None, overlay: Overlay) -> dict[str, Any]:
     """What the text quotes."""
-    aimed = float(found.notes["settings"]["tolerance"]) if found else TOLERANCE
-    spent = here["evaluations"]
+    least, most = here["evaluations"].min(), here["evaluations"].max()
+    said = "There is no record of more pairs."
+    if found is not None:
+        aimed = 100 * found.notes["settings"]["tolerance"]
+        said = (
+            f"The record has a tolerance of {aimed:.0f} % on random pairs of SimLex-999, beside "
+            f"fixed settings of the same mean cost. {_said(found)}"
+        )
+        if len(overlay.rows):
+            said = f"Largest relative difference from the record: {overlay}. {said}"
     return {
-        "aimed": 100 * aimed,
-        "here_least": int(spent.min()),
-        "here_most": int(spent.max()),
-        "tolerance_found": "There is no record of more pairs." if found is None else _said(found),
+        "here_spent": f"{least:,}" if least == most else f"between {least:,} and {most:,}",
+        "tolerance_found": said,
     }
 
 
 def _said(found: Record) -> str:
     """The record in words."""
-    table, mine = errors(found.table), found.table[found.table["setting"] == ADAPTIVE]
+    table, mine = errors_by_setting(found.table), found.table[found.table["setting"] == ADAPTIVE]
     fixed, pairs = table.drop(index=ADAPTIVE), found.table.dropna(subset="reference")["id"]
     agreed = pd.DataFrame(found.notes["agreement"]).set_index("setting").drop(index=ADAPTIVE)
     less = 100 * agreed[["less", "less_low", "less_high"]].iloc[0]
@@ -298,5 +317,5 @@ def _said(found: Record) -> str:
         f"({fixed['rms'].idxmin()}) to {worst:.0f} % ({fixed['rms'].idxmax()}). The largest error "
         f"that a pair is told is {told[ADAPTIVE]:.0f} % of its value with the tolerance, and "
         f"{told[agreed.index[0]]:.0f} % with {agreed.index[0]}. With people the latter agrees by "
-        f"{less.iloc[0]:+.1f} [{less.iloc[1]:+.1f}, {less.iloc[2]:+.1f}] points of ρ × 100 more."
+        f"{bracketed(less.iloc[:3], '+.1f')} points of ρ × 100 more."
     )

@@ -33,7 +33,7 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def counted(number: int) -> str:
+def number_word(number: int) -> str:
     """A small number in words."""
     return FEW[number] if number < len(FEW) else f"{number:,}"
 
@@ -43,12 +43,11 @@ def listed(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def interval(found: Sequence[float], spec: str) -> str:
+def measured_interval(found: Sequence[float], spec: str) -> str:
     """A value with its interval, where it has one."""
     if np.isnan(found[0]):
         return "(not measured)"
-    value, low, high = found
-    return minus(bracketed(value, low, high, spec))
+    return minus(bracketed(found, spec))
 
 
 def numbers(found: Compared, name: str, *columns: str) -> list[float]:
@@ -59,12 +58,12 @@ def numbers(found: Compared, name: str, *columns: str) -> list[float]:
 def agreed(found: Compared, name: str) -> str:
     """Agreement with people, with its interval."""
     got = numbers(found, name, "spearman", "people_low", "people_high")
-    return interval([100 * number for number in got], ".0f")
+    return measured_interval([100 * number for number in got], ".0f")
 
 
 def like(found: Compared, name: str) -> str:
     """Resemblance to the reference, with its interval."""
-    return interval(numbers(found, name, "value", "low", "high"), ".2f")
+    return measured_interval(numbers(found, name, "value", "low", "high"), ".2f")
 
 
 def ends(values: np.ndarray, spec: str) -> str:
@@ -86,7 +85,7 @@ def agreed_by_lot(found: Compared, control: str) -> str:
         return agreed(found, control)
     half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     middle = values.mean()
-    mean = interval([middle, middle - half, middle + half], ".0f")
+    mean = measured_interval([middle, middle - half, middle + half], ".0f")
     return f"{ends(values, '.0f')} (mean over such networks {mean})"
 
 
@@ -101,7 +100,7 @@ def than(found: Compared, name: str) -> str:
         return f"was not compared with `{BASE}`"
     if low > 0 or high < 0:
         verdict = f"agrees {'better' if low > 0 else 'less'} than `{BASE}`"
-    return f"{verdict} ({interval([100 * value, 100 * low, 100 * high], '+.0f')})"
+    return f"{verdict} ({measured_interval([100 * value, 100 * low, 100 * high], '+.0f')})"
 
 
 def trained(found: Compared, control: str) -> pd.DataFrame:
@@ -116,12 +115,12 @@ def trained_less(found: Compared, control: str) -> str:
     rows = trained(found, control)
     if rows["value"].isna().any():
         return "the trained one was not compared with them"
-    n, each = len(rows), "each of them" if len(rows) > 1 else "it"
+    n, each = len(rows), "each of them" if len(rows) > 1 else "the untrained one"
     counts = {"better": int((rows["low"] > 0).sum()), "less": int((rows["high"] < 0).sum())}
-    some = [f"{how} than {counted(count)}" for how, count in counts.items() if count]
-    verdict = f"agrees {listed(some)} of the {counted(n)}"
+    some = [f"{how} than {number_word(count)}" for how, count in counts.items() if count]
+    verdict = f"agrees {listed(some)} of the {number_word(n)}"
     if not some:
-        verdict = f"cannot be told from {'any of them' if n > 1 else 'it'}"
+        verdict = f"cannot be told from {'any of them' if n > 1 else each}"
     for how, count in counts.items():
         verdict = f"agrees {how} than {each}" if count == n else verdict
     least, most = (minus(f"{end:+.0f}") for end in (rows["low"].min(), rows["high"].max()))
@@ -152,9 +151,9 @@ def changed(found: Compared) -> str:
     clear = [n for n in others if than(found, n).startswith("agrees")]
     told = [f"“{LABELS.get(n, n)}” {than(found, n)}" for n in clear]
     which = f": {listed(told)}" if told else ""
-    differing = f"{counted(len(clear))} {'differ' if len(clear) > 1 else 'differs'}"
+    differing = f"{number_word(len(clear))} {'differ' if len(clear) > 1 else 'differs'}"
     return (
-        f"Of {counted(len(others))} other processes {differing} from `{BASE}` by more than the "
+        f"Of {number_word(len(others))} other processes {differing} from `{BASE}` by more than the "
         f"interval, where one in twenty would by chance{which}."
     )
 
@@ -214,11 +213,12 @@ def in_order(found: Compared) -> str:
 
 def facts(found: Compared) -> dict[str, Any]:
     """Every number and sentence that the chapter has of the spaces."""
+    lots = len(found.twins(UNET))
     parts = (opening, of_processes, of_lots, of_states, of_controls, of_claim)
     sentences = {name: text for part in parts for name, text in part(found).items()}
     return {
         "n_spaces": len(found.result),
-        "n_by_lot": counted(len(found.twins(UNET))),
+        "n_by_lot": f"{number_word(lots)} {'network' if lots == 1 else 'networks'}",
         "n_rated": int(found.result["pairs"].max()),
         **{name: Markdown(text) for name, text in sentences.items()},
     }

@@ -1,13 +1,13 @@
 """Single words against people, for chapter 6: parts of speech, relations, concreteness, a control.
 
-Similarities come from `people.opened`; ρ stands × 100 in everything that is shown.
+Similarities come from `people.opened_with_people`; ρ stands × 100 in everything that is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,9 +17,16 @@ from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
 from conjure_tools.benchmarks import load_concreteness
-from conjure_tools.correlation import Correlation, both_texts, partial_spearman, spearman
+from conjure_tools.correlation import (
+    Correlation,
+    Resampling,
+    both_texts,
+    partial_spearman,
+    spearman,
+)
 from conjure_tools.plots import PALETTE, forest
-from studies.people import Opened, in_hundredths, interval, styled, with_interval
+from studies.pages import bracketed
+from studies.people import Opened, in_hundredths, interval_columns, styled, with_interval
 
 NAMES = {
     "rg65": "RG-65",
@@ -61,7 +68,7 @@ NOUNS, VERBS = "nouns of SimLex-999", "verbs of SimVerb-3500"
 
 
 @dataclass(frozen=True)
-class Table:
+class GroupTable:
     """Agreement by group: rows of agreement by method, set and part of speech, and ρ × 100."""
 
     grouped: pd.DataFrame
@@ -81,43 +88,46 @@ class Table:
         return [self.weighting, "people", self.own, *(c for c in COSINES if c != self.own)]
 
 
-def table_of(found: Opened, weighting: str) -> Table:
+def group_table(found: Opened, weighting: str) -> GroupTable:
     """The table of all methods and groups."""
     grouped = found.results.set_index(["method", "benchmark", "group"])
     grouped[["spearman", "spearman_low", "spearman_high"]] *= 100
     methods = [m for m in METHODS if m in grouped.index.unique("method")]
     groups = [g for g in GROUPS if (weighting, *g) in grouped.index]
     rho = grouped["spearman"].unstack("method").loc[groups, methods]
-    return Table(grouped, groups, methods, rho, weighting)
+    return GroupTable(grouped, groups, methods, rho, weighting)
 
 
-def show_table(table: Table) -> Styler:
+def show_table(table: GroupTable) -> Styler:
     """ρ with intervals, and the numbers of pairs."""
     cells = with_interval(table.grouped).unstack("method").loc[table.groups, table.methods]
     pairs = table.grouped["pairs"].loc[table.weighting].loc[table.groups].to_numpy()
-    cells = cells.set_axis([GROUPS[g] for g in table.groups]).assign(pairs=pairs)
+    cells = cells.set_axis([GROUPS[g] for g in table.groups])
+    cells["pairs"] = [f"{n:,}" for n in pairs]
     caption = "Spearman's ρ × 100, 95 % interval in brackets"
     return styled(cells.rename(columns=METHODS), caption)
 
 
-def beyond_cosines(found: Opened, weighting: str, **how: Any) -> dict[str, Correlation]:
+def beyond_cosines(
+    found: Opened, weighting: str, **how: Unpack[Resampling]
+) -> dict[str, Correlation]:
     """By group, the partial ρ of conjured similarity given both cosines of the text encoder."""
     kept = {}
     for (name, pos), label in GROUPS.items():
         part = found.joined.get(name, pd.DataFrame({"pos": []}))
         part = part[part["pos"] == pos] if pos else part
         if len(part) > len(COSINES) + 2:
-            how["texts"] = both_texts(part)
-            kept[label] = partial_spearman(part[weighting], part["people"], part[COSINES], **how)
+            columns = part[weighting], part["people"], part[COSINES]
+            kept[label] = partial_spearman(*columns, texts=both_texts(part), **how)
     return kept
 
 
-def draw_groups(table: Table, kept: Mapping[str, Correlation]) -> None:
+def draw_groups(table: GroupTable, kept: Mapping[str, Correlation]) -> None:
     """ρ by group, and what is left of it given both cosines."""
     shown = [m for m in (table.weighting, table.own, "minilm") if m in table.methods]
     labels = [GROUPS[g] for g in table.groups]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 5), sharey=True, width_ratios=[1.5, 1])
-    rows = {METHODS[m]: interval(table.grouped.loc[m].reindex(table.groups)) for m in shown}
+    rows = {METHODS[m]: interval_columns(table.grouped.loc[m].reindex(table.groups)) for m in shown}
     forest(left, rows, labels, zero=True)
     left.set_xlabel("Spearman's ρ × 100")
     if kept:
@@ -150,7 +160,11 @@ def statistics(x: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(x: np.ndarray, key: int, resamples: int, seed: int) -> np.ndarray:
-    """The statistics of resamples of the rows of x (n, 4): (resamples, 3)."""
+    """The statistics of resamples of the rows of x (n, 4): (resamples, 3).
+
+    By hand: scipy.stats.bootstrap pairs all of its samples or none, and here the four columns go
+    together while two groups are drawn apart.
+    """
     rows = np.random.default_rng([seed, key]).integers(len(x), size=(resamples, len(x)))
     pieces = np.array_split(rows, 1 + rows.size // 2**17)  # for the memory
     return np.concatenate([statistics(x[piece]) for piece in pieces])
@@ -183,7 +197,7 @@ def gap(x: np.ndarray, y: np.ndarray, key: int, *, resamples: int, seed: int) ->
     return frame
 
 
-def by_part_of_speech(found: Opened, table: Table) -> dict[str, np.ndarray]:
+def by_part_of_speech(found: Opened, table: GroupTable) -> dict[str, np.ndarray]:
     """Rows (n, 4) for `statistics` by part of speech; none where one has fewer than ten pairs."""
     if "simlex999" not in found.joined:
         return {}
@@ -196,12 +210,15 @@ def by_part_of_speech(found: Opened, table: Table) -> dict[str, np.ndarray]:
     return groups
 
 
-def check(groups: Mapping[str, np.ndarray]) -> None:
+def check_statistics(groups: Mapping[str, np.ndarray]) -> None:
     """`statistics` says of a single group what the library says."""
     for x in groups.values():
         same = [spearman(x[:, 0], x[:, 1], resamples=0), spearman(x[:, 2], x[:, 1], resamples=0)]
         same.append(partial_spearman(x[:, 0], x[:, 1], x[:, 2:], resamples=0))
         np.testing.assert_allclose(statistics(x[None])[0], [c.value for c in same], atol=1e-9)
+
+
+ENDS = {"low": "from", "high": "to"}  # of an interval
 
 
 def gap_table(gaps: Mapping[str, pd.DataFrame]) -> Styler | None:
@@ -210,8 +227,8 @@ def gap_table(gaps: Mapping[str, pd.DataFrame]) -> Styler | None:
         print("The test needs ratings of SimLex-999, ten pairs or more of each part of speech.")
         return None
     rows = pd.concat(gaps, names=["nouns less", ""])
-    shown = rows.rename(columns={"first": "nouns", "second": "the others"}).style
-    title = "Spearman's ρ × 100 of nouns (SimLex-999) and others; 95 % interval, p"
+    shown = rows.rename(columns={"first": "nouns", "second": "the others", **ENDS}).style
+    title = "Spearman's ρ × 100 of nouns (SimLex-999) and others; difference, 95 % interval, p"
     return shown.format(precision=1).format("{:.2g}", subset="p").set_caption(title)
 
 
@@ -224,10 +241,10 @@ def judged(row: pd.Series) -> str:
 
 def in_words(row: pd.Series) -> str:
     """A difference with its interval."""
-    return f"{row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    return bracketed(row[["difference", "low", "high"]], "+.1f", ".1f")
 
 
-def facts(table: Table, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def facts(table: GroupTable, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """How many pairs there are, and what the test says of the claim."""
     whole = [g for g in table.groups if not g[1] and not g[0].startswith("wordsim353_")]  # parts
     pairs = int(table.grouped.loc[table.weighting].loc[whole, "pairs"].sum())
@@ -367,7 +384,9 @@ def concrete_pairs(found: Opened) -> dict[str, pd.DataFrame]:
     return {name: part for name, part in found_rated.items() if len(part) >= 40}
 
 
-def by_concreteness(part: pd.DataFrame, table: Table, **how: Any) -> dict[str, pd.DataFrame]:
+def by_concreteness(
+    part: pd.DataFrame, table: GroupTable, **how: Unpack[Resampling]
+) -> dict[str, pd.DataFrame]:
     """By method, ρ in the quartiles of concreteness, with the mean of each."""
     slices = part.groupby(pd.qcut(part["concreteness"], 4, labels=False))
     mine, own = table.weighting, table.own
@@ -401,14 +420,16 @@ def draw_concreteness(quartiles: Mapping[str, Mapping[str, pd.DataFrame]]) -> No
     plt.show()
 
 
-def trend(part: pd.DataFrame, columns: Sequence[str], key: int, **how: int) -> pd.DataFrame:
+def trend(
+    part: pd.DataFrame, columns: Sequence[str], key: int, **how: Unpack[Resampling]
+) -> pd.DataFrame:
     """The concrete half less the abstract half."""
     halves = part["concreteness"] > part["concreteness"].median()
     concrete, abstract = (part.loc[h, list(columns)].to_numpy() for h in (halves, ~halves))
     return gap(concrete, abstract, key, **how)
 
 
-def matched(
+def matched_rows(
     first: pd.DataFrame, second: pd.DataFrame, caliper: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of either, one to one and nearest first, whose concreteness differs by so much at most.
@@ -435,9 +456,10 @@ def trend_table(trends: Mapping[str, pd.DataFrame], like: pd.DataFrame | None, c
         rows[f"SimLex-999: nouns less verbs, {couples} matched pairs of each"] = like
     if not rows:
         return None
-    shown = pd.concat(rows, names=["", "statistic"]).style.format(precision=1)
+    columns = {"first": "first group", "second": "second group", **ENDS}
+    shown = pd.concat(rows, names=["", "statistic"]).rename(columns=columns).style
     title = "Spearman's ρ × 100 of two groups, their difference, 95 % interval, p"
-    return shown.format("{:.2g}", subset="p").set_caption(title)
+    return shown.format(precision=1).format("{:.2g}", subset="p").set_caption(title)
 
 
 def trend_facts(
@@ -479,21 +501,30 @@ def trend_facts(
 # -- a U-Net that has never seen a picture ----------------------------------------------------
 
 
-def control(some: pd.DataFrame, table: Table, **how: Any) -> dict[str, Correlation]:
+def control(
+    some: pd.DataFrame, table: GroupTable, **how: Unpack[Resampling]
+) -> dict[str, Correlation]:
     """How the trained and the untrained U-Net agree with people, alone and given the cosines.
 
     ``some`` are pairs with people, the methods, and a column "untrained" of similarities.
     """
     ours, blind, people = some[table.weighting], some["untrained"], some["people"]
     both = some[[*COSINES, "untrained"]]
-    how["texts"] = both_texts(some)
+    texts = both_texts(some)
+
+    def alone(values: pd.Series) -> Correlation:
+        return spearman(values, people, texts=texts, **how)
+
+    def given(others: pd.DataFrame, values: pd.Series) -> Correlation:
+        return partial_spearman(values, people, others, texts=texts, **how)
+
     return {
-        "trained U-Net": spearman(ours, people, **how),
-        "untrained U-Net": spearman(blind, people, **how),
-        "text encoder, better cosine": spearman(some[table.own], people, **how),
-        "trained, given both cosines": partial_spearman(ours, people, some[COSINES], **how),
-        "untrained, given both cosines": partial_spearman(blind, people, some[COSINES], **how),
-        "trained, given cosines and untrained": partial_spearman(ours, people, both, **how),
+        "trained U-Net": alone(ours),
+        "untrained U-Net": alone(blind),
+        "text encoder, better cosine": alone(some[table.own]),
+        "trained, given both cosines": given(some[COSINES], ours),
+        "untrained, given both cosines": given(some[COSINES], blind),
+        "trained, given cosines and untrained": given(both, ours),
     }
 
 
@@ -528,6 +559,6 @@ def control_facts(found: Mapping[str, Correlation]) -> dict[str, Any]:
             f"{100 * plain.value:.1f} and one with random weights, behind the same text encoder, "
             f"at {100 * stirred.value:.1f}; with the cosines held constant the trained one keeps "
             f"{100 * given.value:.1f}, with the random one held constant too "
-            f"{100 * last.value:.1f} [{100 * last.low:.1f}, {100 * last.high:.1f}], {outcome}."
+            f"{bracketed((100 * x for x in (last.value, last.low, last.high)), '.1f')}, {outcome}."
         )
     return {"control_sentence": Markdown(sentence)}

@@ -123,7 +123,7 @@ def drawings(emoji: pictures.Emoji) -> np.ndarray:
 
 
 @torch.no_grad()
-def latents(process: cj.GenerativeProcess, drawn: np.ndarray) -> Tensor:
+def as_latents(process: cj.GenerativeProcess, drawn: np.ndarray) -> Tensor:
     """Pictures (n, height, width, 3) of 0 … 255 as the autoencoder's latents (n, *latent_shape)."""
     vae: Any = process.modules["vae"]
     x = torch.from_numpy(drawn).permute(0, 3, 1, 2).to(process.device, vae.dtype) / 127.5 - 1
@@ -184,7 +184,7 @@ def errors(
     return total
 
 
-def judged(found: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+def predictions(found: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
     """Errors (n, n) of n classes' pictures under their texts: class, error, rank, predicted.
 
     rank is that of the class's own text among all of them, 1 where it explains the picture best.
@@ -204,7 +204,7 @@ def class_means(process: cj.GenerativeProcess, emoji: Sequence[pictures.Emoji]) 
     """Means over ``VIEWS`` drawings of each emoji: class, latents, unet (vectors of float32)."""
     rows = []
     for one in emoji:
-        clean = latents(process, drawings(one)[1:])
+        clean = as_latents(process, drawings(one)[1:])
         both = {"latents": clean.flatten(1).cpu().numpy(), "unet": features(process, clean)}
         rows.append({"class": one.name} | {k: v.mean(0).astype("f4") for k, v in both.items()})
     return pd.DataFrame(rows)
@@ -216,17 +216,17 @@ def judge_all(
     templates: Sequence[str],
     folder: Path | None = None,
 ) -> pd.DataFrame:
-    """`judged` for each template, kept in ``folder`` template by template where there is one."""
+    """`predictions` by template, kept in ``folder`` template by template where there is one."""
     names = [e.name for e in emoji]
     keys = [CLASSES.index(name) for name in names]
-    clean = latents(process, np.stack([drawings(e)[0] for e in emoji]))
+    clean = as_latents(process, np.stack([drawings(e)[0] for e in emoji]))
     kept = f"{len(names)}-{'-'.join(map(str, TIMES))}-{weights_hash(process)[:12]}.parquet"
     parts = []
     for template in tqdm(templates, desc="templates", delay=2):
         file = folder / f"{TEMPLATES.index(template):02d}-{kept}" if folder else None
 
         def judge(template: str = template) -> pd.DataFrame:
-            return judged(errors(process, clean, keys, filled(template, names)), names)
+            return predictions(errors(process, clean, keys, filled(template, names)), names)
 
         table = kept_table(file, judge) if file else judge()
         parts.append(table.assign(template=template))

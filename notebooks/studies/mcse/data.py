@@ -52,7 +52,7 @@ def standardised(vectors: Tensor) -> Tensor:
     return centred / centred.std()
 
 
-def controls(images: Tensor) -> Images:
+def control_data(images: Tensor) -> Images:
     """Images of other captions, and vectors that belong to no picture.
 
     In the second every coordinate is shuffled by itself: each keeps its values, no row makes sense.
@@ -141,7 +141,7 @@ def kinds_of(made: dict[str, Tensor], texts: int) -> Images:
     of_texts, of_captions = embeddings[:texts], embeddings[texts:]
     return {
         REAL: (None, latents),
-        **controls(latents),
+        **control_data(latents),
         PICTURES: (None, standardised(made["pictures"])),
         EMBEDDINGS: (None, of_captions),
         EVERY: (of_texts, of_captions),
@@ -197,7 +197,7 @@ def photo_data(
     files = [photos / name for name, _ in chosen]
     features = photo_features(files, folder / "photos.safetensors", model)
     lines = texts.read_text("utf-8").splitlines() if texts else []
-    real: Images = {REAL: (None, features), **controls(features)}
+    real: Images = {REAL: (None, features), **control_data(features)}
     return Data([t for t in lines if t.strip()], [c for _, c in chosen], real)
 
 

@@ -18,7 +18,7 @@ from conjure_tools.grounding import Batches, Corpus, Mcse, embed, load_encoder, 
 from conjure_tools.plots import PALETTE
 from studies.mcse import data
 from studies.mcse.student import Student
-from studies.mcse.trainings import spearman
+from studies.mcse.trainings import spearman_rho
 from studies.records import ROOT
 from training.pictures import load_sample
 
@@ -46,7 +46,7 @@ def pairs(
     every, latents = data.emoji_pairs(emoji, count + held_out, process.modules["vae"])
     real = data.standardised(latents)
     conjured = data.conjured_embeddings(process, every, anchors, batch_size)
-    shuffled = data.controls(real[:count])[data.SHUFFLED][1]
+    shuffled = data.control_data(real[:count])[data.SHUFFLED][1]
     images = {
         "real": real,
         "shuffled": torch.cat([shuffled, real[count:]]),
@@ -136,7 +136,7 @@ class Imitation:
     def facts(self, price: Mapping[str, float]) -> dict[str, Any]:
         """How well the student ranks, and what a pair takes."""
         return {
-            "live_student": 100 * spearman(self.learned, self.wanted),
+            "live_student": 100 * spearman_rho(self.learned, self.wanted),
             "n_live_pairs": f"{len(self.learned):,}",
             "ratio": price["ratio"],
             "per_pair": price["evaluations_per_pair"],

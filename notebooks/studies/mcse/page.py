@@ -23,8 +23,18 @@ from conjure_tools.plots import PALETTE
 from studies.mcse.data import EVERY, REAL, SHUFFLED, photo_data
 from studies.mcse.live import Imitation
 from studies.mcse.study import WORK, make, summary
-from studies.mcse.trainings import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full, spearman, tested
-from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
+from studies.mcse.trainings import (
+    DEV,
+    SIMCSE,
+    UNTRAINED,
+    Plan,
+    all_runs,
+    full,
+    spearman_rho,
+    tested,
+)
+from studies.pages import bracketed
+from studies.records import ROOT, Overlay, Record, laid_over, opened, published, weights_in
 
 NAMES = {
     "stsb": "STS-B, test",
@@ -188,8 +198,6 @@ class Study:
             )
         notes = self.record.notes
         texts, captions, *_ = notes.get("texts") or [self.plan.texts, self.plan.pairs]
-        both = {EVERY, REAL} <= set(self.chosen)
-        apart = f"{self.rho(EVERY, 'stsb') - self.rho(REAL, 'stsb'):+.1f}" if both else ""
         return {
             "headline": headline,
             "n_texts": f"{texts:,}",
@@ -200,7 +208,6 @@ class Study:
             "gap_real": self.gap(REAL, "stsb"),
             "gap_real_shuffled": self.gap(REAL, "stsb", SHUFFLED),
             "gap_every": self.gap(EVERY, "stsb"),
-            "every_less_real": apart or "(not measured)",
             **self.clear_facts(),
             **self.geometry_facts(),
             **self.student_facts(),
@@ -244,7 +251,7 @@ class Study:
         if not len(rows):
             return "(not measured)"
         r = 100 * rows[["value", "low", "high"]].mean()
-        return f"{r['value']:.0f} [{r['low']:.0f}, {r['high']:.0f}]"
+        return bracketed(r, ".0f")
 
     def student_facts(self) -> dict[str, str]:
         """The student of record beside its teacher, and people."""
@@ -277,14 +284,14 @@ class Study:
         }
 
 
-def again(study: Study) -> Overlay:
+def made_anew(study: Study) -> Overlay:
     """One value of the record made anew: the untrained encoder of the first seed on SimLex-999."""
     if not (study.there and study.of_record):
         return laid_over("grounding", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))
     encoder, tokenizer = load_encoder(study.plan.encoder, seed=0)
     measured = tested(["simlex999"], lambda texts: embed(encoder, tokenizer, texts))
     human = benchmarks.load_pairs("simlex999")["score"]
-    value = spearman(measured["similarities"]["simlex999"], human)
+    value = spearman_rho(measured["similarities"]["simlex999"], human)
     key = {"study": "run", "kind": UNTRAINED, "seed": 0, "benchmark": "simlex999"}
     overlay = study.record.overlay(pd.DataFrame([key | {"value": value}]), list(key), "value")
     stored = overlay.rows["recorded"].iloc[0]
@@ -396,11 +403,14 @@ def _draw_teacher(axis: Axes, rows: pd.DataFrame) -> None:
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
-def published() -> Styler:
+def published_table() -> Styler:
     """Figures of the papers on SimCSE and MCSE."""
-    table = pd.read_csv(ROOT / "data" / "published" / "published.csv")
+    table = published()
     rows = table[table["paper"].isin(["simcse", "mcse"])]
     wide = rows.pivot_table(index=["row", "status"], columns="benchmark", values="spearman")
-    wide = wide[[c for c in (*benchmarks.STS, "avg7") if c in wide]]
-    styled = wide.style.format(precision=2, na_rep="–")
+    names = {name: NAMES[name].removesuffix(", test") for name in benchmarks.STS} | {"avg7": "mean"}
+    wide = wide[[name for name in names if name in wide]].rename(columns=names)
+    wide = wide.rename_axis(columns=None).reset_index()
+    wide = wide.rename(columns={"row": "encoder", "status": "figures"})
+    styled = wide.style.hide().format(precision=2, na_rep="–")
     return styled.set_caption("Published by others, ρ × 100, not measured here")

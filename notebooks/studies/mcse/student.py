@@ -35,7 +35,7 @@ from studies.mcse.trainings import (
     rounded,
     save_weights,
     settings,
-    spearman,
+    spearman_rho,
 )
 from studies.records import texts_of
 
@@ -207,7 +207,7 @@ def with_people(plan: Plan, students: Sequence[dict[str, Any]]) -> list[dict[str
         human = benchmarks.load_pairs(name)["score"]
         rows += [
             {"study": "run", "kind": "student", "seed": s["seed"], "benchmark": name,
-             "value": spearman(s["similarities"][name], human), "pairs": len(human)}
+             "value": spearman_rho(s["similarities"][name], human), "pairs": len(human)}
             for s in students
         ]  # fmt: skip
     return rows

@@ -27,7 +27,7 @@ import conjure_lib as cj
 from conjure_lib import EMBEDDED
 from conjure_tools import benchmarks, runs
 from conjure_tools.fingerprints import weights_hash
-from studies.ablations import correlations
+from studies.ablations import rank_correlations
 from studies.mcse.data import RESNET, SHUFFLED, emoji_data, photo_data
 from studies.mcse.student import distillation
 from studies.mcse.trainings import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full
@@ -113,12 +113,15 @@ def summary(plan: Plan, found: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def resampled(similarities: Any, human: np.ndarray, resamples: int) -> np.ndarray:
-    """ρ of each run (m, P) on all pairs, then on resamples of them: (1 + resamples, m)."""
+    """ρ of each run (m, P) on all pairs, then on resamples of them: (1 + resamples, m).
+
+    By hand: any two runs are compared afterwards, in the same resamples.
+    """
     values, rng = np.array(similarities), np.random.default_rng(0)
-    found = [correlations(values, human)]
+    found = [rank_correlations(values, human)]
     for _ in range(resamples):
         at = rng.integers(len(human), size=len(human))
-        found.append(correlations(values[:, at], human[at]))
+        found.append(rank_correlations(values[:, at], human[at]))
     return np.array(found)
 
 

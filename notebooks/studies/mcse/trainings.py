@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from conjure_lib import EMBEDDED
 from conjure_tools import benchmarks
+from conjure_tools.folders import write_whole
 from conjure_tools.grounding import (
     Batches,
     Corpus,
@@ -30,9 +31,8 @@ from conjure_tools.grounding import (
     train,
     uniformity,
 )
-from studies.ablations import correlations
+from studies.ablations import rank_correlations
 from studies.mcse.data import EMBEDDINGS, EVERY, PICTURES, RANDOM, REAL, SHUFFLED, Data
-from studies.records import whole
 
 UNTRAINED, SIMCSE = "untrained", "SimCSE"
 DEV = "stsb-dev"
@@ -171,14 +171,14 @@ def on_development_set(embedding: Embedding) -> Callable[[], float] | None:
 
     def measure() -> float:
         cosine = torch.cosine_similarity(*embed_pairs(embedding, pairs))
-        return spearman(cosine.numpy(), pairs["score"])
+        return spearman_rho(cosine.numpy(), pairs["score"])
 
     return measure
 
 
-def spearman(predicted: Any, human: Any) -> float:
+def spearman_rho(predicted: Any, human: Any) -> float:
     """Spearman's ρ of (P,) and (P,)."""
-    return float(correlations(np.asarray(predicted)[None], np.asarray(human))[0])
+    return float(rank_correlations(np.asarray(predicted)[None], np.asarray(human))[0])
 
 
 def tested(sets: Sequence[str], embedding: Embedding) -> dict[str, Any]:
@@ -232,8 +232,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 def finish(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Keep what was found, and drop the checkpoints."""
-    with whole(folder / "run.json") as part:
-        part.write_text(json.dumps(found), "utf-8")
+    write_whole(folder / "run.json", lambda part: part.write_text(json.dumps(found), "utf-8"))
     for checkpoint in folder.glob("checkpoint-*"):
         rmtree(checkpoint)
     return json.loads(json.dumps(found))
