@@ -22,7 +22,7 @@ from conjure_lib import FLOW_SAMPLERS, SAMPLERS
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.integrity import check_sound, sound, steady
 from conjure_lib.reading import Reader
-from conjure_lib.sampling import Sampling, Single, check_config, scheduler_of, set_flow
+from conjure_lib.sampling import Sampling, Single, check_times, scheduler_of, set_flow
 from conjure_lib.sde import (
     Compared,
     FlowSchedule,
@@ -164,38 +164,38 @@ class GenerativeProcess:
         Raises:
             ValueError: a sampler that is unknown or does not fit the model, steps outside 1 … the
                 length of the schedule, or so many that the checkpoint's spacing leaves out its
-                noisiest end.
+                noisiest end; a spacing of "own", or steps that it cannot take.
         """
         sampling = Sampling.of(sampling, **single)
         steps, schedule = sampling.steps, self.schedule
         sampler = sampling.sampler or next(iter(self.samplers))
         one_of(f"{self.name}'s sampler", sampler, self.samplers)
+        told = {} if self.kind == "flow" else {"prediction_type": self.kind}  # whatever it says
+        check_times(config := {**self.scheduler.config, **told}, schedule, sampling)
         if sampler == "own":
             return self._prepared(copy.deepcopy(self.scheduler), steps)
-        told = {} if self.kind == "flow" else {"prediction_type": self.kind}  # whatever it says
-        check_config(config := {**self.scheduler.config, **told})
         if steps > schedule.T:
             raise ValueError(f"steps must lie between 1 and {schedule.T}, not {steps}")
         found = scheduler_of(self.samplers[sampler], config, schedule, sampling)
         if isinstance(schedule, FlowSchedule):
-            if steps < 2:
-                raise ValueError(
-                    "a flow needs 2 steps or more: at its first all prompts predict alike"
-                )
             return set_flow(found, schedule, sampling, self._prepared)
         return found
 
     def _prepared(self, scheduler: Any, steps: int) -> Any:
         """``scheduler`` with its times set, by the pipeline where there is one."""
-        if self.prepare is not None:
-            scheduler = self.prepare(scheduler, steps)
-        else:
-            scheduler.set_timesteps(steps)
+        name, others = type(scheduler).__name__, ", ".join(list(self.samplers)[:-1])
+        try:
+            if self.prepare is not None:
+                scheduler = self.prepare(scheduler, steps)
+            else:
+                scheduler.set_timesteps(steps)
+        except ValueError as error:
+            why = f"{name} cannot take steps={steps} ({error.__cause__ or error})"
+            raise ValueError(f"{why}: take more, or another sampler of {others}") from error
         if len(scheduler.timesteps) != steps:
             raise ValueError(
-                f"{type(scheduler).__name__} asks the network {len(scheduler.timesteps)} times in "
-                f"{steps} steps, and an estimate needs one prediction a step: choose another of "
-                f"{', '.join(self.samplers)}"
+                f"{name} asks the network {len(scheduler.timesteps)} times in {steps} steps, and "
+                f"an estimate needs one prediction a step: choose another sampler of {others}"
             )
         return scheduler
 

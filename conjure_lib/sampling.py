@@ -48,8 +48,8 @@ class Sampling:
             λ = log(α²/σ²). A flow takes "leading" for the times of its own pipeline. "trailing"
             ends a stride before the clean end, at t = 99 in ten steps, and sees nothing of what
             lies beyond: of two Gaussians with σ = 0.1 it finds 47 ± 39 nats (steps), and J is 92.
-        log_snr: the window of λ that a divergence is taken over; all that the checkpoint was
-            trained on where it is None. Two models are compared in one window.
+        log_snr: the window of λ that a divergence is taken over, by an integral; all that the
+            checkpoint was trained on where it is None. Two models are compared in one window.
 
     Raises:
         TypeError, ValueError: one is not usable; the message says which and what would be.
@@ -111,16 +111,6 @@ def check_known(single: Mapping[str, Any], more: Sequence[str] = ()) -> None:
         raise TypeError(f"there is no setting {', '.join(unknown)}: there are {', '.join(known)}")
 
 
-def _check_guidance(w: float) -> None:
-    """Refuse what a trajectory may have and a distance not."""
-    if w == 0:
-        raise ValueError(
-            "guidance=0 follows no prompt and makes every distance 0: for no guidance take 1"
-        )
-    if not sys.float_info.min <= w * w <= sys.float_info.max:
-        raise ValueError(f"guidance must have a square that float64 holds, not {w:g}")
-
-
 def _window(value: Any) -> tuple[float, float]:
     try:
         low, high = (finite("log_snr", bound) for bound in listed(value, "log_snr"))
@@ -170,7 +160,7 @@ def check_settings(
     sampling = Sampling.of(work.pop("sampling", None), **given)
     work.pop("noise", None)
     check_work(sampling, **work)
-    check_chain(weighting, quadrature, sampling)
+    check_rule(weighting, quadrature, sampling, work.get("pairing", "same"))
     return sampling
 
 
@@ -182,7 +172,13 @@ def check_work(
     progress: Any = None,
 ) -> None:
     """Check how terms are made, and that they can be terms: as :func:`check_settings`."""
-    _check_guidance(sampling.guidance)
+    w = sampling.guidance  # a trajectory may have any
+    if w == 0:
+        raise ValueError(
+            "guidance=0 follows no prompt and makes every distance 0: for no guidance take 1"
+        )
+    if not sys.float_info.min <= w * w <= sys.float_info.max:
+        raise ValueError(f"guidance must have a square that float64 holds, not {w:g}")
     one_of("pairing", pairing, PAIRINGS)
     whole("batch_size", batch_size)
     whole("memory", memory)
@@ -190,21 +186,22 @@ def check_work(
         raise TypeError(f"progress must be True, False or None, not {progress!r}")
 
 
-def check_chain(weighting: Weighting, quadrature: Quadrature, sampling: Sampling) -> None:
-    """Raise ValueError where the divergence of a chain is asked of what was no such chain."""
-    if quadrature == "chain" and (weighting, sampling.sampler) != ("sde", "ancestral"):
+def check_rule(weighting: str, quadrature: str, sampling: Sampling, pairing: str = "same") -> None:
+    """Raise ValueError where a rule is asked for what it is not: of a chain, or of a window."""
+    made = (weighting, sampling.sampler, pairing)
+    if quadrature == "chain" and made != ("sde", "ancestral", "same"):
         raise ValueError(
             'quadrature="chain" is the divergence of the chain that was run: it goes with '
-            'weighting="sde" and sampler="ancestral"'
+            'weighting="sde", sampler="ancestral" and pairing="same"'
         )
+    if quadrature in ("sum", "chain") and sampling.log_snr:
+        raise ValueError(f'quadrature="{quadrature}" counts all steps: it has no window log_snr')
 
 
 # -- one clock: diffusers' classes, left to themselves, each have a spacing of their own ---------
 
-OTHER_TIMES = (
-    *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"),
-    *("use_flow_sigmas", "rescale_betas_zero_snr"),
-)
+OTHERS = ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "flow_sigmas", "lu_lambdas")
+OTHER_TIMES = (*(f"use_{name}" for name in OTHERS), "rescale_betas_zero_snr")
 
 
 def scheduler_of(
@@ -213,26 +210,26 @@ def scheduler_of(
     """A fresh diffusers scheduler of class ``name``, with the timesteps of ``sampling`` set.
 
     Raises:
-        ValueError: the checkpoint's ``config``, the window or the steps do not go with it.
+        ValueError: the steps do not go with it.
     """
     import diffusers
 
-    _check_window(schedule, sampling)
-    leading = sampling.spacing == "leading"
     changed: dict[str, Any] = {"timestep_spacing": "leading"}
-    if name == "DDIMScheduler" and not leading:  # which can only take even steps; the same solver
-        name = "DPMSolverMultistepScheduler"
+    if name == "DDIMScheduler" and sampling.spacing != "leading":  # it can only take even steps
+        name = "DPMSolverMultistepScheduler"  # the same solver
         changed = {"solver_order": 1, "algorithm_type": "dpmsolver++"}
     if sampling.sampler == "ancestral":
         changed["variance_type"] = "fixed_large"
     kind = getattr(diffusers, name)
     known = inspect.signature(kind.__init__).parameters
-    if "clip_sample" in known and "clip_sample" not in config:  # latents have no bounds
-        changed["clip_sample"] = False
+    config = {"clip_sample": False, **config}  # latents have no bounds
     with quiet():  # settings that were unknown as it was loaded are so still
         scheduler = kind.from_config(config, **{k: v for k, v in changed.items() if k in known})
     if not isinstance(schedule, Schedule):
         return scheduler
+    if not torch.allclose(scheduler.alphas_cumprod.double(), schedule.alphas_cumprod, rtol=1e-3):
+        betas = schedule.beta_step(torch.arange(schedule.T))  # the settings say it in other words
+        scheduler = kind.from_config(scheduler.config, trained_betas=betas.tolist())
     times = times_of(schedule, sampling, int(config.get("steps_offset", 0)))
     if name == "DDIMScheduler":
         scheduler.register_to_config(steps_offset=int(times[-1]))
@@ -287,8 +284,10 @@ def set_flow(
         prepare: a scheduler and steps to one whose times are set as the pipeline sets them.
 
     Raises:
-        ValueError: another spacing.
+        ValueError: another spacing; a single step.
     """
+    if sampling.steps < 2:
+        raise ValueError("a flow needs 2 steps or more: at its first all prompts predict alike")
     if sampling.spacing not in ("leading", "log-snr"):
         raise ValueError(
             'a flow has spacing "leading", the times of its own pipeline, or "log-snr", not '
@@ -303,22 +302,22 @@ def set_flow(
     return scheduler
 
 
-def check_config(config: Mapping[str, Any]) -> None:
-    """Raise ValueError where a checkpoint asks for times, or a schedule, that it cannot have."""
-    asked = [name for name in OTHER_TIMES if config.get(name)]
-    if config.get("timestep_type", "discrete") != "discrete":
-        asked.append("timestep_type")
-    if asked:
-        raise ValueError(
-            f"the checkpoint's scheduler sets {asked[0]}={config[asked[0]]}, and a sampler here "
-            f"visits the times of Sampling.spacing: process.scheduler.register_to_config("
-            f"{asked[0]}={'discrete' if asked[0] == 'timestep_type' else False!r}) leaves it out, "
-            'and sampler="own" keeps it'
-        )
-
-
-def _check_window(schedule: Schedule | FlowSchedule, sampling: Sampling) -> None:
-    low, high = schedule.window
+def check_times(
+    config: Mapping[str, Any], schedule: Schedule | FlowSchedule, sampling: Sampling
+) -> None:
+    """Raise ValueError where a checkpoint, or a call, asks for times that it cannot have."""
+    own, (low, high) = sampling.sampler == "own", schedule.window
+    usual = {"timestep_type": "discrete"} | dict.fromkeys(() if own else OTHER_TIMES, False)
+    for name, value in usual.items():
+        if config.get(name, value) not in (value, None):
+            keeps = 'sampler="own" keeps it, and ' if name in OTHER_TIMES else ""
+            raise ValueError(
+                f"the checkpoint's scheduler sets {name}={config[name]}, and a sampler here visits "
+                f"the times of Sampling.spacing, steps of the schedule: {keeps}a process.scheduler "
+                f"that is made anew with {name}={value!r} leaves it out"
+            )
+    if own and sampling.spacing != "leading":
+        raise ValueError(f'sampler="own" has times of its own: spacing="{sampling.spacing}" is not')
     if sampling.log_snr and not low <= sampling.log_snr[0] < sampling.log_snr[1] <= high:
         raise ValueError(
             f"log_snr={sampling.log_snr} reaches beyond what the checkpoint was trained on, "

@@ -58,7 +58,7 @@ class Schedule(Compared):
     def __post_init__(self) -> None:
         table = self.alphas_cumprod.detach().to("cpu", torch.float64)
         if table.ndim != 1 or not bool(((table > 0) & (table < 1)).all()):
-            raise ValueError("alphas_cumprod must be a vector of numbers between 0 and 1")
+            raise ValueError("alphas_cumprod must be numbers between 0 and 1: no zero-terminal SNR")
         if not bool((table.diff() < 0).all()):
             raise ValueError("alphas_cumprod must decrease with the timestep")
         object.__setattr__(self, "alphas_cumprod", table)
@@ -66,6 +66,8 @@ class Schedule(Compared):
     @classmethod
     def of(cls, scheduler: Any) -> Schedule:
         """The schedule of a diffusers scheduler, as its checkpoint gives it."""
+        if not hasattr(scheduler, "alphas_cumprod"):  # such as EDM's
+            raise ValueError(f"{type(scheduler).__name__} has no variance-preserving schedule")
         return cls(scheduler.alphas_cumprod)
 
     @property

@@ -27,12 +27,10 @@ from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import read, warn_same
 from conjure_lib.sampling import (
-    OPTIONS,
     Pairing,
     Sampling,
     Settings,
     Single,
-    check_known,
     check_settings,
     check_work,
 )
@@ -173,7 +171,7 @@ def distances(
     True
     """
     if tolerance is not None and not {"sampling", "spacing"} & settings.keys():
-        settings["spacing"] = "log-snr"
+        settings["spacing"] = "leading" if settings.get("sampler") == "own" else "log-snr"
     sampling = check_settings(weighting=weighting, quadrature=quadrature, **settings)
     check_reach(as_process(process), sampling)
     pairs, make = as_pairs(pairs), partial(pair_terms, process)
@@ -226,7 +224,6 @@ def distance(
     >>> float(d) == d.value > 0
     True
     """
-    check_known(settings, OPTIONS)
     pairs = [(as_text("y1", y1), as_text("y2", y2))]
     ways: Any = {"weighting": weighting, "quadrature": quadrature}
     return distances(process, pairs, tolerance=tolerance, budget=budget, **ways, **settings)[0]

@@ -20,7 +20,7 @@ from conjure_lib import QUADRATURES, WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.inputs import one_of
 from conjure_lib.integrity import check_sound
 from conjure_lib.reading import SAME, Reading, same
-from conjure_lib.sampling import Sampling, check_chain
+from conjure_lib.sampling import Sampling, check_rule
 from conjure_lib.sde import Compared, FlowSchedule, Schedule, chain_weights, log_snr, term_weights
 
 CELLS = 240  # of a window of log-SNR: a twentieth of a unit each
@@ -183,7 +183,7 @@ class Terms(Compared):
         one_of("weighting", weighting, WEIGHTINGS)
         one_of("quadrature", quadrature, QUADRATURES)
         means = self.mixed.mean(axis=1)
-        check_chain(weighting, quadrature, self.sampling)
+        check_rule(weighting, quadrature, self.sampling)
         if quadrature in ("sum", "chain"):
             each = term_weights(self.schedule, self.timesteps, weighting)
             if quadrature == "chain" and isinstance(self.schedule, Schedule):
@@ -222,11 +222,8 @@ class Terms(Compared):
         check_sound(np.isfinite(mixed).all(axis=1), self.timesteps.tolist())
         weights = self.weights(weighting, quadrature)
         by_step, by_draw = weights * mixed.mean(axis=1), _valued(mixed, weights)
-        values, times = by_draw.mean(axis=1), self.timesteps.cpu().numpy()
-        draws = by_draw.shape[1]
-        errors = np.full(len(self), math.nan)
-        if draws > 1:
-            errors = by_draw.std(axis=1, ddof=1) / math.sqrt(draws)
+        values, times, draws = by_draw.mean(axis=1), self.timesteps.cpu().numpy(), by_draw.shape[1]
+        errors = by_draw.std(axis=1, ddof=1) / math.sqrt(draws) if draws > 1 else values * math.nan
         cost = self._steps_cost(values, weighting, quadrature)
         rows = zip(values, errors, by_draw, by_step, cost, strict=True)
         return [Estimate(float(v), float(e), d, s, times, float(q)) for v, e, d, s, q in rows]
@@ -236,10 +233,8 @@ class Terms(Compared):
     ) -> np.ndarray:
         """The quadrature error of each of the ``values`` (P,): NaN of a single step."""
         count = len(self.timesteps)
-        if quadrature == "chain":
-            return np.zeros(len(self))
-        if count == 1:
-            return np.full(len(self), math.nan)
+        if quadrature == "chain" or count == 1:
+            return np.full(len(self), 0.0 if quadrature == "chain" else math.nan)
         every_second = self.at(slice(1 - count % 2, None, 2))  # the cleanest is kept
         coarse = every_second.by_draw(weighting, quadrature).mean(axis=1)
         if quadrature == "sum":

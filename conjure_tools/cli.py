@@ -333,7 +333,8 @@ def _sampling(options: argparse.Namespace) -> Sampling:
     names = ("steps", "draws", "guidance", "sampler", "seed", "spacing", "log_snr")
     given = {name: getattr(options, name) for name in names}
     if given["spacing"] is None:
-        given["spacing"] = "leading" if options.tolerance is None else "log-snr"
+        even = options.tolerance is None or options.sampler == "own"
+        given["spacing"] = "leading" if even else "log-snr"
     return Sampling(**given)
 
 

@@ -31,7 +31,11 @@ APART = 1.96 + 1.44 + 0.01  # ‖m1 - m2‖²
 
 
 def exact(kind: str = "epsilon", **changed: Any) -> cj.GenerativeProcess:
-    """N(m, C²) as each family would predict it: ε, v = αε - σx̂_0, or the velocity ε - x̂_0."""
+    """N(m, C²) as each family would predict it: ε, v = αε - σx̂_0, or the velocity ε - x̂_0.
+
+    A network of EDM denoises x_0 + σ̂ε, whose σ̂ is σ/α: it is asked for x/α, and ε is what it takes
+    off, over σ̂ (Karras et al. 2022).
+    """
     scheduler: Any = diffusers.PNDMScheduler(**V14 | changed)
     if kind == "flow":
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
@@ -47,6 +51,9 @@ def exact(kind: str = "epsilon", **changed: Any) -> cj.GenerativeProcess:
             share = t.double() - low
             bars = torch.exp(torch.lerp(logs[low + 1], logs[(low + 2).clamp_max(1000)], share))
             alpha, sigma = bars.sqrt()[:, None], (1 - bars).sqrt()[:, None]
+        if kind == "edm":
+            z, level = x.double() / alpha, sigma / alpha
+            return (z - denoised(z, level, y)) / level
         eps = sigma * (x.double() - alpha * MEANS[y]) / (alpha**2 * C**2 + sigma**2)
         if kind == "epsilon":
             return eps
@@ -56,7 +63,13 @@ def exact(kind: str = "epsilon", **changed: Any) -> cj.GenerativeProcess:
     def encode(texts: Sequence[str]) -> Tensor:
         return torch.tensor([int(text) for text in texts])
 
-    return cj.GenerativeProcess(predict, encode, scheduler, (3,), kind=kind)  # type: ignore[arg-type]
+    said: Any = "epsilon" if kind == "edm" else kind
+    return cj.GenerativeProcess(predict, encode, scheduler, (3,), kind=said)
+
+
+def denoised(z: Tensor, level: Tensor, y: Tensor) -> Tensor:
+    """E[x_0 | x_0 + level · ε = z] of N(m, C²), what a network of EDM learns."""
+    return (C**2 * z + level**2 * MEANS[y]) / (C**2 + level**2)
 
 
 V14_BARS = diffusers.DDPMScheduler(
@@ -124,7 +137,7 @@ def test_samplers_agree_within_their_errors(spacing: Any) -> None:
         assert abs(estimate.value - truth) < 0.05 * truth, name
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "edm", "flow"])
 def test_one_window_is_one_divergence_in_every_family(kind: str) -> None:
     process = exact(kind)
     low, high = -3.0, 5.0
@@ -141,7 +154,7 @@ def test_one_window_is_one_divergence_in_every_family(kind: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"use_karras_sigmas": True}, "sets use_karras_sigmas=True.*register_to_config"),
+        ({"use_karras_sigmas": True}, "sets use_karras_sigmas=True.*spacing.* that is made anew"),
         ({"use_beta_sigmas": True}, "sets use_beta_sigmas=True"),
         ({"rescale_betas_zero_snr": True}, "sets rescale_betas_zero_snr=True"),
         ({"timestep_type": "continuous"}, "sets timestep_type=continuous"),
@@ -149,12 +162,98 @@ def test_one_window_is_one_divergence_in_every_family(kind: str) -> None:
 )
 def test_other_times_are_refused_in_one_sentence(changed: dict[str, Any], message: str) -> None:
     process = exact()
-    process.scheduler.register_to_config(**changed)
-    with pytest.raises(ValueError, match=message):
+    plain = cj.distance(process, "0", "1", draws=1).value
+    process.scheduler = diffusers.EulerDiscreteScheduler(**from_file(changed))
+    with pytest.raises(ValueError, match=message) as refused:
         cj.distance(process, "0", "1")
-    name = next(iter(changed))
-    process.scheduler.register_to_config(**{name: "discrete" if "type" in name else False})
-    assert cj.distance(process, "0", "1", draws=1).value > 0
+    if "keeps it" in str(refused.value):  # on another schedule, or at times of its own
+        assert cj.distance(process, "0", "1", draws=1, sampler="own").value > 0
+    else:  # a quarter of log σ is no step
+        with pytest.raises(ValueError, match=message):
+            cj.distance(process, "0", "1", sampler="own")
+    (name,) = changed
+    usual = {name: "discrete" if "type" in name else False}
+    process.scheduler = type(process.scheduler).from_config(process.scheduler.config, **usual)
+    assert cj.distance(process, "0", "1", draws=1).value == plain
+
+
+def from_file(changed: dict[str, Any]) -> dict[str, Any]:
+    """Stable Diffusion v1.4's settings that all classes know, and others."""
+    return (
+        {k: v for k, v in V14.items() if "beta" in k or "num_" in k} | {"steps_offset": 1} | changed
+    )
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "own"])
+def test_a_schedule_that_other_classes_do_not_read_in_the_settings_is_kept(sampler: str) -> None:
+    """CogView3's scheduler shifts the signal-to-noise ratio: all samplers go by its table."""
+    process = exact()
+    shifted = diffusers.CogVideoXDDIMScheduler(**from_file({"snr_shift_scale": 3.0}))
+    bars = shifted.alphas_cumprod.double()
+    ratio = V14_BARS / (1 - V14_BARS) / (bars / (1 - bars))
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 3.0), rtol=1e-3, atol=0)
+    process.scheduler = shifted
+
+    def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        alpha, sigma = bars[t.long()].sqrt()[:, None], (1 - bars[t.long()]).sqrt()[:, None]
+        return sigma * (x.double() - alpha * MEANS[y]) / (alpha**2 * C**2 + sigma**2)
+
+    process.predict = predict
+    if sampler != "own":
+        made = process.sampler(sampler=sampler, steps=10)
+        torch.testing.assert_close(made.alphas_cumprod.double(), bars, rtol=1e-3, atol=1e-6)
+    found = cj.distance(process, "0", "1", sampler=sampler, draws=8, steps=50)
+    low, high = (float((bar / (1 - bar)).log()) for bar in bars[[-1, 0]])
+    assert found.value == pytest.approx(divergence(low, high), rel=0.02)
+    if sampler in ("ddim", "own"):  # and its states are those of this table
+        condition = process.encode(["1"])
+        path = process.trajectories(condition, process.noise([0], 0), [0], sampler=sampler, steps=8)
+        at, (x, eps) = bars[path.timesteps], (path.states.double(), path.eps.double())
+        for s in range(7):
+            clean = (x[:, s] - (1 - at[s]).sqrt() * eps[:, s]) / at[s].sqrt()
+            following = at[s + 1].sqrt() * clean + (1 - at[s + 1]).sqrt() * eps[:, s]
+            torch.testing.assert_close(x[:, s + 1], following, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "no zero-terminal SNR"),
+        (diffusers.EDMEulerScheduler(), "EDMEulerScheduler has no variance-preserving schedule"),
+    ],
+)
+def test_a_schedule_of_another_kind_is_refused_in_one_sentence(
+    scheduler: Any, message: str
+) -> None:
+    process = exact()
+    process.scheduler = scheduler
+    for sampler in ("ddim", "own"):
+        with pytest.raises(ValueError, match=message):
+            cj.distance(process, "0", "1", sampler=sampler)
+
+
+def test_the_checkpoints_own_sampler_takes_no_times_from_elsewhere() -> None:
+    process = exact()
+    process.scheduler = diffusers.EulerDiscreteScheduler(**from_file({"use_karras_sigmas": True}))
+    own: dict[str, Any] = {"sampler": "own", "draws": 1, "steps": 8}
+    with pytest.raises(ValueError, match='sampler="own" has times of its own: spacing="log-snr"'):
+        cj.distance(process, "0", "1", spacing="log-snr", **own)
+    with pytest.raises(ValueError, match=r"log_snr=\(-20.0, 7.0\) reaches beyond"):
+        cj.distance(process, "0", "1", log_snr=(-20, 7), **own)
+    diffusers_own = diffusers.EulerDiscreteScheduler.from_config(process.scheduler.config)
+    found = cj.distance(process, "0", "1", tolerance=0.3, **own)
+    diffusers_own.set_timesteps(len(found.timesteps))
+    np.testing.assert_array_equal(found.timesteps, diffusers_own.timesteps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_steps_that_a_sampler_cannot_take_are_named(steps: int) -> None:
+    """Runge and Kutta's first three of PNDM ask for four times each."""
+    process = exact(skip_prk_steps=False)
+    with pytest.raises(ValueError, match=rf"PNDMScheduler cannot take steps={steps} .*take more"):
+        process.sampler(sampler="own", steps=steps)
+    with pytest.raises(ValueError, match=r"13 times in 4 steps.* of ddim, .*dpm\+\+2m$"):
+        process.sampler(sampler="own", steps=4)
 
 
 def test_what_a_window_or_a_spacing_cannot_be() -> None:
@@ -226,6 +325,23 @@ def test_the_divergence_of_the_chain_is_that_of_its_joint_laws(
 
 
 def test_a_chain_is_asked_of_what_was_one() -> None:
-    for wrong in ({}, {"sampler": "ddpm"}, {"sampler": "ancestral", "weighting": "noise"}):
+    one = {"sampler": "ancestral"}
+    for wrong in (
+        {},
+        {"sampler": "ddpm"},
+        one | {"weighting": "noise"},
+        one | {"pairing": "crossed"},
+    ):
         with pytest.raises(ValueError, match="the divergence of the chain that was run"):
             cj.distance(exact(), "0", "1", quadrature="chain", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quadrature", ["sum", "chain"])
+def test_a_sum_over_all_steps_takes_no_window(quadrature: Any) -> None:
+    """It would be the same number in every window, and J of half of one is not."""
+    process, how = exact(), {"sampler": "ancestral", "quadrature": quadrature, "draws": 1}
+    with pytest.raises(ValueError, match=f'quadrature="{quadrature}" counts all steps'):
+        cj.distance(process, "0", "1", log_snr=(-2, 2), **how)
+    terms = cj.pair_terms(process, [("0", "1")], sampler="ancestral", log_snr=(-2, 2), draws=1)
+    with pytest.raises(ValueError, match="it has no window log_snr"):
+        terms.estimates("sde", quadrature)
