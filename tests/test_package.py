@@ -47,6 +47,7 @@ def test_the_wheel_installs_alone_and_carries_the_model(
     files = [path for path in embedded_folder.rglob("*") if path.is_file()]
     assert {path.relative_to(embedded_folder).as_posix() for path in files} <= inside
     assert not any(name.startswith(("training", "tests", "book", "data")) for name in packed)
+    assert {"conjure_lib/py.typed", "conjure_tools/py.typed"} <= set(packed)  # to type checkers
 
     target = tmp_path / "target"
     run("-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel, folder=tmp_path)
