@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,16 +19,18 @@ def fingerprint(process: GenerativeProcess) -> dict[str, Any]:
     """All of a process that changes a number, as JSON holds it.
 
     weights and state (of the networks: adapters and their scale, FreeU, quantisation, …) and
-    tokenizers are hashes; the scheduler is its settings, and so are the options of the call.
+    tokenizers are hashes; the scheduler is its class and settings, and the options of the call are
+    as given.
     """
     networks = {k: m for k, m in process.modules.items() if k != "vae"}
     tokenizers = [[r.name, r.length, _reading(r.tokenizer)] for r in process.readers]
+    settings = {k: v for k, v in dict(process.scheduler.config).items() if k[0] != "_"}
     told = {
         "weights": weights_hash(process),
         "state": _hash_of({k: _state(m) for k, m in networks.items()}),
         "tokenizers": _hash_of(tokenizers),
         "prediction": process.kind,
-        "scheduler": {k: v for k, v in dict(process.scheduler.config).items() if k[0] != "_"},
+        "scheduler": {"class": type(process.scheduler).__name__, **settings},
         "latent_shape": list(process.latent_shape),
         "dtype": process.dtype,
     }
@@ -42,8 +46,17 @@ def weights_hash(process: GenerativeProcess) -> str:
     for part, module in sorted(process.modules.items()):
         for key, weight in sorted(module.state_dict().items()):
             digest.update(f"{part}/{key}/{weight.dtype}/{tuple(weight.shape)}".encode())
-            digest.update(raw(weight))
+            digest.update(raw(_offloaded(module, key) if weight.is_meta else weight))
     return digest.hexdigest()
+
+
+def _offloaded(network: torch.nn.Module, key: str) -> torch.Tensor:
+    """A weight that accelerate keeps elsewhere until it is used."""
+    owner, _, name = key.rpartition(".")
+    hook: Any = network.get_submodule(owner)._hf_hook
+    maps = [getattr(one, "weights_map", None) for one in getattr(hook, "hooks", [hook])]
+    found: torch.Tensor = next(one for one in maps if one is not None)[name]
+    return found
 
 
 def _state(network: torch.nn.Module) -> dict[str, Any]:
@@ -54,9 +67,22 @@ def _state(network: torch.nn.Module) -> dict[str, Any]:
         # save for adapters, which have it under these names
         kept = {k: v for k, v in vars(module).items() if k[0] != "_" and v is not None}
         kept |= {k: getattr(module, k, None) for k in ("active_adapters", "disable_adapters")}
-        kept.pop("training")
+        kept = {k: v for k, v in kept.items() if k not in ("training", "forward")}
+        kept |= {k: v for k, v in (("forward", _way(module)), ("hooks", _hooks(module))) if v}
         told[name] = [type(module).__name__, {k: _plainly(v) for k, v in kept.items()}]
     return told
+
+
+def _way(module: torch.nn.Module) -> Any:
+    """What runs in place of its class's own forward, if anything; None where only hooks do."""
+    own: Any = inspect.unwrap(module.forward, stop=lambda f: not isinstance(f, partial))
+    return None if getattr(own, "__func__", own) is type(module).forward else own
+
+
+def _hooks(module: torch.nn.Module) -> list[str]:
+    """Hooks of diffusers, by name, save for those that only move weights."""
+    names = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+    return [name for name in names if "offload" not in name and name != "layer_execution_tracker"]
 
 
 def _plainly(value: Any) -> Any:

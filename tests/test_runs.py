@@ -220,6 +220,11 @@ def test_the_fingerprint_knows_what_changes_a_number(random_folder: Path, tmp_pa
     pipeline.scheduler.register_to_config(prediction_type="epsilon", timestep_spacing="trailing")
     assert changed() == ["scheduler"]
     pipeline.scheduler.register_to_config(timestep_spacing="leading")
+    own = pipeline.scheduler
+    pipeline.scheduler = type("Mine", (type(own),), {}).from_config(own.config)
+    assert changed() == ["scheduler"]  # whose settings are the same
+    assert (before["scheduler"]["class"], now()["scheduler"]["class"]) == ("PNDMScheduler", "Mine")
+    pipeline.scheduler = own
     pipeline.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
     assert changed() == ["state"]
     pipeline.disable_freeu()
