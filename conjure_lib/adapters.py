@@ -108,6 +108,8 @@ class Adapter:
         return self.heard(_first(self._call(capture.fill(form.tree, len(x), found))))
 
     def _call(self, tree: Tree) -> Any:
+        if getattr(self.network, "is_cache_enabled", False):
+            raise _UnclearError("its network reuses what it said at other steps: disable_cache()")
         given = [tree[key] for key in tree if isinstance(key, int)]
         return self.network(*given, **{k: v for k, v in tree.items() if not isinstance(k, int)})
 
@@ -138,13 +140,10 @@ class Adapter:
             calls.append(tree)
             return _repeated(self.answer, capture.rows(self.form, tree))
 
-        def step(*_: Any) -> Tensor:
-            raise HeardError
-
         for negative in ({}, {"negative_prompt": ""}):
             calls.clear()
             options = negative | self.options | {name: GUIDED}
-            self._run(TRIALS[:1], hear, step, **options)
+            self._run(TRIALS[:1], hear, _stop, **options)
             if sum(capture.rows(self.form, tree) for tree in calls) > 1:
                 break
         else:
@@ -304,7 +303,7 @@ class Adapter:
         raise _UnclearError(f"its network's argument {name!r} is neither x nor t nor the prompt's")
 
 
-def _stop(_: Tree) -> Any:
+def _stop(*_: Any) -> Any:
     raise HeardError
 
 

@@ -124,7 +124,7 @@ def load(
         from conjure_tools.single_file import open_file
 
         pipeline = open_file(folder, config, **how)
-        check_options(type(pipeline).__name__, options)
+        check_options(type(pipeline), options)
     else:
         if config is not None:
             raise ValueError(f"config is of a single file of weights, and {name} is none")
@@ -132,7 +132,9 @@ def load(
             from conjure_tools.hub import pipeline_folder
 
             folder, commit = pipeline_folder(name, revision, variant, options)
-        check_options(index_of(folder)["_class_name"], options)
+        import diffusers
+
+        check_options(getattr(diffusers, index_of(folder)["_class_name"]), options)
         with quiet():
             pipeline = open_pipeline(folder, **how, **of_folder)
     pipeline = pipeline.to(target) if device_map is None else pipeline
@@ -266,7 +268,7 @@ def from_pipeline(
     'mine'
     """
     check_family(type(pipeline))
-    check_options(type(pipeline).__name__, options)
+    check_options(type(pipeline), options)
     check_parts(pipeline)
     kind = prediction_of(pipeline)
     modules = {  # compiled or not
@@ -330,19 +332,17 @@ def remade(pipeline: Any, options: Mapping[str, Any], kept: Mapping[str, Any]) -
     return dataclasses.replace(from_pipeline(pipeline, **options), **kept)
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse what the call of the pipeline of this name lacks, or what would change nothing.
+def check_options(kind: type, options: Mapping[str, Any]) -> None:
+    """Refuse what the call of a pipeline of this class lacks, or what would change nothing.
 
     Raises:
         TypeError: there is no such option, or it is of what is done here in the pipeline's place.
         ValueError: height without width, or guidance of the pipeline's own.
     """
-    import diffusers
-
-    takes = inspect.signature(getattr(diffusers, name).__call__).parameters.keys() - {*GIVEN, *IDLE}
+    takes = inspect.signature(kind.__call__).parameters.keys() - {*GIVEN, *IDLE}
     given = {k: v for k, v in options.items() if v is not None}
     if unknown := sorted(k for k in given if k not in takes or "callback" in k):
-        raise TypeError(f"the call of {name} has no option {', '.join(unknown)} that could be set")
+        raise TypeError(f"{kind.__name__} has no option {', '.join(unknown)} that could be set")
     if len(one := given.keys() & {"height", "width"}) == 1:
         raise ValueError(f"{min(one)} alone is what pipelines pass over: give height and width")
     for scale in given.keys() & {"true_cfg_scale", "pag_scale"}:

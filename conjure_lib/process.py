@@ -95,14 +95,16 @@ class GenerativeProcess:
         """What copies and pickles are made of: the pipeline, so that they share no network.
 
         Raises:
-            TypeError: its functions are somebody else's, and so are the networks in them.
+            TypeError: its functions are somebody else's, and so are the networks in them; or a
+                network has hooks of diffusers, in which a copy would go on with the original.
         """
         from conjure_lib.loading import remade
 
-        if self.source is None:
+        parts = [part for network in self.modules.values() for part in network.modules()]
+        if self.source is None or any(hasattr(part, "_diffusers_hook") for part in parts):
             raise TypeError(
-                f"{self.name} was not made by from_pipeline, or a function of it was replaced: it "
-                "cannot be copied"
+                f"{self.name} was not made by from_pipeline, or a function of it was replaced, or "
+                "its network has hooks of diffusers, as layerwise casting's: it cannot be copied"
             )
         names = ("name", "scheduler", "latent_shape", "kind", "revision", "evaluations")
         return remade, (*self.source, {name: getattr(self, name) for name in names})
@@ -288,9 +290,10 @@ class GenerativeProcess:
 def as_process(value: Any) -> GenerativeProcess:
     """``value``, if it is a process; TypeError if not."""
     if not isinstance(value, GenerativeProcess):
-        name = repr(value) if isinstance(value, str) else ""
+        name = repr(value) if isinstance(value, str) else "pipe" * hasattr(value, "components")
         raise TypeError(
-            f"process must be a loaded model, not {value!r:.80}: write process = cj.load({name})"
+            f"process must be a loaded model, not a {type(value).__name__}: write process = "
+            f"cj.load({name})"
         )
     return value
 

@@ -45,7 +45,7 @@ def pipeline_folder(
 
         options: dict[str, Any] = {"revision": commit, "local_files_only": local}
         index = index_of(Path(hf_hub_download(name, "model_index.json", **options)).parent)
-        check_options(index["_class_name"], call)
+        check_options(getattr(diffusers, index["_class_name"]), call)
         options |= {part: None for part in UNUSED if part in index}  # which need not come
         download = diffusers.DiffusionPipeline.download
         return str(download(name, use_safetensors=True, variant=variant, **options))

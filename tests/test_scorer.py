@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import open_pipeline
 from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
@@ -344,6 +345,14 @@ def test_a_guidance_that_vanishes_in_embeddings_is_refused(
         cj.Scorer(process, guidance=guidance, **settings).encode("cat")
     small, plain = (cj.Scorer(process, guidance=w, **settings).encode("cat") for w in (1e-12, 1))
     np.testing.assert_allclose(small * 1e12, plain, rtol=1e-5)
+
+
+def test_a_pipeline_in_the_place_of_a_process_is_told_how_to_be_one(random_folder: Path) -> None:
+    with pytest.raises(TypeError) as told:
+        cj.Scorer(open_pipeline(random_folder))
+    says = "process must be a loaded model, not a StableDiffusionPipeline: write process = "
+    says += "cj.load(pipe)"
+    assert str(told.value) == says
 
 
 @pytest.mark.parametrize("given", [None, "emoji-diffusion", torch.nn.Identity()])

@@ -8,6 +8,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,82 @@ def test_an_offloaded_pipeline_runs_where_it_executes(random_folder: Path) -> No
     assert process.device.type == "cpu" and measured(process) == pytest.approx(expected, rel=1e-6)
 
 
+def test_an_offloaded_pipeline_is_the_same_model(random_folder: Path) -> None:
+    """Where weights wait changes no number; what else runs in place of a network's forward may."""
+    from accelerate import cpu_offload, cpu_offload_with_hook
+
+    def told(change: Callable[[Any], Any]) -> dict[str, Any]:
+        pipeline = open_pipeline(random_folder)
+        change(pipeline.unet)
+        return fingerprint(cj.load(pipeline))
+
+    def patched(unet: Any) -> None:
+        unet.forward = partial(diffusers.UNet2DConditionModel.forward, unet)
+
+    where: dict[str, Any] = dict.fromkeys(("onload_device", "offload_device"), torch.device("cpu"))
+    plain = told(lambda _: None)
+    assert told(lambda unet: cpu_offload(unet, torch.device("cpu"))) == plain
+    assert told(lambda unet: cpu_offload_with_hook(unet, "cpu")) == plain
+    assert told(lambda unet: unet.enable_group_offload(**where, offload_type="leaf_level")) == plain
+    assert told(patched) != plain
+    eight = told(lambda unet: unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32))
+    assert eight["weights"] != plain["weights"] and eight["state"] != plain["state"]
+
+
+def test_a_network_that_reuses_other_steps_is_refused() -> None:
+    """Its output depends on the calls before, of other prompts and steps."""
+    pipeline = make("FluxPipeline")
+    size: dict[str, Any] = {"height": 16, "width": 16}
+    process = cj.load(pipeline, **size)
+    expected = measured(process)
+    settings: dict[str, Any] = {"current_timestep_callback": lambda: 500}
+    settings["spatial_attention_timestep_skip_range"] = (-1, 1001)
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    pipeline.transformer.enable_cache(
+        diffusers.PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2,
+            spatial_attention_block_identifiers=blocks,
+            **settings,
+        )
+    )
+    for ask in (lambda: cj.load(pipeline, **size), lambda: measured(process)):
+        with pytest.raises(ValueError, match=r"reuses what it said at other .*disable_cache\(\)"):
+            ask()
+    pipeline.transformer.disable_cache()
+    assert measured(process) == expected == measured(cj.load(pipeline, **size))
+
+
 # -- copies -------------------------------------------------------------------------------------
+
+
+class Pipeline(diffusers.StableDiffusionPipeline):
+    """Somebody's own class, which diffusers has not."""
+
+
+def test_a_pipeline_of_somebodys_own_class(random_folder: Path) -> None:
+    own = Pipeline(**open_pipeline(random_folder).components, requires_safety_checker=False)
+    process = cj.load(own, negative_prompt="a dog")
+    assert process.name == "Pipeline"
+    whole = cj.load(open_pipeline(random_folder), negative_prompt="a dog")
+    numbers = [measured(p, guidance=3.0) for p in (whole, process, copy.deepcopy(process))]
+    assert numbers == numbers[:1] * 3
+    with pytest.raises(TypeError, match="Pipeline has no option heigth that could be set"):
+        cj.load(own, heigth=32)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("change", ["layerwise_casting", "group_offload"])
+def test_hooks_that_would_stay_with_the_original_are_not_copied(
+    change: str, copied: Callable[[Any], Any], random_folder: Path
+) -> None:
+    pipeline = open_pipeline(random_folder)
+    if change == "group_offload":
+        here = torch.device("cpu")
+        pipeline.unet.enable_group_offload(here, here, offload_type="leaf_level")
+    else:
+        pipeline.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    with pytest.raises(TypeError, match=r"its network has hooks of diffusers.* cannot be copied"):
+        copied(cj.load(pipeline))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
