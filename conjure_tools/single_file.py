@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from conjure_lib import loading, weights
 from conjure_lib.adapters import encoders
 from conjure_lib.capture import UNUSED, network_name
 from conjure_tools.hub import from_hub
+
+TEXTS = ("cond_stage_model.", "conditioner.", "text_encoders.")  # what encoders are called there
 
 
 def open_file(
@@ -45,11 +48,18 @@ def open_file(
         ):
             if lacking := [name for name, weight in part.named_parameters() if weight.is_meta]:
                 raise ValueError(f"it lacks {len(lacking)} weights, such as {lacking[0]}")
-    if text_dtype != "auto":
-        for encoder in encoders(pipeline).values():
-            encoder.to(text_dtype)
+    for encoder in encoders(pipeline).values():
+        encoder.to(_stored(file) if text_dtype == "auto" else text_dtype)
     getattr(pipeline, network_name(pipeline)).to(dtype)
     return pipeline
+
+
+def _stored(file: Path) -> torch.dtype:
+    """The precision that a file has its text encoders in; float32 where it says nothing of them."""
+    with safe_open(file, "pt") as found:
+        own = [k for k in found.keys() if k.startswith(TEXTS) and k.endswith(".weight")]  # noqa: SIM118
+        dtype: torch.dtype = found.get_tensor(own[0]).dtype if own else torch.float32
+    return dtype
 
 
 def _settings_of(file: Path) -> Path:

@@ -116,6 +116,14 @@ def test_a_single_file_is_the_folder_that_it_was_made_of(
     half = cj.load(file, device="cpu", config=random_folder, dtype="bfloat16")
     assert half.dtype == "bfloat16"
     assert next(half.modules["text_encoder"].parameters()).dtype == torch.float32
+    pipeline = open_pipeline(random_folder)
+    pipeline.text_encoder.half()
+    as_single_file(pipeline, file)
+    for text_dtype, expected in (("auto", torch.float16), ("float32", torch.float32)):
+        alone = cj.load(file, device="cpu", config=random_folder, text_dtype=text_dtype)
+        found = {name: next(m.parameters()).dtype for name, m in alone.modules.items()}
+        single = dict.fromkeys(found, torch.float32)
+        assert found == single | {"text_encoder": expected}
 
 
 def test_a_single_file_that_cannot_be_read_says_so(random_folder: Path, tmp_path: Path) -> None:
