@@ -15,11 +15,12 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from conftest import open_pipeline, random_vae
+from conftest import open_pipeline, random_unet, random_vae
 from peft import LoraConfig
 from pipelines import make
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPTextModelWithProjection
 
 import conjure_lib as cj
 from conjure_lib import loading
@@ -49,6 +50,12 @@ UNET = {
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
     "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op",
     "up_blocks.0.upsamplers.0": "output_blocks.2.1",
+}  # fmt: skip
+UNET |= {f"add_embedding.linear_{k}": f"label_emb.0.{2 * k - 2}" for k in (1, 2)}
+OPEN_CLIP = {
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.": "", "final_layer_norm": "ln_final", "encoder.layers": "transformer.resblocks",
+    "layer_norm": "ln_", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn": "attn",
 }  # fmt: skip
 VAE = {"conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "group_norm": "norm"}
 VAE |= {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
@@ -89,8 +96,27 @@ def of_vae(name: str, blocks: int = 2) -> str:
     return name
 
 
+def of_open_clip(encoder: Any) -> dict[str, Tensor]:
+    """All weights of SDXL's second text encoder, whose queries, keys and values are one there."""
+    found: dict[str, Any] = {}
+    for name, weight in encoder.state_dict().items():
+        own = name.removeprefix("text_model.")
+        for ours, theirs in OPEN_CLIP.items():
+            own = own.replace(ours, theirs)
+        if match := re.fullmatch(r"(.+)\.([qkv])_proj\.(weight|bias)", own):
+            found.setdefault(f"{match[1]}.in_proj_{match[3]}", {})[match[2]] = weight
+        elif own == "text_projection.weight":
+            found["text_projection"] = weight.T
+        else:
+            found[own] = weight
+    three = {k: torch.cat([v[c] for c in "qkv"]) for k, v in found.items() if isinstance(v, dict)}
+    return found | three
+
+
 def as_single_file(pipeline: Any, file: Path) -> None:
     """All weights of a pipeline of the Stable Diffusion architecture under their first names."""
+    second = getattr(pipeline, "text_encoder_2", None)
+    texts = "cond_stage_model" if second is None else "conditioner.embedders.0"
     found: dict[str, Tensor] = {}
     for name, weight in pipeline.unet.state_dict().items():
         found[f"model.diffusion_model.{of_unet(name)}"] = weight
@@ -101,7 +127,9 @@ def as_single_file(pipeline: Any, file: Path) -> None:
         )
     for name, weight in pipeline.text_encoder.state_dict().items():
         own = name.removeprefix("text_model.")
-        found[f"cond_stage_model.transformer.text_model.{own}"] = weight
+        found[f"{texts}.transformer.text_model.{own}"] = weight
+    for name, weight in {} if second is None else of_open_clip(second).items():
+        found[f"conditioner.embedders.1.model.{name}"] = weight
     save_file({name: weight.clone().contiguous() for name, weight in found.items()}, file)
 
 
@@ -124,6 +152,25 @@ def test_a_single_file_is_the_folder_that_it_was_made_of(
         found = {name: next(m.parameters()).dtype for name, m in alone.modules.items()}
         single = dict.fromkeys(found, torch.float32)
         assert found == single | {"text_encoder": expected}
+
+
+def test_a_single_file_of_sdxl(tmp_path: Path) -> None:
+    """Whose two text encoders are of two widths, and of two libraries."""
+    pipeline, added = make("StableDiffusionXLPipeline"), 8
+    config = copy.deepcopy(pipeline.text_encoder_2.config)
+    config.hidden_size = 48
+    pipeline.text_encoder_2 = CLIPTextModelWithProjection(config)
+    pipeline.unet = random_unet(
+        cross_attention_dim=32 + 48,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=added,
+        projection_class_embeddings_input_dim=6 * added + config.projection_dim,
+    )
+    pipeline.save_pretrained(tmp_path / "xl")
+    as_single_file(pipeline, tmp_path / "xl.safetensors")
+    whole = cj.load(tmp_path / "xl", device="cpu")
+    alone = cj.load(tmp_path / "xl.safetensors", device="cpu", config=tmp_path / "xl")
+    assert measured(alone, sampler="own") == measured(whole, sampler="own") > 0
 
 
 def test_a_single_file_that_cannot_be_read_says_so(random_folder: Path, tmp_path: Path) -> None:
