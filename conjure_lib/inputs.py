@@ -133,9 +133,9 @@ def draw_numbers(draws: Any) -> Sequence[int]:
     if isinstance(draws, Iterator):
         raise TypeError(f"draws must be a number or a list, to be read twice, not {_short(draws)}")
     if isinstance(draws, str | Real):
-        return range(whole("draws", draws))
+        return range(whole("draws", draws))[: 2**63 - 1]  # what len() can count
     if isinstance(draws, range) and draws and min(draws[0], draws[-1]) >= 0:
-        return draws  # however long
+        return draws[: 2**63 - 1]  # however long
     return indices("draws", draws)
 
 

@@ -237,13 +237,11 @@ def _read(file: str | Path, options: argparse.Namespace) -> Any:
 
 def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse.Namespace) -> Any:
     """The run of ``table`` in ``folder``."""
-    from conjure_lib.similarity import check_reach
     from conjure_tools import runs
 
-    check_reach(process, sampling := _sampling(options))
     note = table.attrs.get("thinned")
     settings = {k: getattr(options, k) for k in ("quadrature", "batch_size", "block")}
-    settings["sampling"] = sampling
+    settings["sampling"] = _sampling(options)
     return runs.score(process, table, folder, note=note, report=_tell, **settings)
 
 

@@ -26,7 +26,7 @@ from conjure_lib.inputs import finite, whole
 from conjure_lib.loading import load
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sampling import Sampling, Single, check_settings
-from conjure_lib.similarity import pair_terms
+from conjure_lib.similarity import check_reach, pair_terms
 from conjure_tools import unread
 from conjure_tools.folders import check_place, claim, write_whole
 from conjure_tools.hardware import compile_network
@@ -96,6 +96,7 @@ class PairScorer:
         process = _process(
             self.loader, self.model, self.device, self.dtype, self.batch_size, self.compiled
         )
+        check_reach(process, self.sampling)
         texts = list(zip(block["text1"], block["text2"], strict=True))
         how: Any = {"sampling": self.sampling, "batch_size": self.batch_size}
         terms = pair_terms(process, texts, progress=False, **how)

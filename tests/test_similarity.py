@@ -549,6 +549,8 @@ def test_integers_of_numpy_are_integers(process: cj.GenerativeProcess) -> None:
     [
         (lambda p: cj.distance(p, "a", "b", steps=2, draws=10**8), "100000000 draws in 2 steps"),
         (lambda p: cj.distance(p, "a", "b", steps=2, draws=range(10**8)), "100000000 draws"),
+        (lambda p: cj.distance(p, "a", "b", steps=2, draws=10**400), r"\d+ draws in 2 steps"),
+        (lambda p: cj.distance(p, "a", "b", steps=2, draws=range(10**30)), r"\d+ draws"),
         (
             lambda p: cj.distance(p, "a", "b", steps=1000, draws=10**5, batch_size=10**6),
             "batch_size=1000000",
