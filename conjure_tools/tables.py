@@ -1038,9 +1038,16 @@ def _excel(data: bytes, wanted: list[str] | None) -> Table:
     if not tables:
         raise ValueError("; ".join(faults))
     title, table = tables.popitem()
+    if any(re.search(rb'<row [^>]*\bhidden="(1|true)"', part) for part in _sheet_parts(data)):
+        table.notes.append("rows that Excel hides, as a filter does, are read like all others")
     if len(filled) > 1:
         table.notes.append(f"of its {len(filled)} sheets that are not empty, {title!r} is read")
     return table
+
+
+def _sheet_parts(data: bytes) -> list[bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [archive.read(n) for n in archive.namelist() if n.startswith("xl/worksheets/")]
 
 
 def _sheet(sheet: Any) -> list[Record]:

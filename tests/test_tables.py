@@ -946,6 +946,20 @@ def test_excel_cells_that_are_none(line: list, message: str, tmp_path: Path) -> 
         read_pairs(file)
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_rows_that_excel_hides_are_read_and_it_is_said(hidden: bool, tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["text1", "text2"], ["a cat", "a dog"], ["a bus", "a car"]):
+        book.active.append(row)
+    book.active.row_dimensions[3].hidden = hidden
+    book.save(tmp_path / "pairs.xlsx")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert rows(read_pairs(tmp_path / "pairs.xlsx")) == [("a cat", "a dog"), ("a bus", "a car")]
+    said = [str(one.message) for one in told]
+    assert len(said) == hidden and all("rows that Excel hides" in one for one in said)
+
+
 def test_excel_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = workbook(tmp_path, [["text1", "text2"], ["a", "b"]])
     whole = file.read_bytes()
