@@ -23,7 +23,7 @@ from conjure_tools import runs
 
 Row = dict[str, Any]
 MEMORY = 64 << 20  # bytes of trajectories and conditions: the budget that is to be kept
-SETTINGS: dict[str, Any] = {"steps": 1, "batch_size": 256}
+SETTINGS: dict[str, Any] = {"steps": 1, "spacing": "trailing", "batch_size": 256}
 COUNTS = {
     "stub": (100, 1_000, 10_000, 100_000),
     "stub, run folder": (100, 1_000, 10_000, 100_000),

@@ -223,7 +223,7 @@ def compare(
     some = pairs[:: max(1, len(pairs) // count)][:count]
     if warm:
         naive.distances(unet, scheduler, embed, [WARM], noise, steps=1, guidance=guidance)
-        cj.distances(process, [WARM], draws=1, steps=1, progress=False)
+        cj.distances(process, [WARM], draws=1, steps=2, progress=False)
     plain, spent = timed(lambda: naive.distances(unet, scheduler, embed, some, noise, **way), unet)
     mine, ours = timed(
         lambda: cj.distances(process, pairs, draws=1, progress=False, **way),

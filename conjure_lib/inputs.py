@@ -8,7 +8,8 @@ refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,11 +17,7 @@ import numpy as np
 
 from conjure_lib.reading import fault
 
-PAIR_COLUMNS: tuple[tuple[Any, Any], ...] = (
-    ("text1", "text2"),
-    ("sentence1", "sentence2"),
-    ("word1", "word2"),
-)
+PAIR_COLUMNS = tuple((f"{name}1", f"{name}2") for name in ("text", "sentence", "word"))
 EXAMPLE = '[("cat", "dog"), ("cat", "car")]'
 
 
@@ -112,9 +109,10 @@ def finite(name: str, value: Any) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a finite number, not {_short(value)}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, not {value}")
-    return float(value)
+    with suppress(OverflowError):  # of a whole number that no float holds
+        if math.isfinite(value):
+            return float(value)
+    raise ValueError(f"{name} must be a finite number, not {_short(value)}")
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
@@ -132,10 +130,12 @@ def draw_numbers(draws: Any) -> Sequence[int]:
         TypeError: a number that is no integer.
         ValueError: none, a negative one, or one that stands twice.
     """
+    if isinstance(draws, Iterator):
+        raise TypeError(f"draws must be a number or a list, to be read twice, not {_short(draws)}")
     if isinstance(draws, str | Real):
-        return range(whole("draws", draws))
+        return range(whole("draws", draws))[: 2**63 - 1]  # what len() can count
     if isinstance(draws, range) and draws and min(draws[0], draws[-1]) >= 0:
-        return draws  # however long
+        return draws[: 2**63 - 1]  # however long
     return indices("draws", draws)
 
 

@@ -289,7 +289,7 @@ def from_pipeline(
     if long_prompts:
         from conjure_tools.long_prompts import in_pieces
 
-        readers, told = in_pieces(adapter, readers)
+        readers, told = in_pieces(adapter, readers, long_prompts)
 
     def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
         with evaluating(adapter.network):

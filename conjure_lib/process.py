@@ -153,10 +153,10 @@ class GenerativeProcess:
 
         Warns of a negative prompt where there is no guidance that it could lead away.
         """
-        found = Sampling.of(sampling, **single)
+        first, found = next(iter(self.samplers)), Sampling.of(sampling, **single)
         if found.guidance == 1 and self.source and self.source[1].get("negative_prompt"):
             warnings.warn("negative_prompt changes nothing without guidance", stacklevel=3)
-        return found if found.sampler else replace(found, sampler=next(iter(self.samplers)))
+        return replace(found, sampler=first) if found.sampler is None else found
 
     def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
         """A fresh diffusers scheduler, the sampler that is asked for, with its timesteps set.
@@ -170,7 +170,7 @@ class GenerativeProcess:
         """
         sampling = Sampling.of(sampling, **single)
         steps, schedule = sampling.steps, self.schedule
-        sampler = sampling.sampler or next(iter(self.samplers))
+        sampler = next(iter(self.samplers)) if sampling.sampler is None else sampling.sampler
         one_of(f"{self.name}'s sampler", sampler, self.samplers)
         told = {} if self.kind == "flow" else {"prediction_type": self.kind}  # whatever it says
         check_times(config := {**self.scheduler.config, **told}, schedule, sampling)

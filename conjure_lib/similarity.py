@@ -226,6 +226,7 @@ def distance(
     """
     pairs = [(as_text("y1", y1), as_text("y2", y2))]
     ways: Any = {"weighting": weighting, "quadrature": quadrature}
+    check_settings(**ways, **settings)  # a setting may be called as an argument below is
     return distances(process, pairs, tolerance=tolerance, budget=budget, **ways, **settings)[0]
 
 

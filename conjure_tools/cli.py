@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -237,13 +238,11 @@ def _read(file: str | Path, options: argparse.Namespace) -> Any:
 
 def _run(process: GenerativeProcess, table: Any, folder: Path, options: argparse.Namespace) -> Any:
     """The run of ``table`` in ``folder``."""
-    from conjure_lib.similarity import check_reach
     from conjure_tools import runs
 
-    check_reach(process, sampling := _sampling(options))
     note = table.attrs.get("thinned")
     settings = {k: getattr(options, k) for k in ("quadrature", "batch_size", "block")}
-    settings["sampling"] = sampling
+    settings["sampling"] = _sampling(options)
     return runs.score(process, table, folder, note=note, report=_tell, **settings)
 
 
@@ -462,8 +461,17 @@ def _settings(text: str) -> dict[str, Any]:
     return found
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says of a prompt such as -cat, which is taken for an option, how it can be given."""
+
+    def error(self, message: str) -> NoReturn:
+        if re.search("required: .*(first|second)|unrecognized arguments: -", message):
+            message += " (a prompt that begins with - stands last, behind --)"
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="conjure", description=__doc__)
+    parser = _Parser(prog="conjure", description=__doc__)
     parser.add_argument("--version", action="version", version=f"conjure {__version__}")
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("compare", help="the distance of two prompts")

@@ -7,6 +7,8 @@ Ray is an extra, ``pip install ".[ray]"`` in a clone, and imported only where it
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +28,9 @@ from conjure_lib.inputs import finite, whole
 from conjure_lib.loading import load
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sampling import Sampling, Single, check_settings
-from conjure_lib.similarity import pair_terms
+from conjure_lib.similarity import check_reach, pair_terms
 from conjure_tools import unread
+from conjure_tools.fingerprints import fingerprint
 from conjure_tools.folders import check_place, claim, write_whole
 from conjure_tools.hardware import compile_network
 from conjure_tools.runs import DRAWN, check_pairs, digest
@@ -93,9 +96,8 @@ class PairScorer:
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        process = _process(
-            self.loader, self.model, self.device, self.dtype, self.batch_size, self.compiled
-        )
+        process = self.process()
+        check_reach(process, self.sampling)
         texts = list(zip(block["text1"], block["text2"], strict=True))
         how: Any = {"sampling": self.sampling, "batch_size": self.batch_size}
         terms = pair_terms(process, texts, progress=False, **how)
@@ -106,6 +108,12 @@ class PairScorer:
             columns[weighting] = np.array([e.value for e in found])
             columns[f"{weighting}_stderr"] = np.array([e.stderr for e in found])
         return columns
+
+    def process(self) -> GenerativeProcess:
+        """The model, as this worker has loaded it."""
+        return _process(
+            self.loader, self.model, self.device, self.dtype, self.batch_size, self.compiled
+        )
 
 
 @cache
@@ -219,14 +227,32 @@ class _Worker:
 
     def __init__(self, scorer: PairScorer) -> None:
         self.scorer = scorer
+        self.model: dict[str, Any] | None = None
 
     def score(self, file: Path, block: pd.DataFrame) -> None:
+        """Write the distances of ``block``; ValueError where ``file``'s folder has other weights.
+
+        Only workers have the model: its place may hold another one than it did at the first start.
+        """
+        if self.model is None:
+            self.model = fingerprint(self.scorer.process())
+        claim(file.parent / "_model.json", self.model, "distances of a model")
         found = pd.DataFrame(self.scorer({name: block[name].to_numpy() for name in block}))
         write_whole(file, partial(_write, found))
 
 
 def _write(found: pd.DataFrame, path: Path) -> None:
-    found.to_parquet(path, index=False, write_page_checksum=True)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(found, preserve_index=False)
+    table = table.replace_schema_metadata({"sha256": _seal(table)})
+    pq.write_table(table, path, write_page_checksum=True)
+
+
+def _seal(table: Any) -> bytes:
+    """The hash of all names and values: a flipped bit anywhere changes it, or nothing."""
+    return hashlib.sha256(json.dumps(table.to_pydict(), default=repr).encode()).hexdigest().encode()
 
 
 def _is_whole(file: Path, block: pd.DataFrame) -> bool:
@@ -235,7 +261,8 @@ def _is_whole(file: Path, block: pd.DataFrame) -> bool:
 
     try:
         found = pq.read_table(file, page_checksum_verification=True)
-        return found["id"].to_pylist() == block["id"].tolist()
+        sealed = (found.schema.metadata or {}).get(b"sha256") == _seal(found)
+        return sealed and found["id"].to_pylist() == block["id"].tolist()
     except Exception:  # pyarrow raises many kinds of a damaged file
         return False
 

@@ -51,7 +51,8 @@ def pipeline_folder(
         return str(download(name, use_safetensors=True, variant=variant, **options))
 
     with quiet():
-        return from_hub(name, revision, fetch), revision or REVISIONS.get(name)
+        folder = from_hub(name, revision, fetch)
+    return folder, REVISIONS.get(name) if revision is None else revision
 
 
 def no_revision(folder: Path, revision: str | None) -> None:
@@ -77,10 +78,13 @@ def from_hub(
 
     Raises:
         FileNotFoundError: neither the Hub nor the cache has it; says what to do.
+        ValueError: the revision is none.
     """
     from huggingface_hub.errors import HFValidationError
 
-    commit = revision or REVISIONS.get(name)
+    if revision is not None and not (isinstance(revision, str) and revision.strip()):
+        raise ValueError(f"revision must be a commit, or not be given, not {revision!r}")
+    commit = REVISIONS.get(name) if revision is None else revision
     silence = _silence(name, kind)
     try:
         with nullcontext() if silence is None else _offline():

@@ -16,14 +16,19 @@ ENDLESS = 1 << 30  # tokens that are read where nothing is cut
 POOLED = ("added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids")  # one for all of a text
 
 
-def in_pieces(adapter: Adapter, readers: Sequence[Reader]) -> tuple[list[Reader], Any]:
+def in_pieces(
+    adapter: Adapter, readers: Sequence[Reader], wanted: object = True
+) -> tuple[list[Reader], Any]:
     """Readers to which no text is too long, and in place of ``encode`` what reads texts in pieces.
 
     The hidden states of the pieces are strung together; the rest is that of the first piece.
 
     Raises:
+        TypeError: it is not True that this is ``wanted``, but "no", say, or 1.
         ValueError: the network is told more than hidden states and what one piece can give.
     """
+    if wanted is not True:
+        raise TypeError(f"long_prompts must be True or False, not {wanted!r}")
     shapes, name = adapter.plain.shapes, type(adapter.pipeline).__name__
     if set(shapes) - {HIDDEN, *POOLED} or HIDDEN not in shapes:
         more = ", ".join(sorted(shapes))

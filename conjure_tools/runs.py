@@ -39,11 +39,12 @@ from conjure_lib import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.engine import tiled
 from conjure_lib.inputs import indices, one_of, whole
 from conjure_lib.loading import shipped
+from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import UnreadWarning, fault
 from conjure_lib.sampling import DEFAULT, Pairing, Sampling, Single, check_settings
 from conjure_lib.sde import FlowSchedule, Schedule
-from conjure_lib.similarity import pair_terms
+from conjure_lib.similarity import check_reach, pair_terms
 from conjure_lib.terms import Terms
 from conjure_tools.fingerprints import fingerprint
 from conjure_tools.folders import (
@@ -194,6 +195,7 @@ def score(
         TypeError: an argument is of another kind than it must be.
         FileExistsError: ``folder`` holds files that a run would write over and did not write.
         OSError: a shard could not be written, or was taken away; the finished ones are kept.
+        MemoryError: so many pairs and draws that their terms have no room.
 
     >>> import conjure_lib as cj
     >>> process = cj.load()
@@ -213,7 +215,10 @@ def score(
     draws = whole("draws", sampling.draws)
     one_of("quadrature of a run", quadrature, ("log-snr", "linear", "sum"))
     check_settings(sampling=sampling, pairing=pairing, batch_size=batch_size)
-    process.sampler(sampling)
+    check_reach(process, sampling)
+    # twice what its terms are, as they are read, and of each shard what is known besides
+    need = len(pairs) * draws * (16.0 * sampling.steps + 500 / block)
+    check_memory(f"a run of {len(pairs)} pairs with {draws} draws in {sampling.steps} steps", need)
     check_folder(folder)
     folder = Path(folder)
     pairs = pairs.assign(**columns(process.readers, list(pairs["text1"]), list(pairs["text2"])))
@@ -358,15 +363,14 @@ def stratified(
     some stratum has no pair in it.
 
     Raises:
-        ValueError: ``count`` is below 1.
+        TypeError: ``count`` or ``seed`` is no whole number.
+        ValueError: ``count`` is below 1, or ``seed`` below 0.
     """
-    if count < 1:
-        raise ValueError(f"a sample needs at least 1 pair, not {count}")
-    if count >= len(pairs):
+    if whole("count", count) >= len(pairs):
         return pairs
     columns = [c for c in by if c in pairs]
     keys = pairs[columns].astype(str).agg("/".join, axis=1).to_numpy() if columns else ""
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    order = np.random.default_rng(whole("seed", seed, 0)).permutation(len(pairs))
     # the k-th pair of a stratum of n stands at (k + ½)/n: the lowest ranks hold all in proportion
     table = pd.DataFrame({"key": keys, "order": order}, index=np.arange(len(pairs)))
     rank = table.groupby("key")["order"].rank().sub(0.5)

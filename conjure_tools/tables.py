@@ -52,6 +52,7 @@ GARBLED = re.compile(
     f"|Â[\xa0-\xbf]|Ã{BYTE}|[ÄÅ](?![«»]){BYTE}|â{BYTE}{{2}}|ð{BYTE}{{3}}"
 )
 """UTF-8 read as Latin-1 or cp1252: several characters in a row, or one that is no other text."""
+CONTROLS = re.compile("[\x80-\x9f]")  # Latin-1's, which are characters in cp1252
 MARKUP = re.compile(
     r"&(#\d+|#x[\da-f]+|[a-z]{2,8}\d?);|</?[a-z][a-z\d]*(\s[^<>]*)?/?>", re.IGNORECASE
 )
@@ -223,7 +224,7 @@ def read_table(
     """The cells of a file as they stand in it. Arguments and errors as of `read_pairs`."""
     if quotes not in (None, "double", "none"):
         raise ValueError(f"quotes must be 'double' or 'none', not {quotes!r}")
-    if not isinstance(encoding, str | None):
+    if not isinstance(encoding, str | None) or encoding == "":
         raise ValueError(f"encoding must be a name such as 'cp1252', not {encoding!r}")
     wanted = _wanted(columns)
     if not file.is_file() and not file.is_fifo():  # such as /dev/stdin, where a pipe ends
@@ -426,11 +427,16 @@ def _marked_up(text: str) -> str:
 
 
 def _garbled(text: str) -> str:
-    if text.isascii() or ("\ufffd" not in text and not GARBLED.search(text)):
+    odd = "\ufffd" in text or GARBLED.search(text) or CONTROLS.search(text)
+    if text.isascii() or not odd:
         return ""
-    mended = GARBLED.sub(_of_bytes, text)
+    mended = CONTROLS.sub(lambda c: _in_cp1252(c[0]), GARBLED.sub(_of_bytes, text))
     seems = f"seems to be {quoted(mended)}" if mended != text else "has characters that were lost"
     return f"{seems}, read in another encoding than its own and saved so: save it anew, as UTF-8"
+
+
+def _in_cp1252(character: str) -> str:
+    return character.encode("latin-1").decode("cp1252", errors="replace")
 
 
 def _of_bytes(garbled: re.Match[str]) -> str:
@@ -635,6 +641,8 @@ def _untar(data: bytes) -> bytes:
     """The one file of a tar archive."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         files = {member.name: member for member in archive if member.isfile()}
+        if data[archive.offset :].strip(b"\0"):  # where tarfile takes it for the end
+            raise ValueError("there is more behind its end")
         found = archive.extractfile(files[_only(files)])
         return found.read() if found else b""
 
@@ -647,6 +655,25 @@ def _only(names: Iterable[str]) -> str:
     return files[0]
 
 
+def _streams(start: Callable[[], Any]) -> Callable[[bytes], bytes]:
+    """What unpacks streams that follow each other, every one of them whole and nothing between.
+
+    bz2.decompress and lzma.decompress pass over whatever they cannot read behind the first.
+    """
+
+    def unpack(data: bytes) -> bytes:
+        parts = []
+        while data.strip(b"\0"):  # which may fill up a file
+            reader = start()
+            parts.append(reader.decompress(data))
+            if not reader.eof:
+                raise ValueError("it ends before its end")
+            data = reader.unused_data.lstrip(b"\0")
+        return b"".join(parts)
+
+    return unpack
+
+
 def _zstandard(data: bytes) -> bytes:
     import pyarrow as pa
 
@@ -655,8 +682,8 @@ def _zstandard(data: bytes) -> bytes:
 
 UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
     rb"\x1f\x8b": gzip.decompress,
-    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.decompress,
-    rb"\xfd7zXZ\x00": lzma.decompress,
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": _streams(bz2.BZ2Decompressor),
+    rb"\xfd7zXZ\x00": _streams(lzma.LZMADecompressor),
     rb"\x28\xb5\x2f\xfd": _zstandard,
     rb"PK(\x03\x04|\x05\x06|\x07\x08)": _unzip,
     rb"(?s:.{257})ustar": _untar,
@@ -681,10 +708,10 @@ def _decoded(data: bytes, encoding: str | None) -> str:
         raise ValueError(f"it is not UTF-8 but, it seems, {other[:6].upper()}: --encoding {other}")
     try:
         text = data.decode(codec).removeprefix("\ufeff")
-    except LookupError as error:
-        raise ValueError(f"encoding {encoding!r} cannot be used: {error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(_undecodable(data, codec, error.start)) from error
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"encoding {encoding!r} cannot be used: {error}") from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise ValueError(f"line {line} holds a NUL character: it is damaged, or no text")
@@ -918,8 +945,12 @@ def _table(records: list[Record], shape: Shape, unit: str, delimiter: str = "") 
     count, faults = len(shape.names), {}
     width = max([count, *(len(c) for _, c in records)]) if shape.loose else count
     mend = f": a text that holds {delimiter!r} must stand in double quotes" if delimiter else ""
+    texts = [shape.roles[role] for role in ("text1", "text2")]
+    titles = [_key(shape.names[i]) for i in texts] if shape.header else []
     for line, cells in records:
-        if _ragged(cells, shape):
+        if titles and len(cells) > max(texts) and titles == [_key(_plain(cells[i])) for i in texts]:
+            faults[line] = "it is the header once more"
+        elif _ragged(cells, shape):
             faults[line] = f"it has {len(cells)} cells, and {count} are expected"
             faults[line] += mend if len(cells) > count else ""
     used: set[str] = set()
@@ -1007,9 +1038,16 @@ def _excel(data: bytes, wanted: list[str] | None) -> Table:
     if not tables:
         raise ValueError("; ".join(faults))
     title, table = tables.popitem()
+    if any(re.search(rb'<row [^>]*\bhidden="(1|true)"', part) for part in _sheet_parts(data)):
+        table.notes.append("rows that Excel hides, as a filter does, are read like all others")
     if len(filled) > 1:
         table.notes.append(f"of its {len(filled)} sheets that are not empty, {title!r} is read")
     return table
+
+
+def _sheet_parts(data: bytes) -> list[bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [archive.read(n) for n in archive.namelist() if n.startswith("xl/worksheets/")]
 
 
 def _sheet(sheet: Any) -> list[Record]:

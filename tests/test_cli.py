@@ -168,6 +168,16 @@ def test_what_is_not_usable_is_one_line(run: Run, arguments: tuple[str, ...], me
     assert len(err.splitlines()) == 1 and message in err
 
 
+@pytest.mark.parametrize("arguments", [("-cat", "a dog"), ("--", "-cat", "a dog", "--steps", "2")])
+def test_a_prompt_that_looks_like_an_option_says_where_it_goes(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *arguments])
+    assert stop.value.code == 2
+    assert "a prompt that begins with - stands last, behind --" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [("--weighting", "girsanov"), ("--sampler", "heun"), ("--steps", "many")]
 )

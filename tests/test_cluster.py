@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cluster_driver import ROWS, SETTINGS, toy
+from diffusers import DDIMScheduler
 
 import conjure_lib as cj
 from conjure_tools import cluster
@@ -82,6 +83,40 @@ def test_local_processes(tmp_path: Path, expected: pd.DataFrame) -> None:
         found = joined(list(pool.map(scorer(tmp_path), blocks(PAIRS[:24]))))
     pd.testing.assert_frame_equal(found, expected.iloc[:24], rtol=1e-5)
     assert 1 <= len(list(tmp_path.glob("log-*"))) <= 2
+
+
+def test_no_flipped_bit_of_a_block_is_taken_for_one_that_is_done(tmp_path: Path) -> None:
+    part, file = PAIRS[:ROWS], tmp_path / "out" / "block-000000.parquet"
+    file.parent.mkdir()
+    cluster._Worker(scorer(tmp_path)).score(file, part)
+    found, whole = pd.read_parquet(file), file.read_bytes()
+    assert cluster._is_whole(file, part) and len(found) == ROWS
+    assert not cluster._is_whole(file, PAIRS[1 : ROWS + 1])
+    chance = np.random.default_rng(0)
+    for at in chance.choice(len(whole), 600, replace=False):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(chance.integers(8))
+        file.write_bytes(bytes(flipped))
+        if cluster._is_whole(file, part):  # then it is, bit or no bit
+            pd.testing.assert_frame_equal(pd.read_parquet(file), found, check_exact=True)
+
+
+def test_blocks_of_two_models_do_not_mix(tmp_path: Path) -> None:
+    """The place of a model may hold another one when the work goes on."""
+    part, out = PAIRS[:2], tmp_path / "out"
+    out.mkdir()
+    cluster._Worker(scorer(tmp_path)).score(out / "block-000000.parquet", part)
+
+    def other(folder: str, **how: Any) -> cj.GenerativeProcess:
+        process = toy(folder)
+        process.scheduler = DDIMScheduler(clip_sample=False, beta_end=0.03)
+        return process
+
+    changed = cluster._Worker(PairScorer(str(tmp_path), other, **SETTINGS))
+    with pytest.raises(ValueError, match="holds distances of a model with another scheduler: cho"):
+        changed.score(out / "block-000001.parquet", part)
+    assert not (out / "block-000001.parquet").exists()
+    cluster._Worker(scorer(tmp_path)).score(out / "block-000001.parquet", part)
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:

@@ -690,6 +690,14 @@ def test_the_hub_is_asked_once_or_never(
     assert f"--revision {COMMITS['sentence-transformers/all-MiniLM-L6-v2']}" in others[0]
 
 
+@pytest.mark.parametrize("revision", ["", " ", 5, False])
+def test_a_revision_that_is_none_is_not_taken_for_the_pinned_one(revision: Any) -> None:
+    with pytest.raises(
+        ValueError, match=f"revision must be a commit, or not be given, not {revision!r}"
+    ):
+        cj.load("CompVis/stable-diffusion-v1-4", device="cpu", revision=revision)
+
+
 def test_pins_are_commits() -> None:
     assert COMMITS["openai/clip-vit-base-patch32"].startswith("c237dc49")
     pins = (REVISIONS | COMMITS).values()

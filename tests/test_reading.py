@@ -290,7 +290,7 @@ def test_a_run_has_columns_of_what_was_read(tmp_path: Path, process: cj.Generati
     with pytest.warns(
         UnreadWarning, match="2 texts are not read whole .* 1 pairs differ"
     ) as caught:
-        run = runs.score(process, pairs, tmp_path, draws=1, steps=1, report=lambda _: None)
+        run = runs.score(process, pairs, tmp_path, draws=1, steps=2, report=lambda _: None)
     said = str(caught[0].message)
     assert f"('🜏 dog', '{'dog ' * 19}dog…')" in said and "('POLISH' and 'polish')" in said
     table = run.distances()

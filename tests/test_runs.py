@@ -25,6 +25,7 @@ from transformers import CLIPTokenizer
 import conjure_lib as cj
 from conjure_tools import runs
 from conjure_tools.cli import main
+from conjure_tools.cluster import PairScorer
 from conjure_tools.fingerprints import fingerprint, weights_hash
 
 WORDS = ["cat", "dog", "pizza", "car", "tree", "house", "sun", "moon", "fish"]
@@ -683,10 +684,33 @@ def test_predictions_that_are_not_finite(tmp_path: Path) -> None:
 def test_texts_that_are_cut_are_counted(tmp_path: Path, process: cj.GenerativeProcess) -> None:
     rows = [("a", "cat " * 40, "dog"), ("b", "cat " * 40, "sun " * 50), ("c", "sun", "dog")]
     pairs = pd.DataFrame(rows, columns=["id", "text1", "text2"])
-    settings = {"draws": 2, "steps": 1, "block": 2, "report": lambda _: None}
+    settings = {"draws": 2, "steps": 2, "block": 2, "report": lambda _: None}
     with pytest.warns(UserWarning, match="2 texts are not read whole by emoji-diffusion") as caught:
         run = runs.score(process, pairs, tmp_path / "run", **settings)
     assert len(caught) == 1 and run.record["texts_not_read_whole"] == 2
+
+
+def test_more_draws_than_memory_holds_are_refused_before_the_work(tmp_path: Path) -> None:
+    for draws in (10**12, 10**40):
+        with pytest.raises(MemoryError, match=r"a run of 45 pairs with \d+ draws in .* are free"):
+            score(tmp_path / "run", draws=draws)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_that_starts_from_nothing_is_refused(
+    tmp_path: Path, process: cj.GenerativeProcess
+) -> None:
+    """As everywhere else: at t = 1 there is no noise, and x_T is nothing but noise."""
+    said = "steps=1 visits timestep 1 of 1000 alone"
+    with pytest.raises(ValueError, match=said):
+        runs.score(process, PAIRS, tmp_path / "run", steps=1, report=lambda _: None)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=said):
+        PairScorer(loader=lambda *_, **__: process, steps=1)(PAIRS)
+    last = runs.score(
+        process, PAIRS, tmp_path / "run", steps=1, spacing="trailing", report=lambda _: None
+    )
+    assert last.terms.timesteps.tolist() == [999]
 
 
 def test_bad_pairs(tmp_path: Path) -> None:
@@ -803,6 +827,9 @@ def test_stratified_samples_keep_the_proportions() -> None:
     assert runs.stratified(table, 5000) is table
     with pytest.raises(ValueError, match="at least 1"):
         runs.stratified(table, 0)
+    for wrong in ({"count": 1.5}, {"count": True}, {"count": 5, "seed": 0.5}):
+        with pytest.raises(TypeError, match=r"(count|seed) must be a whole number, not"):
+            runs.stratified(table, **wrong)
 
 
 def test_ten_kills(tmp_path: Path) -> None:

@@ -478,6 +478,9 @@ def test_a_string_is_no_list(process: cj.GenerativeProcess) -> None:
         ({"weighting": "girsanov"}, "weighting must be one of sde, score, noise, not 'girsanov'"),
         ({"pairing": "both"}, "pairing must be one of same, crossed, not 'both'"),
         ({"sampler": "heun"}, "sampler must be one of ddim, ddpm, .*, not 'heun'"),
+        ({"sampler": ""}, "sampler must be one of ddim, ddpm, .*, not ''"),
+        ({"guidance": 10**400}, "guidance must be a finite number, not 10000"),
+        ({"log_snr": (-(10**400), 0)}, "log_snr must be two numbers, as .*, not"),
         ({"guidance": math.nan}, "guidance must be a finite number, not nan"),
         ({"noise": torch.zeros(2, 16, 8, 7)}, r"noise must have shape \(2, 16, 8, 8\), not \(2, 1"),
         ({"noise": torch.zeros(1, 16, 8, 8)}, r"noise must have shape \(2, 16, 8, 8\), not \(1, 1"),
@@ -513,7 +516,9 @@ def test_a_guidance_that_makes_no_distance_is_for_trajectories_alone(
 
 
 @pytest.mark.parametrize("name", ["steps", "draws", "seed", "batch_size", "memory", "guidance"])
-@pytest.mark.parametrize("value", [2.7, 2.0, True, np.True_, "2", None, [2.5], np.array([1.5])])
+@pytest.mark.parametrize(
+    "value", [2.7, 2.0, True, np.True_, "2", None, [2.5], np.array([1.5]), iter([1])]
+)
 def test_a_number_of_another_type_is_named(
     process: cj.GenerativeProcess, name: str, value: object
 ) -> None:
@@ -544,6 +549,8 @@ def test_integers_of_numpy_are_integers(process: cj.GenerativeProcess) -> None:
     [
         (lambda p: cj.distance(p, "a", "b", steps=2, draws=10**8), "100000000 draws in 2 steps"),
         (lambda p: cj.distance(p, "a", "b", steps=2, draws=range(10**8)), "100000000 draws"),
+        (lambda p: cj.distance(p, "a", "b", steps=2, draws=10**400), r"\d+ draws in 2 steps"),
+        (lambda p: cj.distance(p, "a", "b", steps=2, draws=range(10**30)), r"\d+ draws"),
         (
             lambda p: cj.distance(p, "a", "b", steps=1000, draws=10**5, batch_size=10**6),
             "batch_size=1000000",

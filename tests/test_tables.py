@@ -177,6 +177,8 @@ def test_the_content_decides_and_not_the_ending(ending: str, tmp_path: Path) -> 
         ('text1,text2,score\na,b,"1,234"\n', "line 2: score is not a number: '1,234'"),
         ("id,text1,text2\n1,a,b\n2,a,b\n1,a,b\n", "line 4: the id '1' stands in line 2 too"),
         ("id,text1,text2\n,a,b\n", "line 2: the id is empty"),
+        ("text1,text2\na,b\ntext1,text2\nc,d\n", "line 3: it is the header once more"),
+        ("n;Word 1;Word 2\n1;a;b\nN;word1;word2\n", "line 3: it is the header once more"),
         ("text1,text2,score\na cat, black,a dog,3\na,b,4\n", "line 2: it has 4 cells, and 3 .*','"),
         ("text1,text2\n'a cat, black','a dog'\n", "line 2: it has 3 cells, and 2"),
         ("text1,text2,score\na cat,a dog\na,b,4\n", "line 2: it has 2 cells, and 3"),
@@ -307,6 +309,15 @@ def test_marks_around_most_texts_are_told_of(marks: str, tmp_path: Path) -> None
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("text", ["“big” dog", "a dog…", "10 € – a bargain"])
+def test_signs_of_cp1252_that_another_encoding_has_not_are_told_of(
+    text: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path, f"text1,text2\na cat,{text} it was\n".encode("cp1252"))
+    with pytest.warns(UserWarning, match=rf"line 2: .* seems to be '{text} it was', read in ano"):
+        read_pairs(file, encoding="latin-1")
+
+
 def test_a_quotation_among_other_texts_is_none_of_these_marks(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -343,6 +354,13 @@ def test_options_of_another_kind_are_named(tmp_path: Path) -> None:
             read_pairs(file, columns=columns)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="encoding must be a name such as 'cp1252', not 3"):
         read_pairs(file, encoding=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encoding must be a name such as 'cp1252', not ''"):
+        read_pairs(file, encoding="")
+    for encoding in ("\0", "undefined", "rot13"):
+        with pytest.raises(
+            ValueError, match=f"encoding {encoding!r} cannot be used".replace("\\", ".")
+        ):
+            read_pairs(file, encoding=encoding)
 
 
 @pytest.mark.parametrize(
@@ -717,6 +735,16 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+def taken_up(content: bytes) -> bytes:
+    """A tar archive of one file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo("pairs.csv")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize("kind", [*PACKERS, "zst"])
 def test_compressed_files(kind: str, tmp_path: Path) -> None:
     if kind == "zst":
@@ -730,6 +758,25 @@ def test_compressed_files(kind: str, tmp_path: Path) -> None:
     for damaged in (packed[: len(packed) // 2], packed[:-9]):
         with pytest.raises(ValueError, match=r"pairs\.csv: it is (damaged|empty)"):
             read_pairs(write(tmp_path, damaged))
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst", "tar"])
+def test_what_follows_the_first_part_of_a_compressed_file_is_not_lost(
+    kind: str, tmp_path: Path
+) -> None:
+    """Parts that stand one behind the other are read all, or the file is refused."""
+    pack = PACKERS.get(kind, taken_up if kind == "tar" else pa.Codec("zstd").compress)
+    first, second = (bytes(pack(part.encode())) for part in (as_csv(PAIRS), "sun,moon,1\n" * 9))
+    if kind != "tar":
+        found = read_pairs(write(tmp_path, first + second))
+        assert rows(found) == [*PAIRS, *[("sun", "moon", 1.0)] * 9]
+    broken = bytes([second[0] ^ 1]) + second[1:]
+    middle = len(second) // 2 if kind != "tar" else 200
+    flipped = second[:middle] + bytes([second[middle] ^ 16]) + second[middle + 1 :]
+    torn = [broken, flipped, second[:-4]] if kind in ("gz", "bz2", "xz") else [broken]
+    for rest in (*torn, b"and so on", *[second] * (kind == "tar")):
+        with pytest.raises(ValueError, match="it is damaged, or cannot be unpacked"):
+            read_pairs(write(tmp_path, first + rest))
 
 
 def test_a_compressed_name_on_a_file_that_is_not(tmp_path: Path) -> None:
@@ -897,6 +944,20 @@ def test_excel_cells_that_are_none(line: list, message: str, tmp_path: Path) -> 
     file = workbook(tmp_path, [["text1", "text2", "score"], ["x", "y", 1], [], line])
     with pytest.raises(ValueError, match=message):
         read_pairs(file)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_rows_that_excel_hides_are_read_and_it_is_said(hidden: bool, tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["text1", "text2"], ["a cat", "a dog"], ["a bus", "a car"]):
+        book.active.append(row)
+    book.active.row_dimensions[3].hidden = hidden
+    book.save(tmp_path / "pairs.xlsx")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert rows(read_pairs(tmp_path / "pairs.xlsx")) == [("a cat", "a dog"), ("a bus", "a car")]
+    said = [str(one.message) for one in told]
+    assert len(said) == hidden and all("rows that Excel hides" in one for one in said)
 
 
 def test_excel_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

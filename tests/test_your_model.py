@@ -493,6 +493,12 @@ def test_a_word_that_is_longer_than_the_window_is_cut_in_itself(random_folder: P
     assert pieces(reader, "") == [""] and pieces(reader, "a fox") == ["a fox"]
 
 
+@pytest.mark.parametrize("wanted", ["no", 1, "True"])
+def test_long_prompts_are_wanted_or_not(wanted: Any) -> None:
+    with pytest.raises(TypeError, match=f"long_prompts must be True or False, not {wanted!r}"):
+        cj.load(make("StableDiffusionPipeline"), long_prompts=wanted)
+
+
 def test_long_prompts_are_refused_where_a_network_is_told_more() -> None:
     with pytest.raises(ValueError, match="FluxPipeline reads no long prompts: its network is told"):
         cj.load(make("FluxPipeline"), height=16, width=16, long_prompts=True)
