@@ -213,7 +213,8 @@ def _column_names(rows: Any) -> list[Any] | None:
 
 def _two_of(names: list[Any]) -> tuple[Any, Any]:
     """The names of the two columns of texts."""
-    found = [pair for pair in (*PAIR_COLUMNS, (0, 1)) if set(pair) <= set(names)]
+    there = {name for name in names if not isinstance(name, bool | np.bool_)}  # False is no 0
+    found = [pair for pair in (*PAIR_COLUMNS, (0, 1)) if set(pair) <= there]
     if len(found) == 1 and all(names.count(name) == 1 for name in found[0]):
         return found[0]
     known = ", or ".join(" and ".join(pair) for pair in PAIR_COLUMNS)

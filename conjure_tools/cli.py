@@ -193,7 +193,7 @@ def evaluate(options: argparse.Namespace) -> None:
         table = _thin(_read(name, options) if is_file else load_pairs(name), options)
         if "score" not in table:
             raise ValueError(
-                f"{name} has no column score, so there is nothing to agree with; it has "
+                f"{name} has no column score with numbers in it: nothing to agree with; it has "
                 f"{', '.join(table)}: name it, --columns FIRST,SECOND,SCORE"
             )
         if len(table) < 3:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from conjure_lib import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.inputs import finite, whole
-from conjure_lib.loading import load
+from conjure_lib.loading import load, pick_dtype
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sampling import Sampling, Single, check_settings
 from conjure_lib.similarity import check_reach, pair_terms
@@ -212,8 +212,7 @@ def _check_scorer(scorer: PairScorer) -> None:
     whole("draws", scorer.sampling.draws)
     if scorer.threads is not None:
         whole("threads", scorer.threads)
-    if not isinstance(getattr(torch, str(scorer.dtype), None), torch.dtype):
-        raise ValueError(f"dtype must be the name of one, such as 'float16', not {scorer.dtype!r}")
+    pick_dtype(scorer.dtype)
     if not callable(scorer.loader):
         raise TypeError(f"loader must be a function such as conjure_lib.load: {scorer.loader!r}")
 

@@ -252,7 +252,8 @@ def test_pairs_and_settings_are_checked_before_ray_starts(
         ({"steps": "3"}, TypeError, "steps must be a whole number, not '3'"),
         ({"draws": 0}, ValueError, "draws must be at least 1"),
         ({"threads": 0}, ValueError, "threads must be at least 1"),
-        ({"dtype": "float17"}, ValueError, "dtype must be the name of one"),
+        ({"dtype": "float17"}, ValueError, "dtype must be one of float32"),
+        ({"dtype": "int8"}, ValueError, "dtype must be one of float32"),
         ({"loader": "load"}, TypeError, "loader must be a function"),
     ],
 )

@@ -358,3 +358,10 @@ def test_every_public_function_stands_in_the_table() -> None:
     listed = {part for name in SHAPES for part in name.removeprefix(FIELDS).split(".")}
     # dataclasses come of them
     assert public - handed_on - listed == {"distance_matrix", "floor", "trace"}
+
+
+def test_columns_of_truth_values_are_no_numbers(process: cj.GenerativeProcess) -> None:
+    for names in ([False, True], [np.False_, np.True_]):
+        table = pd.DataFrame([["cat", "dog"]], columns=pd.Index(names, dtype=object))
+        with pytest.raises(ValueError, match=r"pairs need the columns .* here are .*: rename two"):
+            cj.distances(process, table)
