@@ -156,12 +156,9 @@ class Adapter:
 
     def decode(self, x: Tensor) -> np.ndarray:
         """Latents (n, *latent_shape) as the pipeline's pictures (n, height, width, 3)."""
-
-        def step(_: Any, __: Any, sample: Tensor) -> Tensor:
-            return x.to(sample)
-
         told = _repeated(self.answer, len(x))
-        return np.asarray(self._run(TRIALS[:1] * len(x), lambda _: told, step, output_type="np")[0])
+        both = lambda _: told, lambda _output, _t, sample: x.to(sample)
+        return np.asarray(self._run(TRIALS[:1] * len(x), *both, output_type="np")[0])
 
     def set(self, scheduler: Any, steps: int) -> Any:
         """A copy of ``scheduler`` with its times set as the pipeline sets them."""
