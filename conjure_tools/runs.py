@@ -419,7 +419,9 @@ def provenance(process: GenerativeProcess) -> dict[str, Any]:
 
     try:  # not the commit of some repository that an installed package happens to lie in
         mine = Path(git("rev-parse", "--show-toplevel")) == here.parent
-        commit = git("describe", "--always", "--dirty", "--abbrev=12") if mine else None
+        ours = ("--", ":(top)", ":(top,exclude)data/results")  # what makes records, and not these
+        changed = mine and git("status", "--porcelain", "--untracked-files=no", *ours)
+        commit = git("rev-parse", "--short=12", "HEAD") + "-dirty" * bool(changed) if mine else None
     except (OSError, subprocess.CalledProcessError):
         commit = None
     cuda = process.device.type == "cuda"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -811,6 +812,25 @@ def test_provenance(tmp_path: Path, process: cj.GenerativeProcess) -> None:
     assert weights_hash(process) != weights, name
     weight.data.copy_(before)
     assert weights_hash(process) == weights
+
+
+def test_a_commit_is_dirty_by_sources_and_not_by_results(
+    tmp_path: Path, process: cj.GenerativeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that was made a moment ago has changed no code of the next one."""
+    for name in ("conjure_tools/runs.py", "data/results/words.json", "data/model.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for told in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *told], check=True)
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "conjure_tools" / "runs.py"))
+    clean = runs.provenance(process)["commit"]
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "data" / "results" / "words.json").write_text("2")
+    assert runs.provenance(process)["commit"] == clean
+    (tmp_path / "data" / "model.json").write_text("2")
+    assert runs.provenance(process)["commit"] == f"{clean}-dirty"
 
 
 def test_stratified_samples_keep_the_proportions() -> None:
