@@ -223,8 +223,19 @@ def test_different_models_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None
         return pd.DataFrame(), {"weights": "b" if name == "sts" else "a"}
 
     monkeypatch.setattr(findings.runs, "results_of_record", made)
-    with pytest.raises(ValueError, match="words, sts, spaces were made with different models"):
+    with pytest.raises(ValueError, match="words, sts were made with different models"):
         findings.common_weights()
+
+
+@pytest.mark.parametrize(("spaces", "read"), [("a", True), ("b", False)])
+def test_spaces_of_another_model_are_left_out(
+    spaces: str, read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        return pd.DataFrame(), {"weights": spaces if name == "spaces" else "a"}
+
+    monkeypatch.setattr(findings.runs, "results_of_record", made)
+    assert findings.sources() == ["words", "sts", *["spaces"] * read]
 
 
 # -- in words ---------------------------------------------------------------------------------

@@ -133,9 +133,15 @@ def record() -> Made:
 
 def source_hashes() -> dict[str, str]:
     """What the table is computed from: SHA-256 of the tables of other records."""
-    files = [records.RESULTS / f"{name}.parquet" for name in (*people.SETS, "spaces")]
+    files = [records.RESULTS / f"{name}.parquet" for name in sources()]
     there = [file for file in files if file.is_file()]
     return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in there}
+
+
+def sources() -> list[str]:
+    """The sets, and the spaces where they are of the same model; else these are left out."""
+    spaces = weights_in(Record("spaces", *runs.results_of_record("spaces")))
+    return [*people.SETS, *(["spaces"] if common_weights() in spaces else [])]
 
 
 def common_weights() -> str:
@@ -144,10 +150,10 @@ def common_weights() -> str:
     Raises:
         ValueError: the records were made with different models.
     """
-    found = [weights_in(Record(n, *runs.results_of_record(n))) for n in (*people.SETS, "spaces")]
+    found = [weights_in(Record(n, *runs.results_of_record(n))) for n in people.SETS]
     common = set.intersection(*found)
     if len(common) != 1:
-        names = ", ".join((*people.SETS, "spaces"))
+        names = ", ".join(people.SETS)
         raise ValueError(f"the records {names} were made with different models: make them anew")
     return common.pop()
 
@@ -159,7 +165,9 @@ def measured_table(resamples: int) -> tuple[pd.DataFrame, dict[str, str]]:
         FileNotFoundError: a record is not there, or a set cannot be had.
     """
     own: dict[str, Any] = {}
-    found: dict[Any, Any] = {("spaces", "rg65", "", "partial, twin too"): beyond_twin(resamples)}
+    found: dict[Any, Any] = {}
+    if "spaces" in sources():
+        found["spaces", "rg65", "", "partial, twin too"] = beyond_twin(resamples)
     for table in people.SETS:
         joined = rated(table)
         own[table] = better_cosine(joined, MEANS[table])
