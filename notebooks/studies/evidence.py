@@ -59,8 +59,8 @@ def kept(weights: str) -> Kept:
     older: tuple[str, ...] = ()
     again = None
     if mine := found.get("findings"):
-        now = findings.source_hashes()
-        older = tuple(n for n, was in mine.notes["from"].items() if now.get(n) != was)
+        was, now = mine.notes["from"], findings.source_hashes()
+        older = tuple(n for n in was | now if now.get(n) != was.get(n))
         again = computed_again(mine)
     return Kept(found, tuple(n for n in there if n not in found), stale, older, again)
 
@@ -168,8 +168,9 @@ class FindingsTable:
         self.rows = record.table.set_index(KEYS)[["value", "low", "high"]].sort_index()
 
     def at(self, table: str, benchmark: str, statistic: str, group: str = "") -> Numbers:
-        """Value, low and high, (3,)."""
-        return self.rows.loc[(table, benchmark, group, statistic)].to_numpy(float)
+        """Value, low and high, (3,); NaN where it was left out."""
+        key = (table, benchmark, group, statistic)
+        return self.rows.loc[key].to_numpy(float) if key in self.rows.index else np.full(3, np.nan)
 
     def of_sets(self, table: str, statistic: str) -> Numbers:
         """The rows of the sets that a mean is taken over, (m, 3)."""
