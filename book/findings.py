@@ -81,12 +81,16 @@ def level(table: FindingsTable, name: str) -> str:
     """How far distance and cosine agree with people, and what of the first is the second's too."""
     kind, _ = KINDS[name]
     ours, cosine = (100 * table.mean(name, s)[0] for s in ("conjured", "text encoder"))
-    part = bracketed(100 * table.share(name), ".0f")
+    part, low, high = 100 * table.share(name)
+    told = f"Of the variance of people's ranks that the distance explains, {part:.0f} % "
+    told += f"[{low:.0f}, {high:.0f}] is explained by that encoder's cosines as well."
+    if not low > 0:  # a share of next to nothing
+        told = "How much of what the distance explains that encoder's cosines explain as well, "
+        told += "these sets cannot tell, for the distance explains too little of some of them."
     return (
         f"On {kind} the conjured distance agrees with people at ρ × 100 = {ours:.1f} (mean of "
         f"{EACH[name]}), the cosine of the model's own text encoder, without any picture, at "
-        f"{cosine:.1f}. Of the variance of people's ranks that the distance explains, {part} % "
-        "is explained by that encoder's cosines as well."
+        f"{cosine:.1f}. {told}"
     )
 
 
@@ -199,7 +203,8 @@ def draw_shares(axis: Axes, explained: Mapping[str, np.ndarray]) -> None:
         interval(axis, y, value, low, high, plots.PALETTE[2], said)
     title = "Explained by the text encoder too, % of what conjured distances explain"
     labelled(axis, dict(enumerate(explained)), title, {})
-    axis.set_xlim(min(0, *axis.get_xlim()), max(100, axis.get_xlim()[1]))
+    low, high = axis.get_xlim()
+    axis.set_xlim(max(-50, min(0, low)), max(100, high))  # what reaches farther is cut, and written
 
 
 def draw_findings(axis: Axes, by_part: Mapping[str, Sequence[Finding]]) -> None:
