@@ -100,8 +100,8 @@ class GenerativeProcess:
         """
         from conjure_lib.loading import remade
 
-        parts = [part for network in self.modules.values() for part in network.modules()]
-        if self.source is None or any(hasattr(part, "_diffusers_hook") for part in parts):
+        own = [getattr(p, "_diffusers_hook", p) for n in self.modules.values() for p in n.modules()]
+        if self.source is None or any(getattr(one, "hooks", None) for one in own):
             raise TypeError(
                 f"{self.name} was not made by from_pipeline, or a function of it was replaced, or "
                 "its network has hooks of diffusers, as layerwise casting's: it cannot be copied"

@@ -52,7 +52,7 @@ GARBLED = re.compile(
     f"|Â[\xa0-\xbf]|Ã{BYTE}|[ÄÅ](?![«»]){BYTE}|â{BYTE}{{2}}|ð{BYTE}{{3}}"
 )
 """UTF-8 read as Latin-1 or cp1252: several characters in a row, or one that is no other text."""
-CONTROLS = re.compile("[\x80-\x9f]")  # Latin-1's, which are characters in cp1252
+CONTROLS = re.compile("[\x80-\x84\x86-\x9f]|\x85(?!\\w)")  # of Latin-1, which are signs in cp1252
 MARKUP = re.compile(
     r"&(#\d+|#x[\da-f]+|[a-z]{2,8}\d?);|</?[a-z][a-z\d]*(\s[^<>]*)?/?>", re.IGNORECASE
 )

@@ -235,7 +235,7 @@ def test_spaces_of_another_model_are_left_out(
         return pd.DataFrame(), {"weights": spaces if name == "spaces" else "a"}
 
     monkeypatch.setattr(findings.runs, "results_of_record", made)
-    assert findings.sources() == ["words", "sts", *["spaces"] * read]
+    assert findings.made_alike() == ["words", "sts", *["spaces"] * read]
 
 
 # -- in words ---------------------------------------------------------------------------------

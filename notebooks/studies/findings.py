@@ -133,12 +133,12 @@ def record() -> Made:
 
 def source_hashes() -> dict[str, str]:
     """What the table is computed from: SHA-256 of the tables of other records."""
-    files = [records.RESULTS / f"{name}.parquet" for name in sources()]
+    files = [records.RESULTS / f"{name}.parquet" for name in made_alike()]
     there = [file for file in files if file.is_file()]
     return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in there}
 
 
-def sources() -> list[str]:
+def made_alike() -> list[str]:
     """The sets, and the spaces where they are of the same model; else these are left out."""
     spaces = weights_in(Record("spaces", *runs.results_of_record("spaces")))
     return [*people.SETS, *(["spaces"] if common_weights() in spaces else [])]
@@ -166,7 +166,7 @@ def measured_table(resamples: int) -> tuple[pd.DataFrame, dict[str, str]]:
     """
     own: dict[str, Any] = {}
     found: dict[Any, Any] = {}
-    if "spaces" in sources():
+    if "spaces" in made_alike():
         found["spaces", "rg65", "", "partial, twin too"] = beyond_twin(resamples)
     for table in people.SETS:
         joined = rated(table)
