@@ -134,9 +134,9 @@ def copy_chapters(root: Path, executed: Path, source: Path) -> dict[str, dict[st
                 f"{notebook.name} was executed before something changed that its numbers depend "
                 "on: make book executes it again"
             )
-        records[notebook.stem]["predictions"] = predictions_of(glued(executed / notebook.name))
-        page = tidy(read_notebook(executed / notebook.name), file)
-        nbformat.write(page, source / "notebooks" / notebook.name)
+        page = read_notebook(executed / notebook.name)
+        records[notebook.stem]["predictions"] = predictions_of(glued(page))
+        nbformat.write(tidy(page, file), source / "notebooks" / notebook.name)
     return records
 
 

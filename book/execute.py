@@ -41,6 +41,7 @@ from typing import Any
 import papermill
 import psutil
 from filelock import FileLock, Timeout
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from strict import ChapterError, Lines, read_json, read_notebook, read_text, read_yaml, write_whole
 from traitlets.config import Config
@@ -342,10 +343,10 @@ def written_to_stderr(notebook: Path) -> list[str]:
     ]
 
 
-def glued(notebook: Path) -> dict[str, str]:
+def glued(notebook: NotebookNode) -> dict[str, str]:
     """What an executed chapter glued into its text: names, and values as they are written."""
     found = {}
-    for cell in read_notebook(notebook).cells:
+    for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
                 forms = {kind.split("/")[-1]: value for kind, value in output.data.items()}
@@ -524,7 +525,8 @@ def write_record(
     for notebook in notebooks:
         about = read_record(notebook, out)
         del about["key"], about["output"], about["benchmark_data"]
-        values = {"parameters": profile[notebook.stem], "glued": glued(out / notebook.name)}
+        said = glued(read_notebook(out / notebook.name))
+        values = {"parameters": profile[notebook.stem], "glued": said}
         record[notebook.stem] = about | values
     write_whole(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 

@@ -81,10 +81,10 @@ def level(table: FindingsTable, name: str) -> str:
     """How far distance and cosine agree with people, and what of the first is the second's too."""
     kind, _ = KINDS[name]
     ours, cosine = (100 * table.mean(name, s)[0] for s in ("conjured", "text encoder"))
-    part, low, high = 100 * table.share(name)
-    told = f"Of the variance of people's ranks that the distance explains, {part:.0f} % "
-    told += f"[{low:.0f}, {high:.0f}] is explained by that encoder's cosines as well."
-    if not low > 0:  # a share of next to nothing
+    part = 100 * table.share(name)
+    told = "Of the variance of people's ranks that the distance explains, "
+    told += f"{bracketed(part, '.0f')} % is explained by that encoder's cosines as well."
+    if not part[1] > 0:  # a share of next to nothing
         told = "How much of what the distance explains that encoder's cosines explain as well, "
         told += "these sets cannot tell, for the distance explains too little of some of them."
     return (

@@ -157,8 +157,8 @@ class Adapter:
     def decode(self, x: Tensor) -> np.ndarray:
         """Latents (n, *latent_shape) as the pipeline's pictures (n, height, width, 3)."""
         told = _repeated(self.answer, len(x))
-        both = lambda _: told, lambda _output, _t, sample: x.to(sample)
-        return np.asarray(self._run(TRIALS[:1] * len(x), *both, output_type="np")[0])
+        hear, step = lambda _: told, lambda _output, _t, sample: x.to(sample)
+        return np.asarray(self._run(TRIALS[:1] * len(x), hear, step, output_type="np")[0])
 
     def set(self, scheduler: Any, steps: int) -> Any:
         """A copy of ``scheduler`` with its times set as the pipeline sets them."""

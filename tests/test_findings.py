@@ -238,6 +238,11 @@ def test_spaces_of_another_model_are_left_out(
     assert findings.made_alike() == ["words", "sts", *["spaces"] * read]
 
 
+def test_what_is_not_recorded_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    assert findings.source_hashes() == {}
+
+
 # -- in words ---------------------------------------------------------------------------------
 
 

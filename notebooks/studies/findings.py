@@ -133,15 +133,24 @@ def record() -> Made:
 
 def source_hashes() -> dict[str, str]:
     """What the table is computed from: SHA-256 of the tables of other records."""
-    files = [records.RESULTS / f"{name}.parquet" for name in made_alike()]
-    there = [file for file in files if file.is_file()]
-    return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in there}
+    files = {name: records.RESULTS / f"{name}.parquet" for name in made_alike()}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
 
 
 def made_alike() -> list[str]:
-    """The sets, and the spaces where they are of the same model; else these are left out."""
-    spaces = weights_in(Record("spaces", *runs.results_of_record("spaces")))
-    return [*people.SETS, *(["spaces"] if common_weights() in spaces else [])]
+    """Of the sets, those that are recorded; and the spaces, where they are of the same model."""
+    found = {}
+    for name in (*people.SETS, "spaces"):
+        if (records.RESULTS / f"{name}.parquet").is_file():
+            found[name] = weights_of(name)
+    sets = [weights for name, weights in found.items() if name in people.SETS]
+    common = set.intersection(*sets) if sets else set()
+    return [name for name, weights in found.items() if name in people.SETS or weights & common]
+
+
+def weights_of(name: str) -> set[str]:
+    """Every hash of weights that a record names."""
+    return weights_in(Record(name, *runs.results_of_record(name)))
 
 
 def common_weights() -> str:
@@ -150,8 +159,7 @@ def common_weights() -> str:
     Raises:
         ValueError: the records were made with different models.
     """
-    found = [weights_in(Record(n, *runs.results_of_record(n))) for n in people.SETS]
-    common = set.intersection(*found)
+    common = set.intersection(*map(weights_of, people.SETS))
     if len(common) != 1:
         names = ", ".join(people.SETS)
         raise ValueError(f"the records {names} were made with different models: make them anew")
