@@ -181,8 +181,8 @@ def single_changes(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table["study"].isin(LONG) & (table["value"] != "both")].copy()
     most = rows.groupby(["study", "value"])["draws"].transform("max")
     rows = rows[rows["draws"] == most]
-    names = [LONG[s].format(v) for s, v in zip(rows["study"], rows["value"], strict=True)]
-    return rows.assign(label=["1 step" if name == "1 steps" else name for name in names])
+    named = zip(rows["study"], rows["value"], strict=True)
+    return rows.assign(label=[LONG[study].format(value) for study, value in named])
 
 
 def clear_of_zero(rows: pd.DataFrame) -> pd.DataFrame:
