@@ -41,11 +41,11 @@ def test_a_kept_table_is_made_once(tmp_path: Path) -> None:
         made.append(1)
         return TABLE
 
-    for _ in range(2):
-        pd.testing.assert_frame_equal(
-            records.kept_table(tmp_path / "new" / "a.parquet", make), TABLE
-        )
-    assert made == [1]
+    for settings in ({"steps": 5}, {"steps": 5}, {"steps": 10}):
+        of = [["cat", "dog"], settings]
+        found = records.kept_table(tmp_path / "new" / "a.parquet", of, make)
+        pd.testing.assert_frame_equal(found, TABLE)
+    assert made == [1, 1], "once for each setting"
 
 
 # -- fresh values over a record ---------------------------------------------------------------

@@ -96,12 +96,13 @@ def others(
     empty = ("minilm", "frechet", "jeffreys")
     result = pd.DataFrame({"id": pairs["id"], **dict.fromkeys(empty, np.nan)})
     for method, (rows, compute) in methods.items():
-        file = WORK / f"{benchmark}-{method}-{weights_hash(process)[:12]}.parquet"
+        file = WORK / f"{benchmark}-{method}.parquet"
 
         def made(method: str = method, rows: pd.DataFrame = rows, compute: Any = compute) -> Any:
             return pd.DataFrame({"id": rows["id"], method: compute(texts_of(rows))})
 
-        found = kept_table(file, made)
+        of = [texts_of(rows), weights_hash(process), IMAGES, folder]
+        found = kept_table(file, of, made)
         result = result.drop(columns=method, errors="ignore").merge(found, on="id", how="left")
     return result
 

@@ -80,8 +80,14 @@ def write_json(file: Path, notes: Mapping[str, Any]) -> None:
     in_place(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def kept_table(file: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The table in ``file``; made and put there first, if need be."""
+def kept_table(file: Path, of: object, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table that was kept as ``file``; made and put there first, if need be.
+
+    ``of`` is all that it comes from, as JSON has it: a digest of that is in the file's name, so
+    that no table of other pairs, settings or weights is taken for this one.
+    """
+    digest = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
+    file = file.with_stem(f"{file.stem}-{digest}")
     if not file.is_file():
         in_place(file, partial(make().to_parquet, index=False))
     return pd.read_parquet(file)

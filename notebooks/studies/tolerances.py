@@ -81,18 +81,20 @@ def make(
 
     The fixed settings take as many draws as cost what the adaptive one takes in the mean.
     """
-    kept, how = folder / weights_hash(process)[:12], dict[str, Any](batch_size=batch_size)
+    how = dict[str, Any](batch_size=batch_size)
     adaptive = {**BEGIN, "tolerance": tolerance, **how}
-    parts = [_kept(process, pairs, kept, ADAPTIVE, adaptive)]
+    parts = [_kept(process, pairs, folder, ADAPTIVE, adaptive)]
     spent = float(parts[0]["evaluations"].mean())
     for i, (name, (steps, spacing)) in enumerate(FIXED.items()):
         some = pairs if i < EVERYWHERE else pairs[:references]
         draws = max(2, round(spent / (4 * steps)))
         settings = {"steps": steps, "draws": draws, "spacing": spacing, **how}
-        parts.append(_kept(process, some, kept, name, settings))
+        parts.append(_kept(process, some, folder, name, settings))
+    some, how = pairs[:references], how | (reference or REFERENCE)
     truth = kept_table(
-        kept / f"reference-{references}.parquet",
-        lambda: referred(process, pairs[:references], **reference or REFERENCE, **how),
+        folder / "reference.parquet",
+        [texts_of(some), weights_hash(process), how],
+        lambda: referred(process, some, **how),
     )
     table = pd.concat(parts, ignore_index=True).merge(truth, on="id", how="left")
     notes = {
@@ -109,12 +111,12 @@ def _kept(
     process: cj.GenerativeProcess, pairs: pd.DataFrame, folder: Path, name: str, how: dict[str, Any]
 ) -> pd.DataFrame:
     """`measured`, block by block, each from its file or made and put there."""
-    stem = f"{name} {how.get('draws')} {how.get('tolerance', '')}".replace(" ", "-")
     parts = []
     for first in range(0, len(pairs), BLOCK):
         some = pairs[first : first + BLOCK]
-        file = folder / f"{stem}-{first:04d}-{len(some)}.parquet"
-        parts.append(kept_table(file, partial(measured, process, some, name, **how)))
+        file = folder / f"{name.replace(' ', '-')}-{first:04d}.parquet"
+        of = [texts_of(some), weights_hash(process), how]
+        parts.append(kept_table(file, of, partial(measured, process, some, name, **how)))
     return pd.concat(parts, ignore_index=True)
 
 

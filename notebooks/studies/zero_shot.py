@@ -220,15 +220,15 @@ def judge_all(
     names = [e.name for e in emoji]
     keys = [CLASSES.index(name) for name in names]
     clean = as_latents(process, np.stack([drawings(e)[0] for e in emoji]))
-    kept = f"{len(names)}-{'-'.join(map(str, TIMES))}-{weights_hash(process)[:12]}.parquet"
+    of = [names, TIMES, weights_hash(process)]
     parts = []
     for template in tqdm(templates, desc="templates", delay=2):
-        file = folder / f"{TEMPLATES.index(template):02d}-{kept}" if folder else None
+        file = folder / f"{TEMPLATES.index(template):02d}.parquet" if folder else None
 
         def judge(template: str = template) -> pd.DataFrame:
             return predictions(errors(process, clean, keys, filled(template, names)), names)
 
-        table = kept_table(file, judge) if file else judge()
+        table = kept_table(file, [template, *of], judge) if file else judge()
         parts.append(table.assign(template=template))
     return pd.concat(parts, ignore_index=True)
 
