@@ -158,16 +158,11 @@ def megabytes(*files: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def ruler() -> dict[str, Any] | None:
-    """Recorded distances of pairs of words, by which the page says how far a number is.
-
-    None where these were summed by another rule than the page's, which gives other numbers.
-    """
+def ruler() -> dict[str, Any]:
+    """Recorded distances of pairs of words, by which the page says how far a number is."""
     from conjure_tools import runs
 
     table, record = runs.results_of_record("matrix")
-    if record["settings"].get("quadrature", "sum") == "sum":
-        return None
     table = table.sort_values("sde")
     rows = [table.iloc[i] for i in (0, len(table) // 2, -1)]
     return {

@@ -605,11 +605,9 @@ def test_the_ruler_is_of_the_rule_of_the_page() -> None:
 
     table, record = runs.results_of_record("matrix")
     ruler = live.ruler()
-    if record["settings"].get("quadrature", "sum") == "sum":
-        assert ruler is None  # numbers of another rule would mislead
-    else:
-        assert ruler and ruler["pairs"] == len(table)
-        assert ruler["quantiles"][50] == pytest.approx(table["sde"].median(), rel=1e-3)
+    assert record["settings"]["quadrature"] == "log-snr"
+    assert ruler["pairs"] == len(table)
+    assert ruler["quantiles"][50] == pytest.approx(table["sde"].median(), rel=1e-3)
 
 
 def test_pictures_and_numbers_can_be_kept(computed: Page) -> None:

@@ -104,8 +104,7 @@ def test_every_record_has_a_maker_and_every_file_a_record() -> None:
     for name in records.MADE_BY:
         assert callable(records.maker(name)), name
     kept = {file.stem for file in records.RESULTS.glob("*.json")}
-    # the record of tolerances is made with the next ones
-    assert kept | {"tolerance"} == set(records.MADE_BY) | {"bench"}
+    assert kept == set(records.MADE_BY) | {"bench"}
 
 
 @pytest.fixture

@@ -327,7 +327,7 @@ def scored_again(
             progress=False, **how,
         )  # fmt: skip
         for w in cj.WEIGHTINGS:
-            now = terms.by_draw(w, made.get("quadrature", "sum")).mean(axis=1)
+            now = terms.by_draw(w, made["quadrature"]).mean(axis=1)
             recorded = zip(part["id"], -part[w], now, strict=True)
             rows += [(name, i, w, then, value) for i, then, value in recorded]
     others = made["weights"] != weights_hash(process)
