@@ -190,7 +190,7 @@ def agreement_table(now: Sequence[Mapping[str, Any]], before: Sequence[Mapping[s
         table = pd.DataFrame(rows)
         table["column"] = table["benchmark"].map(TITLES) + when
         table["cell"] = [
-            f"{100 * r.value:.1f} [{100 * r.low:.0f}, {100 * r.high:.0f}]"
+            f"{100 * r.value:z.1f} [{100 * r.low:z.0f}, {100 * r.high:z.0f}]"
             for r in table.itertuples()
         ]
         return table

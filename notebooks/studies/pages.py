@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -39,8 +40,10 @@ def machine(process: cj.GenerativeProcess) -> str:
 def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
     """A value with its interval, such as "0.42 [0.31, 0.50]"; alone where it has none."""
     value, low, high = numbers
-    ends = f" [{low:{ends_spec or spec}}, {high:{ends_spec or spec}}]"
-    return f"{value:{spec}}" + ends * (not (math.isnan(low) or math.isnan(high)))
+    specs = (spec, ends_spec or spec)
+    of, of_ends = (re.sub("^[+]?", r"\g<0>z", one) for one in specs)  # z: no "-0.0"
+    ends = f" [{low:{of_ends}}, {high:{of_ends}}]"
+    return f"{value:{of}}" + ends * (not (math.isnan(low) or math.isnan(high)))
 
 
 def show_source(*functions: Any) -> Markdown:
