@@ -20,6 +20,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import choosing
 import explorer
 import findings
 import live
@@ -41,6 +42,8 @@ from execute import (
 from finish import finish
 from strict import ChapterError, read_notebook, read_yaml
 from tidy import tidy
+
+from studies.pages import captioned
 
 PAGE_PARTS = {".md", ".png", ".svg"}  # of data/, what pages may include
 COLAB = "https://colab.research.google.com"
@@ -76,13 +79,13 @@ def effective_config(config: Mapping[str, Any], repository: str | None) -> dict[
 
 def cost_table(records: Mapping[str, Mapping[str, Any]], profile: str) -> str:
     """A Markdown table of what each chapter cost; ``records`` by notebook stem."""
-    lines = [
-        "| chapter | noise predictions | seconds | peak memory, MiB |",
-        "|---|---:|---:|---:|",
-    ]
-    lines += [
-        f"| [](../notebooks/{stem}.ipynb) | {record['predictions']:,} | {record['seconds']:.0f} "
-        f"| {record['peak_mib']:.0f} |"
+    rows = [
+        (
+            f"[](../notebooks/{stem}.ipynb)",
+            f"{record['predictions']:,}",
+            f"{record['seconds']:.0f}",
+            f"{record['peak_mib']:.0f}",
+        )
         for stem, record in records.items()
     ]
     predictions, total = (
@@ -93,9 +96,9 @@ def cost_table(records: Mapping[str, Mapping[str, Any]], profile: str) -> str:
         f"{r['transformers']}, {r['cores']} cores"
         for r in records.values()
     }
-    lines += [f"| together | {predictions:,} | {total:.0f} | |", ""]
-    lines += [f"Profile `{profile}`; {'; '.join(setups)}."]
-    return "\n".join(lines) + "\n"
+    rows.append(("together", f"{predictions:,}", f"{total:.0f}", ""))
+    heads = ["chapter", "noise predictions", "seconds", "peak memory, MiB"]
+    return captioned(f"Profile `{profile}`; {'; '.join(setups)}.", heads, rows)
 
 
 def predictions_of(values: Mapping[str, str]) -> int:
@@ -206,7 +209,7 @@ def put_together(root: Path, executed: Path, source: Path, repository: str | Non
     copy_pages(root, source)
     (source / "_static").mkdir()
     shutil.copy(root / "book" / "book.css", source / "_static")
-    for part in (recording, live, explorer, findings):
+    for part in (recording, live, explorer, findings, choosing):
         part.put_beside(source / "book")
     with holding(executed):  # no runner puts other copies in their places meanwhile
         records = copy_chapters(root, executed, source)

@@ -20,7 +20,7 @@ from conjure_tools import plots
 from conjure_tools.fingerprints import weights_hash
 from studies import claims, evidence, findings, words
 from studies.evidence import Finding, FindingsTable, Kept
-from studies.pages import bracketed
+from studies.pages import bracketed, captioned
 from studies.sentences import NAMES
 
 SETS = NAMES | words.NAMES
@@ -156,27 +156,27 @@ def by_set(table: FindingsTable) -> str:
         "set", "conjured", "text encoder", "both averaged", "gain", "both weighted, gain",
         "partial ρ",
     ]  # fmt: skip
-    lines = [f"| {' | '.join(head)} |", "|:--|" + "--:|" * (len(head) - 1)]
-    rows = table.rows[table.rows.index.get_level_values("statistic") == "averaged"].index
-    for name, benchmark in [(r[0], r[1]) for r in rows]:
+    lines = []
+    sets = table.rows[table.rows.index.get_level_values("statistic") == "averaged"].index
+    for name, benchmark in [(r[0], r[1]) for r in sets]:
         alone = [
             f"{100 * table.at(name, benchmark, s)[0]:.1f}"
             for s in ("conjured", "text encoder", "averaged")
         ]
         gains = [bracketed(100 * table.at(name, benchmark, s), "+.1f") for s in (*GAINS, "partial")]
         gains = [one.replace(", ", ",\N{NO-BREAK SPACE}") for one in gains]  # intervals stay whole
-        lines.append(f"| {' | '.join([SETS[benchmark], *alone, *gains])} |")
-    return "\n".join(lines) + "\n"
+        lines.append([SETS[benchmark], *alone, *gains])
+    return captioned("Agreement with people by set, ρ × 100 [95 %].", head, lines)
 
 
 def claimed(found: Sequence[claims.Claim]) -> str:
     """The paper's claims, its figures, ours, and the verdicts."""
-    lines = ["| the paper claims | its own figures | in this book | verdict |", "|:--|:--|:--|:--|"]
-    lines += [
-        f"| {c.text} | {c.theirs} | {c.ours} ({{doc}}`../notebooks/{c.chapter}`) | {c.verdict} |"
+    heads = ["the paper claims", "its own figures", "in this book", "verdict"]
+    rows = [
+        (c.text, c.theirs, f"{c.ours} ({{doc}}`../notebooks/{c.chapter}`)", c.verdict)
         for c in found
     ]
-    return "\n".join(lines) + "\n"
+    return captioned("The paper's claims, and what this book finds.", heads, rows, words=4)
 
 
 # -- the figure -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import build_book
+import choosing
 import explorer
 import findings
 import live
@@ -93,7 +94,7 @@ def small_site(folder: Path) -> Path:
     build_book.write_contents(ROOT, source)
     build_book.write_config(ROOT, source, None)
     parts = (recording, live, explorer)
-    for part in (*parts, findings):
+    for part in (*parts, choosing, findings):
         part.put_beside(source / "book")
     html = build_book.build(source, folder)
     for part in parts:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import choosing
 import execute
 import findings as page
 import numpy as np
@@ -17,9 +18,10 @@ import pytest
 from execute import ROOT
 from scipy.stats import norm, rankdata, spearmanr
 
+from conjure_tools import runs
 from conjure_tools.correlation import of_ranks
 from conjure_tools.neighbors import nngs
-from studies import claims, comparison, evidence, findings, records, sentences
+from studies import claims, comparison, evidence, findings, records, sentences, tolerances
 from studies.evidence import Finding
 
 NOTEBOOKS = execute.chapters(ROOT / "notebooks")
@@ -381,3 +383,30 @@ def test_records_of_other_weights_are_called_stale(monkeypatch: pytest.MonkeyPat
     assert "`findings`" not in page.state(evidence.kept(mine))
     monkeypatch.setattr(findings, "source_hashes", lambda: {"words": "", "sts": "", "spaces": ""})
     assert "`words`, `sts`, `spaces`" in page.state(evidence.kept(mine))
+
+
+# -- which settings ---------------------------------------------------------------------------
+
+
+def test_the_page_of_settings_has_agreement_and_error_of_the_records(tmp_path: Path) -> None:
+    choosing.put_beside(tmp_path)
+    rows = (tmp_path / "settings_ranks.txt").read_text().splitlines()[4:-2]
+    prices = [int(row.split("|")[3].replace(",", "")) for row in rows]
+    assert prices == sorted(prices)
+    table, _ = runs.results_of_record("ablations")
+    table = table[(table["weighting"] == "noise") & (table["study"] == "draws")]
+    for row in table[table["benchmark"] == "rg65"].itertuples():
+        (line,) = [r for r in rows if r.startswith(f"| {row.steps} | {row.draws} |")]
+        assert line.split("|")[4].split()[0] == f"{100 * row.spearman:.0f}"
+    errors = (tmp_path / "settings_numbers.txt").read_text()
+    assert tolerances.ADAPTIVE in errors
+    assert all(name in errors for name in tolerances.FIXED)
+
+
+def test_the_page_of_settings_says_which_record_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "opened", lambda name: None)
+    choosing.put_beside(tmp_path)
+    for part in ("ranks", "numbers"):
+        assert "not been made" in (tmp_path / f"settings_{part}.txt").read_text()

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,15 @@ def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
     of, of_ends = (re.sub("^[+]?", r"\g<0>z", one) for one in specs)  # z: no "-0.0"
     ends = f" [{low:{of_ends}}, {high:{of_ends}}]"
     return f"{value:{of}}" + ends * (not (math.isnan(low) or math.isnan(high)))
+
+
+def captioned(
+    caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
+) -> str:
+    """A table of Markdown with its caption, its first columns ``words``, the others numbers."""
+    marks = [":--" if i < words else "--:" for i in range(len(heads))]
+    body = "\n".join(f"| {' | '.join(row)} |" for row in (heads, marks, *rows))
+    return f":::{{table}} {caption}\n\n{body}\n\n:::\n"
 
 
 def show_source(*functions: Any) -> Markdown:

@@ -1,0 +1,67 @@
+"""What steps and draws buy, from the results of record: the tables of book/settings.md.
+
+Everything is computed when the book is built; chapter 7 has the same in full.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from studies import records, tolerances
+from studies.findings import WEIGHTING
+from studies.pages import bracketed, captioned
+
+SETS = {"rg65": "RG-65", "simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}
+WANTING = "The record of this has not been made yet.\n"
+
+
+def put_beside(page: Path) -> None:
+    """What book/settings.md includes."""
+    ablations, tolerance = records.opened("ablations"), records.opened("tolerance")
+    parts = {
+        "ranks": ranks(ablations.table) if ablations else WANTING,
+        "numbers": numbers(tolerance) if tolerance else WANTING,
+    }
+    for name, text in parts.items():
+        (page / f"settings_{name}.txt").write_text(text, encoding="utf-8")
+
+
+def ranks(table: pd.DataFrame) -> str:
+    """Agreement with people by steps and draws, on each set of the ablations."""
+    table = table[(table["weighting"] == WEIGHTING) & table["study"].isin(["steps", "draws"])]
+    rows = []
+    for (steps, draws), part in table.groupby(["steps", "draws"]):
+        agreed = part.set_index("benchmark")[["spearman", "low", "high"]]
+        said = [bracketed(100 * agreed.loc[name].to_numpy(float), ".0f") for name in SETS]
+        rows.append([f"{steps}", f"{draws}", f"{4 * steps * draws:,}", *said])
+    rows.sort(key=lambda row: int(row[2].replace(",", "")))
+    heads = ["steps", "draws", "noise predictions", *SETS.values()]
+    return captioned(
+        "Agreement with people, ρ × 100 [95 %], and the price of a pair that shares no text.",
+        heads,
+        rows,
+    )
+
+
+def numbers(found: records.Record) -> str:
+    """How far the number of one pair is off, by how steps and draws were chosen."""
+    rows = [
+        [
+            str(name),
+            f"{row['pairs']:.0f}",
+            f"{row['predictions']:,.0f}",
+            f"{row['rms']:.0f} %",
+            f"{row['worst told']:.0f} %",
+        ]
+        for name, row in tolerances.errors_by_setting(found.table).iterrows()
+    ]
+    heads = ["steps and draws", "pairs", "noise predictions", "rms error", "largest error told"]
+    aimed = 100 * found.notes["settings"]["tolerance"]
+    return captioned(
+        f"Distances of words in nats against a fine reference: a tolerance of {aimed:.0f} %, and "
+        "fixed settings at its mean price.",
+        heads,
+        rows,
+    )
