@@ -34,7 +34,9 @@ def ranks(table: pd.DataFrame) -> str:
     rows = []
     for (steps, draws), part in table.groupby(["steps", "draws"]):
         agreed = part.set_index("benchmark")[["spearman", "low", "high"]]
-        said = [bracketed(100 * agreed.loc[name].to_numpy(float), ".0f") for name in SETS]
+        found = [100 * agreed.loc[name].to_numpy(float) for name in SETS]
+        # a range over one or two draws says next to nothing of others
+        said = [bracketed(one, ".0f") if draws > 2 else f"{one[0]:.0f}" for one in found]
         rows.append([f"{steps}", f"{draws}", f"{4 * steps * draws:,}", *said])
     rows.sort(key=lambda row: int(row[2].replace(",", "")))
     heads = ["steps", "draws", "noise predictions", *SETS.values()]
