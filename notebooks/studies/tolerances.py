@@ -1,8 +1,8 @@
 """Steps and draws by a tolerance, against fixed ones at equal cost: the record 'tolerance'.
 
 Chapter 7 runs the same functions on a few pairs. What is finished is kept, resumable, in
-_build/records/tolerance. Takes about 150,000 noise predictions: ten minutes of a free CPU core that
-makes 250 a second.
+_build/records/tolerance. Takes about 360,000 noise predictions: half an hour of a free CPU core
+that makes 200 a second.
 """
 
 from __future__ import annotations
@@ -318,6 +318,6 @@ def _said(found: Record) -> str:
         f"mean square); fixed settings, at the same cost, by {best:.0f} % "
         f"({fixed['rms'].idxmin()}) to {worst:.0f} % ({fixed['rms'].idxmax()}). The largest error "
         f"that a pair is told is {told[ADAPTIVE]:.0f} % of its value with the tolerance, and "
-        f"{told[agreed.index[0]]:.0f} % with {agreed.index[0]}. With people the latter agrees by "
-        f"{bracketed(less.iloc[:3], '+.1f')} points of ρ × 100 more."
+        f"{told[agreed.index[0]]:.0f} % with {agreed.index[0]}. The latter's agreement with "
+        f"people, less that of the former, is {bracketed(less.iloc[:3], '+.1f')} points of ρ × 100."
     )
