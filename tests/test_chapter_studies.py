@@ -146,9 +146,9 @@ def test_a_stale_record_shows_in_a_fresh_sample(
     assert "make records NAME=words" in capsys.readouterr().out
 
 
-def test_an_interval_is_said_without_minus_zero() -> None:
+def test_minus_zero_is_said_of_differences_alone() -> None:
     assert pages.bracketed((-0.004, -0.3, 26.4), ".1f") == "0.0 [-0.3, 26.4]"
-    assert pages.bracketed((13.2, -0.04, 26.4), ".1f", "+.1f") == "13.2 [+0.0, +26.4]"
+    assert pages.bracketed((13.2, -0.04, 26.4), ".1f", "+.1f") == "13.2 [-0.0, +26.4]"
     assert pages.bracketed((13.2, math.nan, math.nan), ".1f") == "13.2"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -38,10 +37,13 @@ def machine(process: cj.GenerativeProcess) -> str:
 
 
 def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
-    """A value with its interval, such as "0.42 [0.31, 0.50]"; alone where it has none."""
+    """A value with its interval, such as "0.42 [0.31, 0.50]"; alone where it has none.
+
+    A difference, whose spec has a plus, keeps the sign of what rounds to zero: the side counts.
+    """
     value, low, high = numbers
     specs = (spec, ends_spec or spec)
-    of, of_ends = (re.sub("^[+]?", r"\g<0>z", one) for one in specs)  # z: no "-0.0"
+    of, of_ends = (one if one.startswith("+") else f"z{one}" for one in specs)  # z: no "-0.0"
     ends = f" [{low:{of_ends}}, {high:{of_ends}}]"
     return f"{value:{of}}" + ends * (not (math.isnan(low) or math.isnan(high)))
 
