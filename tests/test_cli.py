@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -300,13 +301,16 @@ def test_ctrl_c_at_any_moment_is_one_line(reached: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "conjure_lib", "compare", *PAIR]
     command += ["--draws", "3000"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, encoding="utf-8") as program:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in the background
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, encoding="utf-8", preexec_fn=heard
+    ) as program:
         assert program.stderr is not None
         for line in program.stderr:
             if line.split("|")[-1].strip() == reached or line.startswith(f"{reached}:"):
                 break
         program.send_signal(signal.SIGINT)
-        out, err = program.communicate()
+        out, err = program.communicate(timeout=300)
     assert (program.returncode, out) == (130, ""), err
     skipped = ("import time", reached)
     said = [line for line in err.splitlines() if line and not line.startswith(skipped)]
