@@ -52,7 +52,7 @@ MADE_BY = {
     "nngs_images": ("graphs:image_record", 10),
     "nngs_templates": ("graphs:template_record", 1250),
     "nngs_scale": ("graphs:scale_record", 600),
-    "grounding": ("mcse.study:record", 15_000),
+    "grounding": ("mcse.study:record", 3600),
 }
 """What makes each record, in an order in which each finds what it needs; and about how many seconds
 that takes on two cores, until it has been timed on this machine."""
