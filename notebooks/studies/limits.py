@@ -150,11 +150,13 @@ class Readers:
         stages = json.loads((arms.MODEL / "training_log.json").read_text())["stages"]
         shown = 32 * sum(stages[s][-1]["step"] for s in stages if s.startswith("unet"))
         more = shown / (one["steps"] * one["batch"])
-        ends = ", ".join(f"{a['curve'][-1]['held_out']:.4f} ({n})" for n, a in self.arms.items())
+        ends = ", ".join(
+            f"{a['curve'][-1]['held_out_scenes']:.4f} ({n})" for n, a in self.arms.items()
+        )
         return (
             f"Each was trained for {one['steps']:,} steps of {one['batch']} pictures, and ends at "
-            f"a held-out error of {ends}. The shipped model was shown {more:.0f} times as many "
-            "pictures."
+            f"an error on held-out scenes of {ends}. The shipped model was shown {more:.0f} times "
+            "as many pictures."
         )
 
 
@@ -165,8 +167,8 @@ def draw_curves(found: Readers) -> None:
         colour = found.colours[name]
         curve = pd.DataFrame(arm["curve"]).query("step >= 200")  # before, the axis would burst
         axis.plot(curve["step"], curve["loss"], color=colour, alpha=0.6, lw=1)
-        known = curve.dropna(subset="held_out")
-        axis.plot(known["step"], known["held_out"], "o", color=colour, ms=5, label=name)
+        known = curve.dropna(subset="held_out_scenes")
+        axis.plot(known["step"], known["held_out_scenes"], "o", color=colour, ms=5, label=name)
     if found.arms:
         axis.set(xlabel="step", ylabel="error")
         axis.legend()
