@@ -53,7 +53,8 @@ def captioned(
 ) -> str:
     """A table of Markdown with its caption, its first columns ``words``, the others numbers."""
     marks = [":--" if i < words else "--:" for i in range(len(heads))]
-    body = "\n".join(f"| {' | '.join(row)} |" for row in (heads, marks, *rows))
+    cells = ([f" {cell} " if cell else " " for cell in row] for row in (heads, marks, *rows))
+    body = "\n".join(f"|{'|'.join(row)}|" for row in cells)
     return f":::{{table}} {caption}\n\n{body}\n\n:::\n"
 
 
