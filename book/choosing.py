@@ -9,20 +9,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from studies import records, tolerances
+from studies import ablations, choices, records, tolerances, words
 from studies.findings import WEIGHTING
 from studies.pages import bracketed, captioned
 
-SETS = {"rg65": "RG-65", "simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}
-WANTING = "The record of this has not been made yet.\n"
+SETS = {name: (words.NAMES | choices.LABELS)[name] for name in ablations.SETS}
 
 
 def put_beside(page: Path) -> None:
     """What book/settings.md includes."""
-    ablations, tolerance = records.opened("ablations"), records.opened("tolerance")
+    settings, tolerance = records.opened("ablations"), records.opened("tolerance")
     parts = {
-        "ranks": ranks(ablations.table) if ablations else WANTING,
-        "numbers": numbers(tolerance) if tolerance else WANTING,
+        "ranks": ranks(settings.table) if settings else records.NOT_MADE,
+        "numbers": numbers(tolerance) if tolerance else records.NOT_MADE,
     }
     for name, text in parts.items():
         (page / f"settings_{name}.txt").write_text(text, encoding="utf-8")
@@ -32,13 +31,13 @@ def ranks(table: pd.DataFrame) -> str:
     """Agreement with people by steps and draws, on each set of the ablations."""
     table = table[(table["weighting"] == WEIGHTING) & table["study"].isin(["steps", "draws"])]
     rows = []
-    for (steps, draws), part in table.groupby(["steps", "draws"]):
+    table = table.assign(price=4 * table["steps"] * table["draws"])
+    for (price, steps, draws), part in table.groupby(["price", "steps", "draws"]):
         agreed = part.set_index("benchmark")[["spearman", "low", "high"]]
         found = [100 * agreed.loc[name].to_numpy(float) for name in SETS]
         # a range over one or two draws says next to nothing of others
         said = [bracketed(one, ".0f") if draws > 2 else f"{one[0]:.0f}" for one in found]
-        rows.append([f"{steps}", f"{draws}", f"{4 * steps * draws:,}", *said])
-    rows.sort(key=lambda row: int(row[2].replace(",", "")))
+        rows.append([f"{steps}", f"{draws}", f"{price:,}", *said])
     heads = ["steps", "draws", "noise predictions", *SETS.values()]
     return captioned(
         "Agreement with people, ρ × 100 [95 %], and the price of a pair that shares no text.",

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import conjure_lib as cj
 from conjure_tools import plots
 from conjure_tools.fingerprints import weights_hash
-from studies import claims, evidence, findings, words
+from studies import claims, evidence, findings, records, words
 from studies.evidence import Finding, FindingsTable, Kept
 from studies.pages import bracketed, captioned
 from studies.sentences import NAMES
@@ -38,9 +38,7 @@ def put_beside(page: Path) -> None:
     table = FindingsTable(found.records["findings"]) if "findings" in found.records else None
     draw(page / "images" / "findings.svg", by_part, shares(table) if table else {})
     parts = {
-        "answer": answer(table, by_part)
-        if table
-        else "The record of this has not been made yet.\n",
+        "answer": answer(table, by_part) if table else records.NOT_MADE,
         "state": state(found),
         "count": count(by_part),
         "list": listed(by_part),
@@ -156,7 +154,7 @@ def by_set(table: FindingsTable) -> str:
         "set", "conjured", "text encoder", "both averaged", "gain", "both weighted, gain",
         "partial ρ",
     ]  # fmt: skip
-    lines = []
+    rows = []
     sets = table.rows[table.rows.index.get_level_values("statistic") == "averaged"].index
     for name, benchmark in [(r[0], r[1]) for r in sets]:
         alone = [
@@ -165,8 +163,8 @@ def by_set(table: FindingsTable) -> str:
         ]
         gains = [bracketed(100 * table.at(name, benchmark, s), "+.1f") for s in (*GAINS, "partial")]
         gains = [one.replace(", ", ",\N{NO-BREAK SPACE}") for one in gains]  # intervals stay whole
-        lines.append([SETS[benchmark], *alone, *gains])
-    return captioned("Agreement with people by set, ρ × 100 [95 %].", head, lines)
+        rows.append([SETS[benchmark], *alone, *gains])
+    return captioned("Agreement with people by set, ρ × 100 [95 %].", head, rows)
 
 
 def claimed(found: Sequence[claims.Claim]) -> str:

@@ -7,8 +7,6 @@ predictions: ten minutes on a free CPU core that makes 250 a second. Needs POT.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from conjure_lib.engine import chunks
 from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.distributions import METHODS, sample_distances
 from conjure_tools.fingerprints import weights_hash
-from studies.records import WORK, Made, in_place, in_single, texts_of
+from studies.records import WORK, Made, digest, in_place, in_single, texts_of
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
 COUNTS = (4, 8, 16, 32)  # images that the distances are computed with
@@ -101,7 +99,7 @@ def latents(
 ) -> np.ndarray:
     """Final latents (U, 2, images, d), float32: two sets of x_T, each the same for all texts."""
     key = [process.name, weights_hash(process), STEPS, SEED, *texts]
-    kept = folder / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    kept = folder / digest(key)
     kept.mkdir(parents=True, exist_ok=True)
     numbers = [half * OTHER + i for half in (0, 1) for i in range(images)]
     bar = tqdm(numbers, desc=folder.name, unit="draw", delay=2)

@@ -33,6 +33,7 @@ from studies.records import (
     in_single,
     kept_table,
     laid_over,
+    rows_of,
     texts_of,
 )
 
@@ -95,13 +96,14 @@ def others(
         print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: the column minilm stays empty")
     empty = ("minilm", "frechet", "jeffreys")
     result = pd.DataFrame({"id": pairs["id"], **dict.fromkeys(empty, np.nan)})
+    weights = weights_hash(process)
     for method, (rows, compute) in methods.items():
         file = WORK / f"{benchmark}-{method}.parquet"
 
         def made(method: str = method, rows: pd.DataFrame = rows, compute: Any = compute) -> Any:
             return pd.DataFrame({"id": rows["id"], method: compute(texts_of(rows))})
 
-        of = [texts_of(rows), weights_hash(process), IMAGES, folder]
+        of = [rows_of(rows), weights, IMAGES, folder]
         found = kept_table(file, of, made)
         result = result.drop(columns=method, errors="ignore").merge(found, on="id", how="left")
     return result

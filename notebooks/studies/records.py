@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "_build" / "records"
 RESULTS = ROOT / "data" / "results"
 TOLERANCE = 0.01  # relative: rounding differs between machines, a changed model by far more
+NOT_MADE = "The record of this has not been made yet.\n"
 Pairs = list[tuple[str, str]]
 Made = tuple[Mapping[str, pd.DataFrame], Mapping[str, Any]]
 """Tables by name, and where they are from."""
@@ -81,14 +82,18 @@ def write_json(file: Path, notes: Mapping[str, Any]) -> None:
     in_place(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def digest(of: object) -> str:
+    """Twelve digits of the SHA-256 of ``of`` as JSON: a name for all that something comes from."""
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
+
+
 def kept_table(file: Path, of: object, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The table that was kept as ``file``; made and put there first, if need be.
 
-    ``of`` is all that it comes from, as JSON has it: a digest of that is in the file's name, so
-    that no table of other pairs, settings or weights is taken for this one.
+    ``of`` is all that it comes from, as JSON has it: its digest is in the file's name, so that no
+    table of other pairs, settings or weights is taken for this one.
     """
-    digest = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
-    file = file.with_stem(f"{file.stem}-{digest}")
+    file = file.with_stem(f"{file.stem}-{digest(of)}")
     if not file.is_file():
         in_place(file, partial(make().to_parquet, index=False))
     return pd.read_parquet(file)
@@ -107,6 +112,12 @@ def published(name: str = "published") -> pd.DataFrame:
 def texts_of(pairs: pd.DataFrame) -> Pairs:
     """The two texts of each row."""
     return list(zip(pairs["text1"], pairs["text2"], strict=True))
+
+
+def rows_of(pairs: pd.DataFrame) -> list[list[Any]]:
+    """Id and texts of each row, as JSON has them."""
+    rows: list[list[Any]] = pairs[["id", "text1", "text2"]].astype(object).to_numpy().tolist()
+    return rows
 
 
 # -- opening, and laying fresh values over ----------------------------------------------------

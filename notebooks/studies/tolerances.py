@@ -32,6 +32,7 @@ from studies.records import (
     kept_table,
     laid_over,
     opened,
+    rows_of,
     texts_of,
 )
 
@@ -93,7 +94,7 @@ def make(
     some, how = pairs[:references], how | (reference or REFERENCE)
     truth = kept_table(
         folder / "reference.parquet",
-        [texts_of(some), weights_hash(process), how],
+        [rows_of(some), weights_hash(process), how],
         lambda: referred(process, some, **how),
     )
     table = pd.concat(parts, ignore_index=True).merge(truth, on="id", how="left")
@@ -111,11 +112,11 @@ def _kept(
     process: cj.GenerativeProcess, pairs: pd.DataFrame, folder: Path, name: str, how: dict[str, Any]
 ) -> pd.DataFrame:
     """`measured`, block by block, each from its file or made and put there."""
-    parts = []
+    parts, weights = [], weights_hash(process)
     for first in range(0, len(pairs), BLOCK):
         some = pairs[first : first + BLOCK]
         file = folder / f"{name.replace(' ', '-')}-{first:04d}.parquet"
-        of = [texts_of(some), weights_hash(process), how]
+        of = [rows_of(some), weights, how]
         parts.append(kept_table(file, of, partial(measured, process, some, name, **how)))
     return pd.concat(parts, ignore_index=True)
 

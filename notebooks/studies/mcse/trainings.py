@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from conjure_tools.grounding import (
 )
 from studies.ablations import rank_correlations
 from studies.mcse.data import EMBEDDINGS, EVERY, PICTURES, RANDOM, REAL, SHUFFLED, Data
+from studies.records import digest
 
 UNTRAINED, SIMCSE = "untrained", "SimCSE"
 DEV = "stsb-dev"
@@ -81,7 +81,7 @@ class Plan:
         parts = {
             k: v for k, v in asdict(self).items() if k not in ("seeds", "weights", "resamples")
         }
-        return hashlib.sha256(json.dumps([parts, model]).encode()).hexdigest()[:12]
+        return digest([parts, model])
 
 
 def full(encoder: str, seeds: int, *, texts: bool) -> Plan:
