@@ -84,7 +84,7 @@ def cost_table(records: Mapping[str, Mapping[str, Any]], profile: str) -> str:
             f"[](../notebooks/{stem}.ipynb)",
             f"{record['predictions']:,}",
             f"{record['seconds']:.0f}",
-            f"{record['peak_mib']:.0f}",
+            f"{record['peak_mib']:,.0f}",
         )
         for stem, record in records.items()
     ]

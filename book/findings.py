@@ -162,7 +162,6 @@ def by_set(table: FindingsTable) -> str:
             for s in ("conjured", "text encoder", "averaged")
         ]
         gains = [bracketed(100 * table.at(name, benchmark, s), "+.1f") for s in (*GAINS, "partial")]
-        gains = [one.replace(", ", ",\N{NO-BREAK SPACE}") for one in gains]  # intervals stay whole
         rows.append([SETS[benchmark], *alone, *gains])
     return captioned("Agreement with people by set, ρ × 100 [95 %].", head, rows)
 

@@ -51,9 +51,14 @@ def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
 def captioned(
     caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
 ) -> str:
-    """A table of Markdown with its caption, its first columns ``words``, the others numbers."""
+    """A table of Markdown with its caption; the first columns are ``words``, the others numbers,
+    whose intervals stay whole where a line ends."""
     marks = [":--" if i < words else "--:" for i in range(len(heads))]
-    cells = ([f" {cell} " if cell else " " for cell in row] for row in (heads, marks, *rows))
+    whole = (
+        [c if i < words else c.replace(", ", ",\N{NO-BREAK SPACE}") for i, c in enumerate(row)]
+        for row in rows
+    )
+    cells = ([f" {cell} " if cell else " " for cell in row] for row in (heads, marks, *whole))
     body = "\n".join(f"|{'|'.join(row)}|" for row in cells)
     return f":::{{table}} {caption}\n\n{body}\n\n:::\n"
 
