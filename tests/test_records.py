@@ -69,7 +69,7 @@ def test_nothing_to_compare_is_not_called_fresh() -> None:
     found = records.Record("one", TABLE, {}).overlay(TABLE.assign(id="z"))
     assert np.isnan(found.worst)
     assert not found.stale
-    assert str(found) == "not measured, for want of a record"
+    assert str(found) == "not measured: no value is in both the record and this page"
 
 
 def test_other_weights_make_a_record_stale(capsys: pytest.CaptureFixture[str]) -> None:

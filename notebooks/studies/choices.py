@@ -146,8 +146,12 @@ def _named(table: pd.DataFrame, variance: pd.DataFrame) -> OfRecord:
 def overlay(process: cj.GenerativeProcess, live: Live, weighting: Weighting) -> Overlay:
     """Distances of the base run laid over those of the record of words."""
     known = opened("words") if process.name == EMBEDDED else None
-    if known is None or (draws := known.notes[live.benchmark]["draws"]) > live.draws:
-        return laid_over("words", pd.DataFrame(columns=["recorded", "fresh"]))
+    nothing = pd.DataFrame(columns=["recorded", "fresh"])
+    if known is None:
+        return laid_over("words", nothing)
+    if (draws := known.notes[live.benchmark]["draws"]) > live.draws:
+        why = f"the record has {draws} draws a pair, this page {live.draws}"
+        return laid_over("words", nothing, missing=why)
     table = known.table[known.table["benchmark"] == live.benchmark]
     fresh = live.base.distances(weighting, draws=draws).rename(columns={"distance": weighting})
     record, weights = Record("words", table, known.notes), weights_hash(process)

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "_build" / "records"
 RESULTS = ROOT / "data" / "results"
 TOLERANCE = 0.01  # relative: rounding differs between machines, a changed model by far more
+NOTHING = "no value is in both the record and this page"
 NOT_MADE = "The record of this has not been made yet.\n"
 Pairs = list[tuple[str, str]]
 Made = tuple[Mapping[str, pd.DataFrame], Mapping[str, Any]]
@@ -131,6 +132,7 @@ class Overlay:
     rows: pd.DataFrame
     worst: float  # the largest relative difference; NaN where nothing could be compared
     other_weights: bool = False
+    missing: str = NOTHING  # why nothing could be compared, where nothing could
 
     @property
     def stale(self) -> bool:
@@ -139,7 +141,7 @@ class Overlay:
 
     def __str__(self) -> str:
         if not len(self.rows):
-            return "not measured, for want of a record"
+            return f"not measured: {self.missing}"
         return f"{float(f'{100 * self.worst:.2g}'):g} %"  # two digits; 120 and not 1.2e+02
 
 
@@ -180,11 +182,12 @@ def laid_over(
     *,
     per: Callable[[pd.DataFrame], Any] | None = None,
     others: bool = False,
+    missing: str = NOTHING,
 ) -> Overlay:
     """The overlay of ``rows`` with columns recorded and fresh; see :meth:`Record.overlay`."""
     unit = rows["recorded"].abs() + 1e-12 if per is None else per(rows)
     worst = float(((rows["fresh"] - rows["recorded"]).abs() / unit).max()) if len(rows) else np.nan
-    found = Overlay(name, rows, worst, others)
+    found = Overlay(name, rows, worst, others, missing)
     if found.stale:
         why = "was made with other weights" if others else f"differs from this page by {found}"
         print(f"WARNING: the record “{name}” is stale: it {why}. To make it anew: {how(name)}")
