@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_map_only
 
 from conjure_lib import capture
 from conjure_lib.capture import (
-    UNUSED,
     Clock,
     Conditioning,
     Form,
@@ -38,6 +37,10 @@ from conjure_lib.sde import Prediction
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 OWN_GUIDANCE = "{} changes no distance: leave it out, and give guidance=… with the steps and draws"
+BESIDE = (  # what a class is told besides a text, where it makes no pictures from texts alone
+    *("controlnet", "control_image", "adapter", "mask_image", "strength", "image_guidance_scale"),
+    *("noise_level", "audio_end_in_s", "audio_length_in_s"),
+)
 GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
 TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
 
@@ -373,7 +376,7 @@ def _against(kind: Any) -> str:
         return "it makes films"
     if "prompt" not in takes or "num_inference_steps" not in takes:
         return "it makes no pictures from a text"
-    needed += [p for p in (*parts, *takes) if p in ("controlnet", "control_image", "adapter")]
+    needed += [p for p in (*parts, *takes) if p in BESIDE]
     if needed:
         beside = ", ".join(dict.fromkeys(needed))
         return f"it needs {beside} beside a text; load the model's pipeline for texts"
@@ -382,56 +385,6 @@ def _against(kind: Any) -> str:
     if len(networks) != 1 or networks[0] not in ("unet", "transformer") or "scheduler" not in parts:
         return f"of {', '.join(networks) or 'no network'} no single one follows a scheduler"
     return ""
-
-
-def check_parts(pipeline: Any) -> None:
-    """Refuse parts of different models, before a tensor's shape does in words of its own.
-
-    Raises:
-        ValueError: a part is not there, or does not fit another.
-    """
-    name = type(pipeline).__name__
-    texts = ("tokenizer", "text_encoder")
-    optional = {p for p in pipeline._optional_components if not p.startswith(texts)}
-    optional |= {*UNUSED, "tokenizer_3", "text_encoder_3"}
-    for part in sorted(pipeline.components.keys() - optional):
-        if pipeline.components[part] is None:
-            raise ValueError(f"this {name} has no {part}")
-    for end, encoder in encoders(pipeline).items():
-        tokenizer: Any = getattr(pipeline, f"tokenizer{end}", None)
-        size = len(tokenizer) if hasattr(tokenizer, "__len__") else 0
-        rows = getattr(encoder.config, "vocab_size", None)
-        if rows and size > rows:  # fewer are usual: tables are filled up, T5's to 32,128
-            raise ValueError(
-                f"tokenizer{end} of this {name} knows {size} tokens and text_encoder{end} {rows}: "
-                "they are of different models"
-            )
-    if getattr(pipeline, "unet", None) is not None:
-        _check_unet(pipeline, pipeline.unet.config)
-
-
-def _check_unet(pipeline: Any, config: Any) -> None:
-    name, channels = type(pipeline).__name__, config.in_channels
-    size = config.get("sample_size", 1)
-    sides = size if isinstance(size, list | tuple) else (size, size)
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise ValueError(
-            f"sample_size in the config.json of {config.get('_name_or_path')} must be one "
-            f"positive whole number, or two, not {size!r}"
-        )
-    latents = getattr(getattr(pipeline, "vae", None), "config", {}).get("latent_channels", channels)
-    if channels != latents:
-        raise ValueError(
-            f"the network of this {name} takes {channels} channels, and its latents have {latents}:"
-            " networks with further inputs, such as those for inpainting, are not adapted"
-        )
-    widths = [getattr(one.config, "hidden_size", 0) for one in encoders(pipeline).values()]
-    takes, gives = config.get("cross_attention_dim"), sum(widths)
-    if isinstance(takes, int) and takes != gives and config.get("encoder_hid_dim") is None:
-        raise ValueError(
-            f"the U-Net of this {name} takes texts of width {takes}, and its text encoders give "
-            f"{gives}: they are of different models"
-        )
 
 
 def prediction_of(pipeline: Any) -> Prediction:

@@ -143,6 +143,8 @@ def rehearse(
     """
     stage, scheduler = copy.copy(pipeline), copy.deepcopy(scheduler or pipeline.scheduler)
     name = network_name(pipeline)
+    if "skip_prk_steps" in scheduler.config:  # in which the network is asked several times
+        scheduler.register_to_config(skip_prk_steps=True)
     own = scheduler.step
 
     @wraps(own)

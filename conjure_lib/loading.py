@@ -21,7 +21,6 @@ from conjure_lib.adapters import (
     OWN_GUIDANCE,
     Adapter,
     check_family,
-    check_parts,
     check_scheduler,
     evaluating,
     prediction_of,
@@ -29,11 +28,13 @@ from conjure_lib.adapters import (
     readers_of,
 )
 from conjure_lib.capture import OFF, UNUSED, Conditioning
+from conjure_lib.inputs import whole
 from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
 
 GIVEN = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type")  # by us
+CLOCKS = ("sigmas", "timesteps", "denoising_start", "denoising_end")  # the sampler has its own
 IDLE = ("eta", "return_dict", "num_images_per_prompt", "guidance_rescale")  # have no part in it
 PLAIN = {"dtype": torch.float32}
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -86,7 +87,8 @@ def load(
     """
     given = (device, variant, revision, config, quantization_config, device_map)
     if hasattr(model, "components") and hasattr(model, "scheduler"):
-        if any(one is not None for one in given) or {dtype, text_dtype} != {torch.float32}:
+        asked = {str(one).removeprefix("torch.") for one in (dtype, text_dtype)}
+        if any(one is not None for one in given) or asked != {"float32"}:
             raise ValueError(
                 "device, dtype, revision, variant and the like are of models that are loaded by "
                 "name: set them on the pipeline itself"
@@ -267,9 +269,12 @@ def from_pipeline(
     >>> cj.from_pipeline(pipeline, "mine").name
     'mine'
     """
+    from conjure_tools.parts import check_parts
+
     check_family(type(pipeline))
     check_options(type(pipeline), options)
     check_parts(pipeline)
+    pipeline = copy.copy(pipeline)  # with the parts that it has now, whatever is put in their place
     kind = prediction_of(pipeline)
     modules = {  # compiled or not
         k: getattr(m, "_orig_mod", m)
@@ -339,15 +344,18 @@ def check_options(kind: type, options: Mapping[str, Any]) -> None:
         TypeError: there is no such option, or it is of what is done here in the pipeline's place.
         ValueError: height without width, or guidance of the pipeline's own.
     """
-    takes = inspect.signature(kind.__call__).parameters.keys() - {*GIVEN, *IDLE}
+    takes = inspect.signature(kind.__call__).parameters.keys() - {*GIVEN, *CLOCKS, *IDLE}
     given = {k: v for k, v in options.items() if v is not None}
     if unknown := sorted(k for k in given if k not in takes or "callback" in k):
         raise TypeError(f"{kind.__name__} has no option {', '.join(unknown)} that could be set")
     if len(one := given.keys() & {"height", "width"}) == 1:
         raise ValueError(f"{min(one)} alone is what pipelines pass over: give height and width")
-    for scale in given.keys() & {"true_cfg_scale", "pag_scale"}:
-        if given[scale] != OFF[scale]:
-            raise ValueError(OWN_GUIDANCE.format(f"{scale}={given[scale]!r}"))
+    for side in sorted(given.keys() & {"height", "width"}):
+        whole(side, given[side])
+    for name in given.keys() - {"guidance_scale"}:
+        guides = any(part in name for part in ("guidance", "cfg", "pag_", "skip_layer"))
+        if guides and given[name] != OFF.get(name):
+            raise ValueError(OWN_GUIDANCE.format(f"{name}={given[name]!r}"))
 
 
 def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:

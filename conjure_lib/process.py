@@ -22,7 +22,7 @@ from conjure_lib import FLOW_SAMPLERS, SAMPLERS
 from conjure_lib.inputs import as_numbers, as_prompts, one_of, whole
 from conjure_lib.integrity import check_sound, sound, steady
 from conjure_lib.reading import Reader
-from conjure_lib.sampling import Sampling, Single, check_times, scheduler_of, set_flow
+from conjure_lib.sampling import OTHER_TIMES, Sampling, Single, check_times, scheduler_of, set_flow
 from conjure_lib.sde import (
     Compared,
     FlowSchedule,
@@ -125,6 +125,8 @@ class GenerativeProcess:
     def samplers(self) -> dict[str, str]:
         """The samplers that fit, and their classes in diffusers; "own" is the checkpoint's."""
         known = FLOW_SAMPLERS if self.kind == "flow" else SAMPLERS
+        if any(self.scheduler.config.get(name) for name in OTHER_TIMES):
+            known = {}  # with times of Sampling.spacing its noise would be of other sizes
         return known | {"own": type(self.scheduler).__name__}
 
     @property
@@ -154,8 +156,12 @@ class GenerativeProcess:
         Warns of a negative prompt where there is no guidance that it could lead away.
         """
         first, found = next(iter(self.samplers)), Sampling.of(sampling, **single)
-        if found.guidance == 1 and self.source and self.source[1].get("negative_prompt"):
-            warnings.warn("negative_prompt changes nothing without guidance", stacklevel=3)
+        given = {} if self.source is None else self.source[1]
+        if found.guidance == 1:
+            for name in (
+                k for k, v in given.items() if "negative" in k and v is not None and v != ""
+            ):
+                warnings.warn(f"{name} changes nothing without guidance", stacklevel=3)
         return replace(found, sampler=first) if found.sampler is None else found
 
     def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
@@ -171,11 +177,14 @@ class GenerativeProcess:
         sampling = Sampling.of(sampling, **single)
         steps, schedule = sampling.steps, self.schedule
         sampler = next(iter(self.samplers)) if sampling.sampler is None else sampling.sampler
-        one_of(f"{self.name}'s sampler", sampler, self.samplers)
+        sampling = replace(sampling, sampler=sampler)
         told = {} if self.kind == "flow" else {"prediction_type": self.kind}  # whatever it says
         check_times(config := {**self.scheduler.config, **told}, schedule, sampling)
+        one_of(f"{self.name}'s sampler", sampler, self.samplers)
         if sampler == "own":
-            return self._prepared(copy.deepcopy(self.scheduler), steps)
+            own = copy.deepcopy(self.scheduler)
+            own.register_to_config(**told)
+            return self._prepared(own, steps)
         if steps > schedule.T:
             raise ValueError(f"steps must lie between 1 and {schedule.T}, not {steps}")
         found = scheduler_of(self.samplers[sampler], config, schedule, sampling)

@@ -196,6 +196,8 @@ def check_rule(weighting: str, quadrature: str, sampling: Sampling, pairing: str
         )
     if quadrature in ("sum", "chain") and sampling.log_snr:
         raise ValueError(f'quadrature="{quadrature}" counts all steps: it has no window log_snr')
+    if quadrature == "sum" and sampling.spacing == "log-snr":
+        raise ValueError('quadrature="sum" counts all steps alike: spacing="log-snr" is not even')
 
 
 # -- one clock: diffusers' classes, left to themselves, each have a spacing of their own ---------
@@ -215,6 +217,7 @@ def scheduler_of(
     import diffusers
 
     changed: dict[str, Any] = {"timestep_spacing": "leading"}
+    changed["prediction_type"] = config.get("prediction_type")  # also where it is a default
     if name == "DDIMScheduler" and sampling.spacing != "leading":  # it can only take even steps
         name = "DPMSolverMultistepScheduler"  # the same solver
         changed = {"solver_order": 1, "algorithm_type": "dpmsolver++"}
@@ -222,7 +225,15 @@ def scheduler_of(
         changed["variance_type"] = "fixed_large"
     kind = getattr(diffusers, name)
     known = inspect.signature(kind.__init__).parameters
-    config = {"clip_sample": False, **config}  # latents have no bounds
+    changed["clip_sample"] = False  # latents have no bounds, whatever a class takes for granted
+    silent = config.get("_use_default_values", ())
+    for limit in [n for n in ("clip_sample", "thresholding") if config.get(n) and n not in silent]:
+        changed[limit] = True
+        if limit not in known:
+            raise ValueError(
+                f"the checkpoint's scheduler sets {limit}, which {name} has not: take the sampler "
+                f'"ddpm", ddim with spacing "leading", or a process.scheduler with {limit}=False'
+            )
     with quiet():  # settings that were unknown as it was loaded are so still
         scheduler = kind.from_config(config, **{k: v for k, v in changed.items() if k in known})
     if not isinstance(schedule, Schedule):
@@ -268,11 +279,16 @@ def times_of(schedule: Schedule, sampling: Sampling, offset: int = 0) -> np.ndar
     elif sampling.spacing == "linspace":
         times = np.linspace(0, T - 1, steps).round()
     else:  # even in log-SNR, from noise itself on
-        even = np.linspace(*(sampling.log_snr or schedule.window), steps)
+        even = np.linspace(*_way_down(schedule, sampling), steps)
         times = np.sort(schedule.time(even).round())
         times[-1] = T - 1
         times = np.minimum(np.maximum.accumulate(times - rising), T - steps) + rising  # all differ
     return times[::-1].astype(np.int64)
+
+
+def _way_down(schedule: Schedule | FlowSchedule, sampling: Sampling) -> tuple[float, float]:
+    """From noise to the end of the window: a trajectory cannot begin within it."""
+    return schedule.window[0], (sampling.log_snr or schedule.window)[1]
 
 
 def set_flow(
@@ -295,7 +311,7 @@ def set_flow(
         )
     scheduler = prepare(scheduler, sampling.steps)
     if sampling.spacing == "log-snr":
-        even = np.linspace(*(sampling.log_snr or schedule.window), sampling.steps - 1)
+        even = np.linspace(*_way_down(schedule, sampling), sampling.steps - 1)
         times = torch.from_numpy(np.append(schedule.T, schedule.time(even)))
         scheduler.timesteps = times.float()
         scheduler.sigmas = torch.cat([times / schedule.T, torch.zeros(1)]).float()

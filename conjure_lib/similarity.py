@@ -170,10 +170,12 @@ def distances(
     >>> dog < car
     True
     """
+    first = next(iter(as_process(process).samplers))
     if tolerance is not None and not {"sampling", "spacing"} & settings.keys():
-        settings["spacing"] = "leading" if settings.get("sampler") == "own" else "log-snr"
+        even = quadrature == "sum" or (settings.get("sampler") or first) == "own"
+        settings["spacing"] = "leading" if even else "log-snr"
     sampling = check_settings(weighting=weighting, quadrature=quadrature, **settings)
-    check_reach(as_process(process), sampling)
+    check_reach(process, sampling)
     pairs, make = as_pairs(pairs), partial(pair_terms, process)
     ways: Any = {"weighting": weighting, "quadrature": quadrature}
     if tolerance is None and budget is None:

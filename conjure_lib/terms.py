@@ -233,7 +233,8 @@ class Terms(Compared):
     ) -> np.ndarray:
         """The quadrature error of each of the ``values`` (P,): NaN of a single step."""
         count = len(self.timesteps)
-        if quadrature == "chain" or count == 1:
+        nodes = int(log_snr(self.schedule, self.timesteps).isfinite().sum())  # not a flow's first
+        if quadrature == "chain" or nodes == 1:
             return np.full(len(self), 0.0 if quadrature == "chain" else math.nan)
         every_second = self.at(slice(1 - count % 2, None, 2))  # the cleanest is kept
         coarse = every_second.by_draw(weighting, quadrature).mean(axis=1)

@@ -144,6 +144,7 @@ def compare(options: argparse.Namespace) -> None:
         "model": process.name,
         "device": str(process.device),
         **sampling.told(),
+        "log_snr": list(sampling.log_snr or process.schedule.window),
         "steps": len(estimate.timesteps),
         "draws": len(estimate.by_draw),
         **ways,
@@ -332,8 +333,8 @@ def _sampling(options: argparse.Namespace) -> Sampling:
     names = ("steps", "draws", "guidance", "sampler", "seed", "spacing", "log_snr")
     given = {name: getattr(options, name) for name in names}
     if given["spacing"] is None:
-        even = options.tolerance is None or options.sampler == "own"
-        given["spacing"] = "leading" if even else "log-snr"
+        even = options.sampler == "own" or options.quadrature == "sum"
+        given["spacing"] = "leading" if even or options.tolerance is None else "log-snr"
     return Sampling(**given)
 
 
@@ -396,11 +397,14 @@ def _sentence(estimate: Estimate, record: dict[str, Any]) -> str:
     number = f"{record['distance']:.4g}{error}{unit}"
     folded = dict.fromkeys(one for ours in record["folded"] for one in ours)
     read = f"tokens read: {' and '.join(record['read'])}"
+    rule = "{} from {:.1f} to {:.1f}".format("log-snr", *record["log_snr"])
+    rule = rule if record["quadrature"] == "log-snr" else record["quadrature"]
+    spacing = "" if record["spacing"] == "leading" else f", spacing {record['spacing']}"
     return (
         f"“{first}” – “{second}”: {estimate if estimate.same_tokens else number}\n"
         f"{'; '.join([read, *folded])}\n"
-        f"weighting {record['weighting']} ({record['quadrature']}), {record['draws']} draws of "
-        f"{record['steps']} steps ({record['sampler']}, guidance {record['guidance']:g}, seed "
+        f"weighting {record['weighting']} ({rule}), {record['draws']} draws of {record['steps']} "
+        f"steps ({record['sampler']}{spacing}, guidance {record['guidance']:g}, seed "
         f"{record['seed']})\n"
         f"{record['model']} on {record['device']}: {record['unet_evaluations']} noise predictions "
         f"in {record['seconds']:.1f} s{unmet}"

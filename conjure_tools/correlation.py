@@ -351,22 +351,37 @@ def _numbered(texts: np.ndarray, n: int) -> np.ndarray:
 
 
 def _of_texts(measure: Callable[[np.ndarray], np.ndarray], texts: np.ndarray) -> float:
-    """Variance with pairs that share a text dependent, over that with all pairs independent.
-
-    Both are sums over the pairs' influences, which are found by leaving out each: of products
-    within a pair, and of all pairs that have a text in common (Aronow, Samii and Assenova 2015).
-    At least 1, since the second can be smaller by chance.
-    """
+    """:func:`text_ratio` of the influences on ``measure``, found by leaving out each pair."""
     n = len(texts)
     step = max(1, CHUNK // n)
     left_out = [
         measure(1 - np.eye(min(step, n - first), n, first, dtype=int))
         for first in range(0, n, step)
     ]
-    influence = np.concatenate(left_out)
-    if not np.isfinite(influence).all():
+    return text_ratio(np.concatenate(left_out), texts)
+
+
+def text_ratio(left_out: np.ndarray, texts: np.ndarray) -> float:
+    """Variance with pairs that share a text dependent, over that with all pairs independent.
+
+    Both are sums over the pairs' influences: of products within a pair, and of all pairs that have
+    a text in common (Aronow, Samii and Assenova 2015). At least 1, since the second can be smaller
+    by chance; 1 where an influence is no number.
+
+    Args:
+        left_out: (n,), a statistic of all pairs but one.
+        texts: (n, 2), the texts of each pair.
+
+    >>> import numpy as np
+    >>> from conjure_tools.correlation import text_ratio
+    >>> apart = [["cat", "dog"], ["sun", "moon"]]
+    >>> text_ratio(np.array([0.1, 0.3]), np.array(apart))
+    1.0
+    """
+    if not np.isfinite(left_out).all():
         return 1.0
-    influence = influence - influence.mean()
+    texts = _numbered(texts, len(left_out))
+    influence = left_out - left_out.mean()
     apart = influence @ influence
     if apart == 0:
         return 1.0

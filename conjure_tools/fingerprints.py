@@ -7,12 +7,16 @@ import inspect
 import json
 from collections.abc import Mapping
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
 
 from conjure_lib.integrity import raw
 from conjure_lib.process import GenerativeProcess
+
+COMPILED = "_orig_mod."  # where torch.compile puts what it compiles
+IDLE = ("training", "forward", "gradient_checkpointing")  # change no prediction
 
 
 def fingerprint(process: GenerativeProcess) -> dict[str, Any]:
@@ -45,7 +49,8 @@ def weights_hash(process: GenerativeProcess) -> str:
     digest = hashlib.sha256()
     for part, module in sorted(process.modules.items()):
         for key, weight in sorted(module.state_dict().items()):
-            digest.update(f"{part}/{key}/{weight.dtype}/{tuple(weight.shape)}".encode())
+            name = key.replace(COMPILED, "")
+            digest.update(f"{part}/{name}/{weight.dtype}/{tuple(weight.shape)}".encode())
             digest.update(raw(_offloaded(module, key) if weight.is_meta else weight))
     return digest.hexdigest()
 
@@ -62,12 +67,15 @@ def _offloaded(network: torch.nn.Module, key: str) -> torch.Tensor:
 def _state(network: torch.nn.Module) -> dict[str, Any]:
     """Of every module its class and its plain attributes: all that is set besides the weights."""
     told = {}
-    for name, module in network.named_modules():
+    for place, module in network.named_modules():
+        if hasattr(module, COMPILED[:-1]):  # what was compiled follows, under its own name
+            continue
+        name = f"{place}.".replace(COMPILED, "")[:-1]
         # what is None is switched off, or was never set; what is private is the libraries' own,
         # save for adapters, which have it under these names
         kept = {k: v for k, v in vars(module).items() if k[0] != "_" and v is not None}
         kept |= {k: getattr(module, k, None) for k in ("active_adapters", "disable_adapters")}
-        kept = {k: v for k, v in kept.items() if k not in ("training", "forward")}
+        kept = {k: v for k, v in kept.items() if k not in IDLE}
         kept |= {k: v for k, v in (("forward", _way(module)), ("hooks", _hooks(module))) if v}
         told[name] = [type(module).__name__, {k: _plainly(v) for k, v in kept.items()}]
     return told
@@ -75,14 +83,17 @@ def _state(network: torch.nn.Module) -> dict[str, Any]:
 
 def _way(module: torch.nn.Module) -> Any:
     """What runs in place of its class's own forward, if anything; None where only hooks do."""
-    own: Any = inspect.unwrap(module.forward, stop=lambda f: not isinstance(f, partial))
+    own: Any = getattr(module.forward, "_torchdynamo_orig_callable", module.forward)
+    own = inspect.unwrap(own, stop=lambda f: not isinstance(f, partial))
     return None if getattr(own, "__func__", own) is type(module).forward else own
 
 
-def _hooks(module: torch.nn.Module) -> list[str]:
-    """Hooks of diffusers, by name, save for those that only move weights."""
+def _hooks(module: torch.nn.Module) -> list[Any]:
+    """Hooks of diffusers, by name, save for those that only move weights; and torch's own."""
     names = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
-    return [name for name in names if "offload" not in name and name != "layer_execution_tracker"]
+    theirs = [name for name in names if "offload" not in name and name != "layer_execution_tracker"]
+    own = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return theirs + [_plainly(hook) for hook in own]
 
 
 def _plainly(value: Any) -> Any:
@@ -97,6 +108,11 @@ def _plainly(value: Any) -> Any:
         return sorted(map(str, value))
     if isinstance(value, torch.dtype):
         return str(value)
+    if isinstance(value, FunctionType):  # two of one name may do unlike things
+        code, cells = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
+        plain = [one for one in cells if not isinstance(one, FunctionType)]
+        written = f"{code.co_code.hex()} {[c for c in code.co_consts if not hasattr(c, 'co_code')]}"
+        return [value.__qualname__, written, _plainly([*plain, value.__defaults__])]
     return type(value).__name__
 
 

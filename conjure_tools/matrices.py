@@ -18,7 +18,8 @@ from conjure_lib.similarity import distances
 
 @dataclass(frozen=True, eq=False)
 class DistanceMatrix(Compared):
-    """Distances of n prompts: ``value`` and ``stderr`` (n, n), symmetric with zero diagonals.
+    """Distances of n prompts: ``value`` and its two errors, of the draws (``stderr``) and of the
+    steps (``quadrature_error``), each (n, n), symmetric with zero diagonals.
 
     ``same_tokens`` (n, n) holds where two prompts differ and the model cannot tell them apart, and
     ``readings`` what it reads of each prompt. As an array it is its ``value``; its parts can be
@@ -36,6 +37,7 @@ class DistanceMatrix(Compared):
     prompts: list[str]
     value: np.ndarray
     stderr: np.ndarray
+    quadrature_error: np.ndarray
     same_tokens: np.ndarray
     readings: list[Reading] = field(repr=False)
 
@@ -110,9 +112,11 @@ def distance_matrix(
     rows, columns = np.triu_indices(len(prompts), 1)
     pairs = [(prompts[i], prompts[j]) for i, j in zip(rows, columns, strict=True)]
     estimates = distances(process, pairs, weighting=weighting, quadrature=quadrature, **settings)
-    both = np.zeros((2, len(prompts), len(prompts)))  # values, standard errors
-    both[:, rows, columns] = [[e.value for e in estimates], [e.stderr for e in estimates]]
-    both += both.transpose(0, 2, 1)
+    three = np.zeros((3, len(prompts), len(prompts)))
+    each = [(e.value, e.stderr, e.quadrature_error) for e in estimates]
+    three[:, rows, columns] = np.transpose(each)
+    three += three.transpose(0, 2, 1)
     alike = np.zeros((len(prompts), len(prompts)), bool)
     alike[rows, columns] = alike[columns, rows] = [e.same_tokens for e in estimates]
-    return DistanceMatrix(prompts, both[0], both[1], alike, read(process.readers, prompts))
+    value, stderr, off = three
+    return DistanceMatrix(prompts, value, stderr, off, alike, read(process.readers, prompts))

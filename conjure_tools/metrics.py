@@ -6,14 +6,14 @@ and the settings of one: the mean distance of predicted texts from those that we
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 
-from conjure_lib.inputs import as_prompts
+from conjure_lib.inputs import as_prompts, listed
 from conjure_lib.process import GenerativeProcess
 from conjure_tools.scorer import Scorer, ScorerSettings
 
@@ -52,6 +52,13 @@ def _distances(scorer: Scorer, predictions: Any, references: Any) -> np.ndarray:
     if len(told[0]) != len(told[1]):
         raise ValueError(f"{len(told[0])} predictions do not fit {len(told[1])} references")
     return -scorer.predict(list(zip(*told, strict=True)))
+
+
+def _no_strings(sides: Mapping[str, Any]) -> None:
+    """Refuse a single text, which evaluate would read letter by letter."""
+    for name, side in sides.items():
+        if isinstance(side, str | bytes):
+            listed(side, name)
 
 
 def _scorer(given: Any, settings: Any) -> Scorer:
@@ -132,6 +139,16 @@ def _evaluate() -> type:
                 citation="",
                 features=datasets.Features({"predictions": text, "references": text}),
             )
+
+        def compute(self, **given: Any) -> Any:
+            """As of any metric of evaluate, of lists of texts."""
+            _no_strings(given)
+            return super().compute(**given)
+
+        def add_batch(self, **given: Any) -> None:
+            """As of any metric of evaluate, of lists of texts."""
+            _no_strings(given)
+            super().add_batch(**given)
 
         def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
             found = _distances(self.scorer, predictions, references)

@@ -71,6 +71,7 @@ PROBED = 256  # rows that speed is measured with, at most
 SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
 PARTIAL = re.compile(SHARD.pattern + r"\.\d+\.partial")
 OUTPUTS = ("distances.parquet", "distances.csv", "dropped.csv", "record.json", "evaluation.json")
+ERRORS = ("stderr", "quadrature_error")  # columns of distances, as of an Estimate
 OWN = (MARKS, "shards", "set-aside")  # the folders in a run's
 PARTS = {"settings", "fingerprint", "block", "timesteps", "schedule", "floor", "provenance"}
 HIDDEN = {  # settings whose value says nothing to a reader
@@ -125,7 +126,8 @@ class Run:
         draws: int | None = None,
         at: Sequence[int] | None = None,
     ) -> pd.DataFrame:
-        """Columns id, text1, text2, distance, stderr (NaN of a single draw), and what was read.
+        """Columns id, text1, text2, distance, its errors stderr (of the draws, NaN of a single one)
+        and quadrature_error (of the steps), and what was read.
 
         The last are those of :func:`conjure_tools.unread.columns`.
 
@@ -141,13 +143,12 @@ class Run:
         if draws is not None and whole("draws", draws) > there:
             raise ValueError(f"draws={draws}, and the run has {there}: take fewer, or score more")
         some = replace(self.terms, squares=self.terms.squares[:, :draws])
-        values = replace(self, terms=some).by_draw(weighting, at)
-        error = np.full(len(values), np.nan)
-        if values.shape[1] > 1:
-            error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
+        replace(self, terms=some).by_draw(weighting, at)  # raises where ``at`` is not usable
+        found = (some if at is None else some.at(at)).estimates(weighting, self.quadrature)
         table = self.pairs[["id", "text1", "text2"]].copy()
+        errors = {name: [getattr(e, name) for e in found] for name in ERRORS}
         said = {name: self.pairs[name] for name in COLUMNS if name in self.pairs}
-        return table.assign(distance=values.mean(axis=1), stderr=error, **said)
+        return table.assign(distance=[e.value for e in found], **errors, **said)
 
 
 class Options(Single, total=False):
@@ -485,7 +486,7 @@ def check_kept(pairs: pd.DataFrame) -> None:
     Raises:
         ValueError: one has a name that a run writes, or values that Parquet cannot hold.
     """
-    if own := [name for name in (*COLUMNS, "distance", "stderr") if name in pairs]:
+    if own := [name for name in (*COLUMNS, "distance", *ERRORS) if name in pairs]:
         raise ValueError(
             f"the pairs have a column {', '.join(own)}, which a run writes itself: rename it, or "
             "leave it out"

@@ -35,7 +35,8 @@ def spend(
     when both errors together, √(stderr² (k-1)/(k-3) + quadrature_error²), are at most ``tolerance``
     of its value; the factor is the variance of Student's t, since few draws know little of their
     own scatter. Until then it takes what promises to cost less: more draws at the same times, at
-    most as many again, which join those that it has; or twice the steps. The trajectories of a
+    most as many again, which join those that it has; or twice the steps. Where the budget promises
+    not to do, it takes what lessens the larger of the two errors. The trajectories of a
     finer grid are other trajectories: they share x_T with the coarser ones and are made anew, and
     nothing of the coarser ones stays in the estimate: it is the one of a call with these steps and
     draws. But a pair stops sooner where its draws happen to agree. Measured on draws that scatter
@@ -118,13 +119,11 @@ class _Owner:
         wanted = (goal.tolerance * estimate.value) ** 2
         scatter, off = _squared_errors(estimate)
         self.met = scatter + off <= wanted
-        self.next = None if self.met else _next(made, scatter, off, wanted, goal)
+        left = goal.budget - self.bought
+        self.next = None if self.met else _next(made, scatter, off, wanted, goal, left)
         if self.next is None:
             return
-        draws = (goal.budget - self.bought) // self.next.steps
-        if self.next.steps != made.sampling.steps and draws < len(self.next.numbers):
-            draws = 0  # a grid of fewer draws would not be one to judge by
-        affordable = self.next.numbers[:draws]
+        affordable = self.next.numbers[: left // self.next.steps]
         self.next = replace(self.next, draws=affordable) if affordable else None
 
 
@@ -135,18 +134,32 @@ def _squared_errors(estimate: Estimate) -> tuple[float, float]:
     return scatter, math.inf if math.isnan(off) else off**2
 
 
-def _next(terms: Terms, scatter: float, off: float, wanted: float, goal: _Goal) -> Sampling | None:
-    """More draws of these steps, or a finer grid: the one that is expected to cost less."""
+def _next(
+    terms: Terms, scatter: float, off: float, wanted: float, goal: _Goal, left: int
+) -> Sampling | None:
+    """More draws of these steps, or a finer grid: the one that is expected to cost less.
+
+    Where what is ``left`` will not do for the tolerance, what lessens the larger of the two errors.
+    """
     draws, steps, begin = terms.squares.shape[1], terms.sampling.steps, goal.begin
     T, divides = terms.schedule.T, begin.spacing == "leading"  # even times need it
     finer = next((s for s in range(2 * steps, T + 1) if not divides or T % s == 0), None)
+    if finer is not None and finer * len(begin.numbers) > left:
+        finer = None  # a grid of fewer draws would not be one to judge by
 
     def enough(off: float) -> float:
         """Draws that leave room for an error of the steps."""
         return math.ceil(draws * scatter / (wanted - off)) if wanted > off else math.inf
 
     more = enough(off)
-    if finer is not None:  # twice the steps leave about half of their error, or less
+    grid, rest = steps, off
+    while rest > wanted / 2 and grid < T:
+        grid, rest = 2 * grid, rest / 4
+    if math.isinf(more) and grid * enough(rest) > left:  # out of reach
+        if finer is not None and off > scatter:
+            return replace(begin, steps=finer)
+        more = math.inf if finer is None and scatter < off / 4 else 2 * draws
+    elif finer is not None:  # twice the steps leave about half of their error, or less
         cost = finer * max(enough(off / 4), len(begin.numbers))
         if math.isinf(more) or cost < steps * (more - draws):
             return replace(begin, steps=finer)

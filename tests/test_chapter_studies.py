@@ -36,6 +36,15 @@ from studies.gaussians import Mixture
 # -- words and sentences ----------------------------------------------------------------------
 
 
+COLUMNS = ["conjured", "people", "own", "other"]
+
+
+def as_pairs(x: np.ndarray, words_each: int = 1) -> pd.DataFrame:
+    """Rows of COLUMNS with texts: a first word stands in so many pairs."""
+    texts = [(f"w{i // words_each}", f"v{i}") for i in range(len(x))]
+    return pd.DataFrame(x, columns=COLUMNS).join(pd.DataFrame(texts, columns=["text1", "text2"]))
+
+
 @pytest.fixture
 def rows() -> np.ndarray:
     """Conjured, people and two cosines of eighty pairs, that have something in common."""
@@ -45,7 +54,7 @@ def rows() -> np.ndarray:
 
 
 def test_statistics_of_words_are_those_of_the_library(rows: np.ndarray) -> None:
-    words.check_statistics({"some": rows, "fewer": rows[:30]})
+    words.check_statistics({"some": as_pairs(rows), "fewer": as_pairs(rows[:30])}, COLUMNS)
     many = words.statistics(np.stack([rows[:40], rows[40:]]))
     for found, part in zip(many, (rows[:40], rows[40:]), strict=True):
         assert found[0] == pytest.approx(spearmanr(part[:, 0], part[:, 1]).statistic)
@@ -55,14 +64,34 @@ def test_statistics_of_words_are_those_of_the_library(rows: np.ndarray) -> None:
 def test_a_gap_is_found_where_there_is_one_and_not_elsewhere(rows: np.ndarray) -> None:
     rng, how = np.random.default_rng(1), {"resamples": 400, "seed": 0}
     strangers = rng.normal(size=rows.shape)
-    there = words.gap(rows, strangers, 0, **how).loc["conjured"]
+    own, other = as_pairs(rows), as_pairs(strangers)
+    there = words.gap(own, other, COLUMNS, 0, **how).loc["conjured"]
     assert words.judged(there) == "holds"
     assert there["p"] < 0.05
-    none = words.gap(rows, rows[::-1], 0, **how).loc["conjured"]
+    none = words.gap(own, own[::-1], COLUMNS, 0, **how).loc["conjured"]
     assert words.judged(none) == "stays open"
     assert none["p"] == 1
-    back = words.gap(strangers, rows, 0, **how).loc["conjured"]
+    back = words.gap(other, own, COLUMNS, 0, **how).loc["conjured"]
     assert words.judged(back) == "is reversed"
+
+
+def test_words_that_recur_widen_the_interval_of_a_gap() -> None:
+    """Of four copies of each pair, the interval is that of the pairs that there are."""
+    rng, how = np.random.default_rng(3), {"resamples": 400, "seed": 0}
+    common = rng.normal(size=(50, 1))
+    few, others = common + rng.normal(size=(50, 4)), rng.normal(size=(50, 4))
+    tiny = 1e-9 * rng.normal(size=(200, 4))
+    many = np.repeat(few, 4, axis=0) + tiny  # of a text that recurs, other words beside it
+    more = np.repeat(others, 4, axis=0) + tiny
+
+    def width(words_each: int) -> float:
+        both = as_pairs(many, words_each), as_pairs(more, words_each)
+        found = words.gap(*both, COLUMNS, 0, **how).loc["conjured"]
+        return float(found["high"] - found["low"])
+
+    small = words.gap(as_pairs(few), as_pairs(others), COLUMNS, 0, **how).loc["conjured"]
+    assert width(4) == pytest.approx(small["high"] - small["low"], rel=0.15)
+    assert width(1) < 0.6 * width(4)
 
 
 def test_couples_are_matched_once_and_within_the_caliper() -> None:

@@ -30,8 +30,10 @@ MEANS = torch.tensor([[0.9, -0.4, 0.3], [-0.5, 0.8, 0.2]], dtype=torch.float64)
 APART = 1.96 + 1.44 + 0.01  # ‖m1 - m2‖²
 
 
-def exact(kind: str = "epsilon", **changed: Any) -> cj.GenerativeProcess:
-    """N(m, C²) as each family would predict it: ε, v = αε - σx̂_0, or the velocity ε - x̂_0.
+def exact(
+    kind: str = "epsilon", widths: tuple[float, float] = (C, C), **changed: Any
+) -> cj.GenerativeProcess:
+    """N(m, c²) as each family would predict it: ε, v = αε - σx̂_0, or the velocity ε - x̂_0.
 
     A network of EDM denoises x_0 + σ̂ε, whose σ̂ is σ/α: it is asked for x/α, and ε is what it takes
     off, over σ̂ (Karras et al. 2022).
@@ -54,7 +56,8 @@ def exact(kind: str = "epsilon", **changed: Any) -> cj.GenerativeProcess:
         if kind == "edm":
             z, level = x.double() / alpha, sigma / alpha
             return (z - denoised(z, level, y)) / level
-        eps = sigma * (x.double() - alpha * MEANS[y]) / (alpha**2 * C**2 + sigma**2)
+        c = torch.tensor(widths).double()[y][:, None]
+        eps = sigma * (x.double() - alpha * MEANS[y]) / (alpha**2 * c**2 + sigma**2)
         if kind == "epsilon":
             return eps
         clean = (x.double() - sigma * eps) / alpha.clamp_min(1e-9)
@@ -151,6 +154,61 @@ def test_one_window_is_one_divergence_in_every_family(kind: str) -> None:
     assert half.value == pytest.approx(divergence(low, 1.0), rel=0.01)
 
 
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "own"])
+def test_what_the_process_says_that_it_predicts_is_what_the_sampler_takes_it_for(
+    sampler: str,
+) -> None:
+    """Whatever the checkpoint's scheduler says, or does not say: as v a trajectory is the same."""
+    ends = []
+    for kind in ("epsilon", "v_prediction"):
+        process = exact(kind, (0.3, 0.4))
+        if sampler == "own":  # not PNDM, which asks for two predictions at its first step
+            process.scheduler = diffusers.DDIMScheduler(**from_file({"clip_sample": False}))
+        condition, x_T = process.encode(["0", "1"]), process.noise([0, 1], 0)
+        path = process.trajectories(condition, x_T, [0, 1], sampler=sampler, steps=20)
+        ends.append(path.final)
+    torch.testing.assert_close(*ends, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "flow"])
+@pytest.mark.parametrize("window", [(0.0, 3.0), (2.5, 4.0)])
+def test_a_window_is_reached_from_noise(kind: str, window: tuple[float, float]) -> None:
+    """The states within it are those of a trajectory, also where the steps are even in log-SNR."""
+    process = exact(kind, (0.3, 0.5))
+    how = {"log_snr": window, "draws": 40, "progress": False}
+    fine = cj.distance(process, "0", "1", steps=500, **how)
+    few = cj.distance(process, "0", "1", steps=25, spacing="log-snr", **how)
+    assert few.value == pytest.approx(fine.value, rel=0.05)
+
+
+def test_the_plain_sum_takes_no_uneven_steps() -> None:
+    process, what = exact(), 'quadrature="sum" counts all steps alike'
+    for how in ({"spacing": "log-snr"}, {"spacing": "log-snr", "tolerance": 0.2}):
+        with pytest.raises(ValueError, match=what):
+            cj.distance(process, "0", "1", quadrature="sum", **how)  # type: ignore[arg-type]
+    aimed = cj.distance(process, "0", "1", quadrature="sum", tolerance=0.9)
+    np.testing.assert_allclose(np.diff(aimed.timesteps), -(1000 // len(aimed.timesteps)))
+
+
+@pytest.mark.parametrize("limit", ["clip_sample", "thresholding"])
+def test_a_clipped_prediction_is_clipped_or_refused(limit: str) -> None:
+    process = exact()
+    process.scheduler = diffusers.DDIMScheduler(**from_file({limit: True}))
+    clipped = process.sampler(sampler="ddim", steps=5)
+    assert clipped.config[limit]
+    assert process.sampler(sampler="own", steps=5).config[limit]
+    with pytest.raises(ValueError, match=f"sets {limit}, which EulerDiscreteScheduler has not"):
+        cj.distance(process, "0", "1", sampler="euler")
+    if limit == "clip_sample":  # the class that takes uneven steps has none
+        with pytest.raises(ValueError, match=f'{limit}.*ddim with spacing "leading"'):
+            cj.distance(process, "0", "1", spacing="linspace")
+
+
+def test_of_a_flows_two_steps_one_sees_the_texts_and_knows_no_error() -> None:
+    assert np.isnan(cj.distance(exact("flow"), "0", "1", steps=2).quadrature_error)
+    assert cj.distance(exact("flow"), "0", "1", steps=3).quadrature_error > 0
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -165,9 +223,11 @@ def test_other_times_are_refused_in_one_sentence(changed: dict[str, Any], messag
     plain = cj.distance(process, "0", "1", draws=1).value
     process.scheduler = diffusers.EulerDiscreteScheduler(**from_file(changed))
     with pytest.raises(ValueError, match=message) as refused:
-        cj.distance(process, "0", "1")
+        cj.distance(process, "0", "1", sampler="euler")
     if "keeps it" in str(refused.value):  # on another schedule, or at times of its own
-        assert cj.distance(process, "0", "1", draws=1, sampler="own").value > 0
+        assert list(process.samplers) == ["own"]  # the first that fits
+        for how in ({}, {"tolerance": 0.5}):
+            assert cj.distance(process, "0", "1", draws=1, **how).value > 0  # type: ignore[arg-type]
     else:  # a quarter of log σ is no step
         with pytest.raises(ValueError, match=message):
             cj.distance(process, "0", "1", sampler="own")

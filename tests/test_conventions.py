@@ -130,7 +130,7 @@ def test_a_matrix_draws_itself_and_a_notebook_shows_it(
 def test_many_prompts_are_shown_as_numbers(matrix: cj.DistanceMatrix) -> None:
     many = [str(i) for i in range(80)]
     value = np.ones((80, 80)) - np.eye(80)
-    large = cj.DistanceMatrix(many, value, value, value > 2, [])
+    large = cj.DistanceMatrix(many, value, value, value, value > 2, [])
     assert "<img" not in large._repr_html_() and "<table" in large._repr_html_()
 
 

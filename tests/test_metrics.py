@@ -64,6 +64,16 @@ def test_evaluate(process: cj.GenerativeProcess, expected: list[float]) -> None:
     assert combined["distance"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+def test_evaluate_reads_no_text_letter_by_letter(process: cj.GenerativeProcess) -> None:
+    pytest.importorskip("evaluate")
+    metric = metrics.EvaluateDistance(process, **FEW)
+    for call in (metric.compute, metric.add_batch):
+        with pytest.raises(TypeError, match="list of predictions, not the single string 'cat'"):
+            call(predictions="cat", references="dog")
+    metric.add(predictions="cat", references="dog")
+    assert len(metric.compute()["distances"]) == 1
+
+
 def test_settings_are_a_scorers_once(process: cj.GenerativeProcess) -> None:
     pytest.importorskip("torchmetrics")
     with pytest.raises(TypeError, match="a Scorer has its settings already: leave out steps"):

@@ -231,10 +231,52 @@ def test_the_fingerprint_knows_what_changes_a_number(random_folder: Path, tmp_pa
     assert changed() == ["state"]
     pipeline.disable_freeu()
     assert not changed()
+    conv, seen = pipeline.unet.conv_in, []
+    for factor in (0.5, 0.5, 2.0):
+        hook = conv.register_forward_hook(lambda m, i, o, factor=factor: o * factor)
+        assert changed() == ["state"]
+        seen.append(now()["state"])
+        hook.remove()
+    assert seen[0] == seen[1] != seen[2]
+    for scale in (0.5, 2.0):
+        conv.forward = scaled(type(conv).forward.__get__(conv), scale)
+        assert changed() == ["state"]
+        seen.append(now()["state"])
+        del conv.forward
+    assert len(set(seen)) == 4 and not changed()
+    pipeline.unet.enable_gradient_checkpointing()
+    assert not changed()
+    whole = pipeline.unet.mid_block
+    pipeline.unet.mid_block = torch.compile(whole, backend="eager")
+    assert not changed()
+    pipeline.unet.mid_block = whole
+    whole.forward = torch.compile(whole.forward, backend="eager")
+    assert not changed()
+    del whole.forward
     letter_tokenizer(tmp_path / "vocabulary")
     (tmp_path / "vocabulary" / "merges.txt").write_text("#version: 0.2\n")  # the same tokens
     pipeline.tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "vocabulary", model_max_length=77)
     assert changed() == ["tokenizers"]
+
+
+def scaled(forward: Any, scale: float) -> Any:
+    """Another forward, which is told apart from its like by what it closes over alone."""
+    return lambda x: scale * forward(x)
+
+
+def test_a_part_that_is_replaced_later_is_not_that_of_the_process(random_folder: Path) -> None:
+    """Neither half of it: what is told and what is hashed stay of one model."""
+    pipeline, other = open_pipeline(random_folder), open_pipeline(random_folder)
+    process = cj.from_pipeline(pipeline)
+    before, told = fingerprint(process), process.encode(["cat"])
+    for network in (other.text_encoder, other.unet):
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.mul_(1.5)
+    pipeline.text_encoder, pipeline.unet = other.text_encoder, other.unet
+    assert fingerprint(process) == before
+    torch.testing.assert_close(process.encode(["cat"]), told, rtol=0, atol=0)
+    assert fingerprint(cj.from_pipeline(pipeline)) != before
 
 
 def test_the_fingerprint_knows_adapters_and_their_state(random_folder: Path) -> None:

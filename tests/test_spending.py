@@ -129,6 +129,13 @@ def test_a_budget_buys_what_it_can() -> None:
     assert len(coarse.timesteps) == 3
 
 
+def test_out_of_reach_what_is_left_lessens_the_larger_error() -> None:
+    found = cj.distance(scattered(), "0", "1", tolerance=1e-6, budget=20_000)
+    assert found.spent is not None and not found.spent.met
+    assert 19_000 < found.spent.evaluations <= 20_000
+    assert 0.1 < found.quadrature_error / found.stderr < 2
+
+
 def test_a_spacing_that_is_given_is_kept() -> None:
     """Even times need a number of steps that divides the schedule, and so go to the next one."""
     found = cj.distance(exact(), "0", "1", steps=8, spacing="leading", tolerance=0.05)

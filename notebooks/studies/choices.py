@@ -18,7 +18,7 @@ from pandas.io.formats.style import Styler
 import conjure_lib as cj
 from conjure_lib import EMBEDDED, Weighting
 from conjure_tools import benchmarks, runs
-from conjure_tools.correlation import paired_bootstrap
+from conjure_tools.correlation import both_texts, paired_bootstrap
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies import ablations
@@ -563,7 +563,8 @@ def few_draw_facts(
     r, values = found[weighting], live.base.by_draw(weighting)
     at = changes.set_index(["weighting", "draws"]).loc[(weighting, "3 of the 5")]
     three, five = values[:, : min(3, live.draws)], values[:, : min(5, live.draws)]
-    change = paired_bootstrap(-five.mean(1), -three.mean(1), live.human, resamples=resamples)
+    how: Any = {"texts": both_texts(live.pairs), "resamples": resamples}
+    change = paired_bootstrap(-five.mean(1), -three.mean(1), live.human, **how)
     error = three.std(1, ddof=1).mean() / np.sqrt(three.shape[1])
     one, of_three, of_five = (float(r.of(k)) for k in (1, 3, 5))
     worst = min(found, key=lambda w: float(found[w].of(3)))

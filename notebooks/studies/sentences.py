@@ -464,7 +464,10 @@ def by_length(
     slices = alone.groupby("slice", observed=True)
     return {
         m: in_hundredths(
-            {f"≤ {s.right:g}": spearman(part[m], part["people"], **how) for s, part in slices}
+            {
+                f"≤ {s.right:g}": spearman(part[m], part["people"], texts=both_texts(part), **how)
+                for s, part in slices
+            }
         )
         for m in methods
     }

@@ -16,6 +16,7 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
+from conjure_lib.engine import chunks
 from conjure_tools.benchmarks import load_concreteness
 from conjure_tools.correlation import (
     Correlation,
@@ -23,6 +24,7 @@ from conjure_tools.correlation import (
     both_texts,
     partial_spearman,
     spearman,
+    text_ratio,
 )
 from conjure_tools.plots import PALETTE, forest
 from studies.pages import bracketed
@@ -181,38 +183,72 @@ def shuffled(x: np.ndarray, y: np.ndarray, key: int, resamples: int, seed: int) 
     )
 
 
-def gap(x: np.ndarray, y: np.ndarray, key: int, *, resamples: int, seed: int) -> pd.DataFrame:
-    """First group less second, by statistic: values, difference, interval (× 100) and p."""
-    first, second = statistics(x[None])[0], statistics(y[None])[0]
-    drawn = bootstrap(x, key, resamples, seed) - bootstrap(y, key + 1, resamples, seed)
-    under = shuffled(x, y, key + 2, resamples, seed)
-    frame = pd.DataFrame({"first": first, "second": second}, index=STATISTICS)
-    frame.loc[EXCESS] = frame.loc["conjured"] - frame.loc["text encoder"]
-    drawn, under = (np.column_stack([d, d[:, 0] - d[:, 1]]) for d in (drawn, under))
+def with_excess(found: np.ndarray) -> np.ndarray:
+    """Statistics (R, 3) with conjured less text encoder beside them, (R, 4)."""
+    return np.column_stack([found, found[:, 0] - found[:, 1]])
+
+
+def text_ratios(x: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """By how much the variance of each statistic of x (n, 4) grows where texts recur, (4,)."""
+    every = np.arange(len(x))
+    others = [
+        np.stack([np.delete(every, i) for i in some])
+        for some in chunks(range(len(x)), max(1, 2**17 // len(x)))
+    ]
+    left_out = with_excess(np.concatenate([statistics(x[rows]) for rows in others]))
+    return np.array([text_ratio(one, texts) for one in left_out.T])
+
+
+def gap(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    columns: Sequence[str],
+    key: int,
+    *,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """First group less second, by statistic: values, difference, interval (× 100) and p.
+
+    Pairs that share a word are not quite two pieces of evidence: the scatter of resampled and of
+    shuffled pairs is widened by as much as that costs.
+    """
+    values, spread, off = [], [], []
+    x, y = (part[list(columns)].to_numpy(float) for part in (first, second))
+    for i, (group, part) in enumerate(((x, first), (y, second))):
+        values.append(with_excess(statistics(group[None]))[0])
+        drawn = with_excess(bootstrap(group, key + i, resamples, seed)) - values[i]
+        texts = part[["text1", "text2"]].to_numpy()
+        off.append(np.sqrt(text_ratios(group, texts)) * drawn)
+        spread.append([np.nanvar(drawn, axis=0), np.nanvar(off[i], axis=0)])
+    narrow, wide = np.sum(spread, axis=0)
+    under = with_excess(shuffled(x, y, key + 2, resamples, seed)) * np.sqrt(wide / narrow)
+    frame = pd.DataFrame(dict(zip(("first", "second"), values, strict=True)), [*STATISTICS, EXCESS])
     frame["difference"] = frame["first"] - frame["second"]
-    frame["low"], frame["high"] = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    ends = np.nanquantile(off[0] - off[1], [0.025, 0.975], axis=0)
+    frame["low"], frame["high"] = frame["difference"].to_numpy() + ends
     extreme = np.abs(under) >= np.abs(frame["difference"].to_numpy())
     frame["p"] = (extreme.sum(axis=0) + 1) / (resamples + 1)
     frame[["first", "second", "difference", "low", "high"]] *= 100
     return frame
 
 
-def by_part_of_speech(found: Opened, table: GroupTable) -> dict[str, np.ndarray]:
-    """Rows (n, 4) for `statistics` by part of speech; none where one has fewer than ten pairs."""
+def by_part_of_speech(found: Opened) -> dict[str, pd.DataFrame]:
+    """The pairs of each part of speech; none where one has fewer than ten."""
     if "simlex999" not in found.joined:
         return {}
     simlex = found.joined["simlex999"]
-    groups = {k: simlex.loc[simlex["pos"] == p, table.columns].to_numpy() for k, p in PARTS.items()}
+    groups = {k: simlex[simlex["pos"] == p] for k, p in PARTS.items()}
     if min(map(len, groups.values())) < 10:
         return {}
     if "simverb3500" in found.joined:
-        groups[VERBS] = found.joined["simverb3500"][table.columns].to_numpy()
+        groups[VERBS] = found.joined["simverb3500"]
     return groups
 
 
-def check_statistics(groups: Mapping[str, np.ndarray]) -> None:
+def check_statistics(groups: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> None:
     """`statistics` says of a single group what the library says."""
-    for x in groups.values():
+    for x in (part[list(columns)].to_numpy() for part in groups.values()):
         same = [spearman(x[:, 0], x[:, 1], resamples=0), spearman(x[:, 2], x[:, 1], resamples=0)]
         same.append(partial_spearman(x[:, 0], x[:, 1], x[:, 2:], resamples=0))
         np.testing.assert_allclose(statistics(x[None])[0], [c.value for c in same], atol=1e-9)
@@ -334,10 +370,14 @@ def relation(found: Opened, columns: Sequence[str], resamples: int, seed: int) -
         """Statistics of the similarity and of the relatedness part among these rows: (2, 3)."""
         return np.stack([statistics(x[None, rows[m[rows]]])[0] for m in member])
 
-    rng = np.random.default_rng([seed, 99])
+    rng, every = np.random.default_rng([seed, 99]), np.arange(len(x))
     drawn = np.stack([parts_of(rng.integers(len(x), size=len(x))) for _ in range(resamples)])
-    value = 100 * parts_of(np.arange(len(x)))
-    low, high = 100 * np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975], axis=0)
+    value = 100 * parts_of(every)
+    left_out = np.stack([np.subtract(*parts_of(np.delete(every, i))) for i in every])
+    ratios = [text_ratio(one, union[["text1", "text2"]].to_numpy()) for one in left_out.T]
+    off = 100 * (drawn[:, 0] - drawn[:, 1]) - (value[0] - value[1])
+    ends = np.sqrt(ratios) * np.quantile(off, [0.025, 0.975], axis=0)
+    low, high = value[0] - value[1] + ends
     rows = {"similarity": value[0], "relatedness": value[1], "difference": value[0] - value[1]}
     return pd.DataFrame(rows | {"low": low, "high": high}, index=STATISTICS)
 
@@ -425,8 +465,7 @@ def trend(
 ) -> pd.DataFrame:
     """The concrete half less the abstract half."""
     halves = part["concreteness"] > part["concreteness"].median()
-    concrete, abstract = (part.loc[h, list(columns)].to_numpy() for h in (halves, ~halves))
-    return gap(concrete, abstract, key, **how)
+    return gap(part[halves], part[~halves], columns, key, **how)
 
 
 def matched_rows(
