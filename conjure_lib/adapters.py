@@ -41,6 +41,7 @@ BESIDE = (  # what a class is told besides a text, where it makes no pictures fr
     *("controlnet", "control_image", "adapter", "mask_image", "strength", "image_guidance_scale"),
     *("noise_level", "audio_end_in_s", "audio_length_in_s"),
 )
+DAMAGED = "weights of its text encoder, perhaps, are damaged"
 GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
 TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
 
@@ -276,6 +277,8 @@ class Adapter:
         new = {}
         for slot in capture.slots(self.form):
             told = [own[slot.name] for own in found]
+            if not all(one.isfinite().all() for one in told):
+                raise ValueError(f"{slot.name} that it tells its network is not finite: {DAMAGED}")
             if all(torch.equal(told[0], one) for one in told):
                 continue
             shape = () if slot.shared else told[0].shape[1:]

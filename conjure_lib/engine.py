@@ -67,7 +67,9 @@ def pair_squares(
                     squares = sampling.guidance**2 * _cross_evaluate(
                         process, condition, paths, timesteps, ends, batch_size, bar
                     )
-                    _check(squares, timesteps, [texts[i] for i in ends[:, ::-1].ravel()])
+                    whose = [texts[i] for i in ends[:, ::-1].ravel()]  # predicted just now
+                    fine = np.isfinite(squares.swapaxes(2, 3)).all(0).reshape(-1, len(timesteps))
+                    check_sound(fine, timesteps.tolist(), whose)
                 found[np.ix_(rows, some)] = squares.swapaxes(0, 1)
                 del paths  # before the next ones are made: two would not fit
             del condition
@@ -194,15 +196,6 @@ def _cross_evaluate(
         bar.update(len(rows))
     squares = torch.cat(parts) if parts else torch.zeros(0)  # fetched at the end, all at once
     return squares.cpu().numpy().reshape(shape)
-
-
-def _check(squares: np.ndarray, timesteps: Tensor, texts: Sequence[str]) -> None:
-    """Raise ValueError where squares (draws, pairs, S, 2) are not finite, as `check_sound` does.
-
-    ``texts`` (2 · pairs,) are those whose predictions have just been made.
-    """
-    by_text = np.isfinite(squares).all(axis=0).transpose(0, 2, 1)  # (pairs, 2, S)
-    check_sound(by_text.reshape(len(texts), len(timesteps)), timesteps.tolist(), texts)
 
 
 def _crossed(paths: _Paths, ends: np.ndarray, batch_size: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ from conjure_lib.adapters import (
     readers_of,
 )
 from conjure_lib.capture import OFF, UNUSED, Conditioning
-from conjure_lib.inputs import whole
+from conjure_lib.inputs import as_numbers, whole
 from conjure_lib.machine import limit_threads
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS, warn_unread
@@ -139,7 +140,8 @@ def load(
         check_options(getattr(diffusers, index_of(folder)["_class_name"]), options)
         with quiet():
             pipeline = open_pipeline(folder, **how, **of_folder)
-    pipeline = pipeline.to(target) if device_map is None else pipeline
+    with quiet():
+        pipeline = pipeline.to(target) if device_map is None else pipeline
     shown = folder.name if local and name != EMBEDDED else name
     process = from_pipeline(pipeline, shown, long_prompts=long_prompts, **options)
     for network in process.modules.values():
@@ -273,7 +275,7 @@ def from_pipeline(
 
     check_family(type(pipeline))
     check_options(type(pipeline), options)
-    check_parts(pipeline)
+    check_parts(pipeline, options)
     pipeline = copy.copy(pipeline)  # with the parts that it has now, whatever is put in their place
     kind = prediction_of(pipeline)
     modules = {  # compiled or not
@@ -310,7 +312,8 @@ def from_pipeline(
 
     def decode(latents: Tensor) -> np.ndarray:
         with alone():
-            return np.concatenate([adapter.decode(part) for part in latents.split(16)])
+            parts = [adapter.decode(part) for part in latents.split(16)]
+        return as_numbers("a picture", np.concatenate(parts))
 
     def prepare(scheduler: Any, steps: int) -> Any:
         with alone():
@@ -344,17 +347,17 @@ def check_options(kind: type, options: Mapping[str, Any]) -> None:
         TypeError: there is no such option, or it is of what is done here in the pipeline's place.
         ValueError: height without width, or guidance of the pipeline's own.
     """
-    takes = inspect.signature(kind.__call__).parameters.keys() - {*GIVEN, *CLOCKS, *IDLE}
-    given = {k: v for k, v in options.items() if v is not None}
-    if unknown := sorted(k for k in given if k not in takes or "callback" in k):
+    takes = inspect.signature(kind.__call__).parameters
+    given, ours = {k: v for k, v in options.items() if v is not None}, {*GIVEN, *CLOCKS, *IDLE}
+    if unknown := sorted(k for k in given if k not in takes.keys() - ours or "callback" in k):
         raise TypeError(f"{kind.__name__} has no option {', '.join(unknown)} that could be set")
     if len(one := given.keys() & {"height", "width"}) == 1:
         raise ValueError(f"{min(one)} alone is what pipelines pass over: give height and width")
     for side in sorted(given.keys() & {"height", "width"}):
         whole(side, given[side])
     for name in given.keys() - {"guidance_scale"}:
-        guides = any(part in name for part in ("guidance", "cfg", "pag_", "skip_layer"))
-        if guides and given[name] != OFF.get(name):
+        off = (OFF.get(name), takes[name].default, False)
+        if re.search("guidance|cfg|pag_|skip_layer", name) and given[name] not in off:
             raise ValueError(OWN_GUIDANCE.format(f"{name}={given[name]!r}"))
 
 

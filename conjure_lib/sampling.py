@@ -225,14 +225,11 @@ def scheduler_of(
         changed["variance_type"] = "fixed_large"
     kind = getattr(diffusers, name)
     known = inspect.signature(kind.__init__).parameters
-    changed["clip_sample"] = False  # latents have no bounds, whatever a class takes for granted
-    silent = config.get("_use_default_values", ())
-    for limit in [n for n in ("clip_sample", "thresholding") if config.get(n) and n not in silent]:
-        changed[limit] = True
-        if limit not in known:
+    for limit in ("clip_sample", "thresholding"):  # latents have none, whatever a class assumes
+        changed[limit] = config.get(limit) and limit not in config.get("_use_default_values", ())
+        if changed[limit] and limit not in known:
             raise ValueError(
-                f"the checkpoint's scheduler sets {limit}, which {name} has not: take the sampler "
-                f'"ddpm", ddim with spacing "leading", or a process.scheduler with {limit}=False'
+                f'{name} has no {limit}, which the checkpoint sets: take "ddpm" or "own"'
             )
     with quiet():  # settings that were unknown as it was loaded are so still
         scheduler = kind.from_config(config, **{k: v for k, v in changed.items() if k in known})

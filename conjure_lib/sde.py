@@ -58,10 +58,7 @@ class Schedule(Compared):
     def __post_init__(self) -> None:
         table = self.alphas_cumprod.detach().to("cpu", torch.float64)
         if table.ndim != 1 or not bool(((table > 0) & (table < 1)).all()):
-            raise ValueError(
-                "alphas_cumprod must be numbers between 0 and 1: no zero-terminal SNR, where the "
-                "noise prediction says nothing; a scheduler without rescale_betas_zero_snr has none"
-            )
+            raise ValueError("alphas_cumprod must be numbers between 0 and 1: no zero-terminal SNR")
         if not bool((table.diff() < 0).all()):
             raise ValueError("alphas_cumprod must decrease with the timestep")
         object.__setattr__(self, "alphas_cumprod", table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import io
 import json
 import math
@@ -31,6 +32,11 @@ from conjure_tools.unread import UNREAD
 
 if TYPE_CHECKING:
     from conjure_lib import Estimate, GenerativeProcess, Sampling
+
+OF_MODEL = (  # options that change what a model says
+    *("dtype", "text_dtype", "revision", "variant", "config", "long_prompts"),
+    *("height", "width", "negative_prompt"),
+)
 
 
 def entry() -> NoReturn:
@@ -288,6 +294,10 @@ def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namesp
     parts += [options.quadrature] if options.quadrature != "log-snr" else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []
     parts += [f"sample{options.sample:g}"] if options.sample is not None else []
+    changed = {name: getattr(options, name) for name in (*OF_MODEL, "quantization")}
+    changed = {k: v for k, v in changed.items() if v not in (None, False, "float32")}
+    told = json.dumps(changed, sort_keys=True, default=str).encode()
+    parts += [f"options{hashlib.sha256(told).hexdigest()[:8]}"] if changed else []
     return "-".join(parts)
 
 
@@ -318,9 +328,7 @@ def _tell(message: str) -> None:
 def _load(options: argparse.Namespace) -> GenerativeProcess:
     from conjure_lib import load
 
-    names = ["device", "dtype", "text_dtype", "revision", "variant", "config", "device_map"]
-    names += ["long_prompts", "height", "width", "negative_prompt"]
-    given = {name: getattr(options, name) for name in names}
+    given = {name: getattr(options, name) for name in ("device", "device_map", *OF_MODEL)}
     given["quantization_config"] = options.quantization
     process = load(options.model, **{k: v for k, v in given.items() if v is not None})
     heed_interrupts()

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from conjure_lib.adapters import encoders
-from conjure_lib.capture import UNUSED
+from conjure_lib.capture import UNUSED, network_name
+from conjure_lib.machine import check_memory
+from conjure_lib.similarity import HELD
 
 
-def check_parts(pipeline: Any) -> None:
+def check_parts(pipeline: Any, options: Mapping[str, Any]) -> None:
     """Refuse parts of different models, before a tensor's shape does in words of its own.
 
     Raises:
         ValueError: a part is not there, or does not fit another.
+        MemoryError: a picture of these ``options``, height and width, would not fit in memory.
     """
     name = type(pipeline).__name__
+    sides = [options.get(side) or 0 for side in ("height", "width")]
+    if all(sides) and pipeline._execution_device.type == "cpu":  # others say so themselves
+        config = getattr(pipeline, network_name(pipeline)).config
+        latents = math.prod(sides) / getattr(pipeline, "vae_scale_factor", 8) ** 2
+        need = 4.0 * HELD * latents * int(config.get("in_channels", 4))
+        check_memory(f"a picture of {sides[0]}×{sides[1]} pixels", need)
     texts = ("tokenizer", "text_encoder")
     optional = {p for p in pipeline._optional_components if not p.startswith(texts)}
     optional |= {*UNUSED, "tokenizer_3", "text_encoder_3"}

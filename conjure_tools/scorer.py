@@ -124,6 +124,15 @@ class Scorer:
         self.model_card_data = _Card()  # asked for by the evaluators of sentence-transformers 6
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are, as sentence-transformers asks."""
+        return self.process.device
+
+    def eval(self) -> Scorer:
+        """Itself, as sentence-transformers asks: its networks are in eval mode while they run."""
+        return self
+
+    @property
     def sampling(self) -> Sampling:
         """What the settings, which may have been changed since, draw."""
         ways: Any = {"weighting": self.weighting, "quadrature": self.quadrature}

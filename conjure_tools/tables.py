@@ -20,6 +20,7 @@ import unicodedata
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ MARKUP = re.compile(
 )
 
 WORDS = r".*[^\d.,\s+-].*"  # not a number
+TAGGED = re.compile(r"\S+[-_][nvjar]")  # as MEN writes sun-n
+UNCOUNTED = re.compile(rb"<c [^>]*><f[^>]*>[^<]*</f>(<v ?/>|<v></v>)?</c>")
 MARKS = ("''", "``", "‘’", "’’", "“”", "””", "„“", "„”", "‚‘", "«»", "»«", "‹›", "›‹")
 
 LAYOUTS = (
@@ -418,6 +421,12 @@ def _odd_texts(pairs: pd.DataFrame, unit: str) -> list[str]:
             f"{quoted(marked[0])}: the marks are read with them, as only straight double ones "
             'around a cell (") are taken off'
         )
+    tagged = [t for t in texts if TAGGED.fullmatch(t)]
+    if len(tagged) > 2 and 10 * len(tagged) > 9 * len(texts):
+        notes.append(
+            f"{len(tagged)} of {len(texts)} texts end in a letter for a part of speech, such as "
+            f"{quoted(tagged[0])}, which is read with them: take a file without these tags"
+        )
     return notes
 
 
@@ -427,12 +436,21 @@ def _marked_up(text: str) -> str:
 
 
 def _garbled(text: str) -> str:
-    odd = "\ufffd" in text or GARBLED.search(text) or CONTROLS.search(text)
+    other = _misread(text)
+    odd = other or "\ufffd" in text or GARBLED.search(text) or CONTROLS.search(text)
     if text.isascii() or not odd:
         return ""
-    mended = CONTROLS.sub(lambda c: _in_cp1252(c[0]), GARBLED.sub(_of_bytes, text))
+    mended = other or CONTROLS.sub(lambda c: _in_cp1252(c[0]), GARBLED.sub(_of_bytes, text))
     seems = f"seems to be {quoted(mended)}" if mended != text else "has characters that were lost"
     return f"{seems}, read in another encoding than its own and saved so: save it anew, as UTF-8"
+
+
+def _misread(text: str) -> str:
+    """What UTF-8 says that was read as a Macintosh or an old DOS has it; empty if it was not."""
+    for codec in () if text.isascii() else ("mac_roman", "cp437"):
+        with suppress(UnicodeError):  # a text of other letters is no UTF-8 by chance
+            return text.encode(codec).decode("utf-8")
+    return ""
 
 
 def _in_cp1252(character: str) -> str:
@@ -692,7 +710,7 @@ FORMATS = {
     rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old workbook (.xls): save it as .xlsx or CSV UTF-8",
     rb"PK\x03\x04.{26}mimetypeapplication/vnd\.oasis": "OpenDocument: save it as .xlsx or CSV",
     rb"%PDF-": "a PDF: it needs the table itself, as CSV or JSON lines",
-    rb"7z\xbc\xaf|Rar!\x1a|\x1f\x9d": "an archive that is not read: unpack it first",
+    rb"7z\xbc\xaf|Rar!\x1a|\x1f\x9d|\x04\"M\x18": "an archive that is not read: unpack it first",
     rb"SQLite format 3\x00": "a database of SQLite: write the table as CSV or Parquet",
     rb"ARROW1\x00|FEA1\x00|\x89HDF": "of a format that is not read: write it with to_parquet",
     rb"\x80[\x02-\x05]": "a pickle, which could run anything: write it with to_parquet",
@@ -1036,6 +1054,8 @@ def _excel(data: bytes, wanted: list[str] | None) -> Table:
         names = ", ".join(map(repr, tables))
         raise ValueError(f"its sheets {names} could all be the table: save the right one as CSV")
     if not tables:
+        if any(UNCOUNTED.search(part) for part in _sheet_parts(data)):
+            faults.append("formulas without a stored value are empty: save it in Excel once more")
         raise ValueError("; ".join(faults))
     title, table = tables.popitem()
     if any(re.search(rb'<row [^>]*\bhidden="(1|true)"', part) for part in _sheet_parts(data)):
@@ -1097,7 +1117,10 @@ def _json_records(text: str) -> tuple[list[tuple[int, Any]], str]:
         (whole and all(isinstance(c, dict) for c in whole.values()))
         or {"data"} <= set(whole) <= {"data", "columns", "index", "schema"}
     ):
-        raise ValueError('it is nested, as by pandas: write it with to_json(orient="records")')
+        raise ValueError(
+            "it is nested: write one object with text1 and text2 a line, as "
+            'to_json(orient="records", lines=True) of pandas does'
+        )
     if isinstance(whole, dict) and whole and all(isinstance(c, list) for c in whole.values()):
         if len({len(c) for c in whole.values()}) > 1:
             raise ValueError("its columns differ in length")

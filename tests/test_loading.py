@@ -817,3 +817,88 @@ print(cj.distance(process, "snow leopard", "bengal tiger", steps=3, draws=2).val
     else:
         assert "text_encoder is no complete CLIPTextModel for diffusers" in done.stderr
         assert "missing; " in done.stderr and "transformers" in done.stderr
+
+
+# -- options and parts that would do harm ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"height": 0, "width": 0}, ValueError, "height must be at least 1, not 0"),
+        ({"height": 64.0, "width": 64}, TypeError, "height must be a whole number, not 64.0"),
+        ({"height": 64, "width": "64"}, TypeError, "width must be a whole number, not '64'"),
+        ({"height": 10**6, "width": 10**6}, MemoryError, "a picture of 1000000×1000000 pixels"),
+        ({"sigmas": [1.0, 0.5]}, TypeError, "has no option sigmas that could be set"),
+        ({"guidance_rescale": 0.7}, TypeError, "has no option guidance_rescale"),
+    ],
+)
+def test_options_that_no_picture_can_have(
+    options: dict[str, Any], error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        cj.load(device="cpu", **options)
+
+
+def test_a_dtype_by_its_name_is_that_dtype(random_folder: Path) -> None:
+    pipeline = open_pipeline(random_folder)
+    for dtype in (torch.float32, "float32", "torch.float32"):
+        assert cj.load(pipeline, dtype=dtype).dtype == "float32"
+    with pytest.raises(ValueError, match="set them on the pipeline itself"):
+        cj.load(pipeline, dtype="float16")
+
+
+def test_guidance_of_a_pipelines_own_is_refused() -> None:
+    from conjure_lib.loading import check_options
+
+    kind = diffusers.Lumina2Pipeline
+    for option in ({"cfg_trunc_ratio": 0.25}, {"guidance_scale": 2.0, "cfg_trunc_ratio": 0.5}):
+        with pytest.raises(ValueError, match=r"cfg_trunc_ratio=0\.\d+ changes no distance"):
+            check_options(kind, option)
+    check_options(kind, {"cfg_trunc_ratio": 1.0, "cfg_normalization": False})  # as if not said
+    with pytest.raises(ValueError, match="skip_guidance_layers=.* changes no distance"):
+        check_options(diffusers.StableDiffusion3Pipeline, {"skip_guidance_layers": [1]})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["StableDiffusionInpaintPipeline", "StableDiffusionImg2ImgPipeline", "FluxFillPipeline",
+     "StableDiffusionInstructPix2PixPipeline", "StableDiffusionUpscalePipeline"],
+)  # fmt: skip
+def test_what_needs_a_picture_is_refused_by_its_class(name: str) -> None:
+    from conjure_lib.adapters import check_family
+
+    with pytest.raises(ValueError, match="beside a text; load the model's pipeline for texts"):
+        check_family(getattr(diffusers, name))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_damaged_weights_of_the_other_networks_are_said(folder: Path, number: float) -> None:
+    def spoil(found: dict[str, torch.Tensor]) -> None:
+        found[next(k for k in found if k.endswith(ends))].fill_(number)
+
+    process = cj.load(folder, device="cpu")
+    latents = process.noise([0], 0)
+    kept = {part: (folder / part / file).read_bytes() for part, file in FILES.items()}
+    ends = "decoder.conv_in.weight"
+    tensors(folder / "vae" / FILES["vae"], spoil)
+    broken = cj.load(folder, device="cpu")
+    assert cj.distance(broken, "cat", "dog", steps=2, draws=1).value > 0  # which needs no picture
+    for paint in (lambda: broken.decode(latents), lambda: broken.generate(["cat"], steps=2)):
+        with pytest.raises(ValueError, match="a picture is not finite"):
+            paint()
+    (folder / "vae" / FILES["vae"]).write_bytes(kept["vae"])
+    ends = "final_layer_norm.weight"
+    tensors(folder / "text_encoder" / FILES["text_encoder"], spoil)
+    with pytest.raises(ValueError, match=r"tells its network is not finite: .* damaged"):
+        cj.load(folder, device="cpu")
+
+
+def test_pndm_that_begins_with_runge_and_kutta_is_asked_all_the_same(random_folder: Path) -> None:
+    pipeline = open_pipeline(random_folder)
+    before = cj.distance(cj.from_pipeline(pipeline), "cat", "dog", steps=3, draws=1)
+    pipeline.scheduler = diffusers.PNDMScheduler.from_config(
+        pipeline.scheduler.config, skip_prk_steps=False
+    )
+    found = cj.distance(cj.from_pipeline(pipeline), "cat", "dog", steps=3, draws=1)
+    assert found.value == before.value

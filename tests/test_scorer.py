@@ -103,6 +103,9 @@ def test_all_evaluators_of_embeddings(scorer: cj.Scorer) -> None:
     assert mined["average_precision"] == 1
     same = ev.MSEEvaluator(first, first, teacher_model=scorer)(scorer)
     assert same["negative_mse"] == pytest.approx(0, abs=1e-6)
+    rows = [{"en": "cat", "other": "cat"}]
+    frame = ev.MSEEvaluatorFromDataFrame(rows, scorer, [("en", "other")])(scorer)
+    assert frame["negative_mse"] == pytest.approx(0, abs=1e-6)
     there = ev.TranslationEvaluator(["cat", "pizza"], ["cat", "pizza"])(scorer)
     assert there["mean_accuracy"] == 1
     every = ev.SequentialEvaluator([ev.TripletEvaluator(["cat"], ["cat"], ["dog"])])(scorer)

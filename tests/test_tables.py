@@ -318,6 +318,36 @@ def test_signs_of_cp1252_that_another_encoding_has_not_are_told_of(
         read_pairs(file, encoding="latin-1")
 
 
+@pytest.mark.parametrize("codec", ["mac_roman", "cp437"])
+@pytest.mark.parametrize("text", ["café", "naïve — or not", "mały kot"])
+def test_utf8_that_an_old_machine_read_is_told_of(codec: str, text: str, tmp_path: Path) -> None:
+    garbled = text.encode().decode(codec)
+    table = pd.DataFrame({"text1": ["a", garbled], "text2": ["b", "c"]})
+    table.to_csv(tmp_path / "pairs.csv", index=False)
+    with pytest.warns(UserWarning, match=rf"line 3: .* seems to be '{text}', read in another"):
+        read_pairs(tmp_path / "pairs.csv")
+
+
+def test_tags_of_parts_of_speech_are_told_of(tmp_path: Path) -> None:
+    """The lemma form of MEN; one word that ends so is none."""
+    lines = "sun-n sunlight-n 50.0\ncord-n smile-j 12\nrun-v old-j 3\n"
+    with pytest.warns(UserWarning, match="6 of 6 texts end in a letter for .* 'sun-n'"):
+        read_pairs(write(tmp_path, lines, "men.txt"), "1,2,3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_pairs(write(tmp_path, "text1,text2\nsun-n,a cat\nan owl,plan-a\n"))
+
+
+def test_formulas_without_a_value_are_named(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["text1", "text2", "score"], ["a cat", "a dog", "=1+1"]):
+        book.active.append(row)
+    book.save(tmp_path / "pairs.xlsx")
+    with pytest.raises(ValueError, match="formulas without a stored value are empty: save it in"):
+        read_pairs(tmp_path / "pairs.xlsx")
+
+
 def test_a_quotation_among_other_texts_is_none_of_these_marks(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -392,7 +422,7 @@ def test_what_is_no_table_is_called_what_it_is(
 @pytest.mark.parametrize("orient", ["columns", "index", "split", "table"])
 def test_what_pandas_nests_is_refused_with_what_would_be_read(orient: Any, tmp_path: Path) -> None:
     table = pd.DataFrame({"text1": ["a cat", "a car"], "text2": ["a dog", "a bus"]})
-    with pytest.raises(ValueError, match=r"it is nested, as by pandas: .*orient=\"records\""):
+    with pytest.raises(ValueError, match=r"it is nested: .*orient=\"records\""):
         read_pairs(write(tmp_path, table.to_json(orient=orient), "pairs.json"))
     read = read_pairs(write(tmp_path, table.to_json(orient="records"), "pairs.json"))
     assert read[["text1", "text2"]].equals(table)
