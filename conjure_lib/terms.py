@@ -59,7 +59,8 @@ class Estimate(Compared):
         timesteps: (steps,), DDPM timesteps, noisiest first.
         quadrature_error: an estimate, on the safe side, of what few steps cost: how far the rule
             on every second timestep is from ``value``, how far straight lines between all of them
-            are, and all that lies beyond the last of them; NaN of a single step.
+            are, and all that lies beyond the last of them; NaN of a single step. That few steps
+            also take another path than many is not in it: only more steps show that.
         floor: what rounding alone makes of a distance, measured where ``value`` is not far above
             it: a distance near its floor is not told from 0. None where it is far above.
         readings: what the model reads of either text, where it was asked.

@@ -250,7 +250,7 @@ def latent_consistency_model() -> Any:
     return _sd("LatentConsistencyModelPipeline", unet=random_unet(time_cond_proj_dim=32), **parts)
 
 
-def _sdxl(kind: str) -> Any:
+def _sdxl(kind: str, **times: Any) -> Any:
     unet = random_unet(
         cross_attention_dim=64,
         addition_embed_type="text_time",
@@ -261,7 +261,7 @@ def _sdxl(kind: str) -> Any:
     return getattr(diffusers, kind)(
         vae=random_vae(),
         unet=unet,
-        scheduler=diffusers.EulerDiscreteScheduler(**VP, use_karras_sigmas=True),
+        scheduler=diffusers.EulerDiscreteScheduler(**VP, **times),
         add_watermarker=False,
         **parts,
     )
@@ -274,7 +274,7 @@ def stable_diffusion_xl() -> Any:
 
 @family("StableDiffusionXLPAGPipeline", plain=PLAIN | PAG, guided=GUIDED | PAG)
 def stable_diffusion_xlpag() -> Any:
-    return _sdxl("StableDiffusionXLPAGPipeline")
+    return _sdxl("StableDiffusionXLPAGPipeline", use_karras_sigmas=True)
 
 
 @family("Kandinsky3Pipeline", size=64, guided={"guidance_scale": 2.0})
