@@ -272,6 +272,7 @@ def from_pipeline(
     'mine'
     """
     from conjure_tools.parts import check_parts
+    from conjure_tools.unread import warn_cut
 
     check_family(type(pipeline))
     check_options(type(pipeline), options)
@@ -305,6 +306,7 @@ def from_pipeline(
     def encode(texts: Sequence[str]) -> Tensor | Conditioning:
         warn_unread(readers, texts)
         with alone():  # quietly, as diffusers would say once more what is cut
+            warn_cut(adapter, readers, texts)
             whole = told(texts)
         plain = {row.form for row in whole.rows} == {adapter.plain}
         plain = plain and adapter.plain.shapes.keys() == {HIDDEN}

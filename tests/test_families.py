@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import warnings
 from collections.abc import Mapping
 from functools import cache, wraps
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib.adapters import check_family
 from conjure_lib.process import generator
+from conjure_lib.reading import UnreadWarning
 from conjure_lib.sde import eps_from_output
 from conjure_tools import runs
 from conjure_tools.cli import main
@@ -316,6 +318,17 @@ def test_a_negative_prompt_without_guidance_is_warned_of() -> None:
             use()
     assert cj.distance(process, *PROMPTS, draws=1, guidance=3.0, **few).value > 0  # and is silent
     assert process.generate(PROMPTS, guidance=3.0, **few).shape[0] == 2
+
+
+def test_a_text_that_a_frame_leaves_no_room_for_is_warned_of() -> None:
+    """Lumina 2 puts a text behind an instruction, which its tokenizer's room knows nothing of."""
+    process = cj.load(make("Lumina2Pipeline"))
+    fits, beyond = ("fox " * 9).strip(), ("fox " * 45).strip()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnreadWarning)
+        process.encode([fits])
+    with pytest.warns(UnreadWarning, match="is told nothing of the end of 'fox fox"):
+        process.encode([beyond])
 
 
 def test_the_guidance_that_a_distilled_network_is_told() -> None:

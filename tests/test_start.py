@@ -89,6 +89,7 @@ LEANS = {  # the ways that lead on, each when it is asked for
         "from conjure_tools.single_file import open_file",
         "from conjure_tools.hub import pipeline_folder",
         "from conjure_tools.parts import check_parts",
+        "from conjure_tools.unread import warn_cut",
         "from conjure_tools.long_prompts import in_pieces",
     ],
     "machine.py": ["from conjure_tools.cores import cores, visible"],
