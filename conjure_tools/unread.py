@@ -38,8 +38,8 @@ def warn_cut(adapter: Adapter, readers: Sequence[Reader], texts: Iterable[str]) 
     """Warn of long texts whose last word changes nothing of what the network is told.
 
     A pipeline that puts a text into a frame, or has a limit of its own, reads less of it than its
-    tokenizers have room for. So a text that fills a quarter of such a room is told once more without
-    its last word; the room of CLIP, which is known, is left out.
+    tokenizers have room for. So a text that fills a quarter of such a room is told once more
+    without its last word; the room of CLIP, which is known, is left out.
     """
     framed = [reader for reader in readers if reader.length > CLIP]
     for text in texts:
