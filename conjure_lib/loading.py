@@ -358,7 +358,7 @@ def check_options(kind: type, options: Mapping[str, Any]) -> None:
     for side in sorted(given.keys() & {"height", "width"}):
         whole(side, given[side])
     for name in given.keys() - {"guidance_scale"}:
-        off = (OFF.get(name), takes[name].default, False)
+        off = (OFF[name],) if name in OFF else (takes[name].default, False)
         if re.search("guidance|cfg|pag_|skip_layer", name) and given[name] not in off:
             raise ValueError(OWN_GUIDANCE.format(f"{name}={given[name]!r}"))
 

@@ -436,7 +436,7 @@ def _marked_up(text: str) -> str:
 
 
 def _garbled(text: str) -> str:
-    other = _misread(text)
+    other = "" if GARBLED.search(text) else _misread(text)
     odd = other or "\ufffd" in text or GARBLED.search(text) or CONTROLS.search(text)
     if text.isascii() or not odd:
         return ""
@@ -448,8 +448,10 @@ def _garbled(text: str) -> str:
 def _misread(text: str) -> str:
     """What UTF-8 says that was read as a Macintosh or an old DOS has it; empty if it was not."""
     for codec in () if text.isascii() else ("mac_roman", "cp437"):
-        with suppress(UnicodeError):  # a text of other letters is no UTF-8 by chance
-            return text.encode(codec).decode("utf-8")
+        with suppress(UnicodeError):  # a text of other letters is hardly UTF-8 by chance
+            found = text.encode(codec).decode("utf-8")
+            if all(c.isascii() or unicodedata.category(c)[0] in "LPS" for c in found):
+                return found
     return ""
 
 
@@ -1054,11 +1056,14 @@ def _excel(data: bytes, wanted: list[str] | None) -> Table:
         names = ", ".join(map(repr, tables))
         raise ValueError(f"its sheets {names} could all be the table: save the right one as CSV")
     if not tables:
-        if any(UNCOUNTED.search(part) for part in _sheet_parts(data)):
-            faults.append("formulas without a stored value are empty: save it in Excel once more")
         raise ValueError("; ".join(faults))
     title, table = tables.popitem()
-    if any(re.search(rb'<row [^>]*\bhidden="(1|true)"', part) for part in _sheet_parts(data)):
+    parts = _sheet_parts(data)
+    if any(UNCOUNTED.search(part) for part in parts):
+        table.notes.append(
+            "formulas whose value was never stored are read as empty cells: save it in Excel again"
+        )
+    if any(re.search(rb'<row [^>]*\bhidden="(1|true)"', part) for part in parts):
         table.notes.append("rows that Excel hides, as a filter does, are read like all others")
     if len(filled) > 1:
         table.notes.append(f"of its {len(filled)} sheets that are not empty, {title!r} is read")

@@ -205,12 +205,23 @@ def test_score_writes_the_distances(
     assert "4 distances (weighting noise)" in said and "noise predictions, about" in err
     table = pd.read_csv(out / "distances.csv", keep_default_na=False)
     read = ["read1", "lost1", "read2", "lost2", "same_tokens"]
-    assert list(table) == ["id", "text1", "text2", "distance", "stderr", *read, "score"]
+    assert list(table) == [
+        "id",
+        "text1",
+        "text2",
+        "distance",
+        "stderr",
+        "quadrature_error",
+        *read,
+        "score",
+    ]
     assert set(table["read1"]) <= {"1 of 1", "2 of 2"} and not table["same_tokens"].any()
     pd.testing.assert_frame_equal(pd.read_parquet(out / "distances.parquet"), table)
     texts = list(zip(table["text1"], table["text2"], strict=True))
     reference = cj.distances(process, texts, steps=2, draws=2, weighting="noise")
     np.testing.assert_allclose(table["distance"], [e.value for e in reference], rtol=1e-5)
+    off = [e.quadrature_error for e in reference]
+    np.testing.assert_allclose(table["quadrature_error"], off, rtol=1e-4)
     record = json.loads((out / "record.json").read_text())
     assert record["settings"]["weights"] == weights_hash(process)
     assert {"sampler", "steps", "guidance", "seed", "dtype"} <= record["settings"].keys()

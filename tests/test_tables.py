@@ -331,7 +331,7 @@ def test_utf8_that_an_old_machine_read_is_told_of(codec: str, text: str, tmp_pat
 def test_tags_of_parts_of_speech_are_told_of(tmp_path: Path) -> None:
     """The lemma form of MEN; one word that ends so is none."""
     lines = "sun-n sunlight-n 50.0\ncord-n smile-j 12\nrun-v old-j 3\n"
-    with pytest.warns(UserWarning, match="6 of 6 texts end in a letter for .* 'sun-n'"):
+    with pytest.warns(UserWarning, match="6 of 6 texts end in a letter for .* '.*-.'"):
         read_pairs(write(tmp_path, lines, "men.txt"), "1,2,3")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -344,7 +344,7 @@ def test_formulas_without_a_value_are_named(tmp_path: Path) -> None:
     for row in (["text1", "text2", "score"], ["a cat", "a dog", "=1+1"]):
         book.active.append(row)
     book.save(tmp_path / "pairs.xlsx")
-    with pytest.raises(ValueError, match="formulas without a stored value are empty: save it in"):
+    with pytest.warns(UserWarning, match="formulas whose value was never stored are read as empty"):
         read_pairs(tmp_path / "pairs.xlsx")
 
 

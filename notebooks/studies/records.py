@@ -53,7 +53,7 @@ MADE_BY = {
     "encoders": ("arms:agreement_record", 1200),
     "nngs_images": ("graphs:image_record", 10),
     "nngs_templates": ("graphs:template_record", 1250),
-    "nngs_scale": ("graphs:scale_record", 600),
+    "nngs_scale": ("graphs:scale_record", 300),
     "grounding": ("mcse.study:record", 3600),
 }
 """What makes each record, in an order in which each finds what it needs; and about how many seconds
