@@ -10,7 +10,6 @@ from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
-from conjure_lib.sde import term_weights
 from conjure_tools import benchmarks
 
 Row = dict[str, Any]
@@ -37,7 +36,7 @@ def anchors(small: bool) -> list[Row]:
     embedded = {steps: _by_draw(process, words, steps, max(DRAWS)) for steps in STEPS}
     rows: list[Row] = []
     for weighting in cj.WEIGHTINGS:
-        values = terms.by_draw(weighting, "sum")
+        values = terms.by_draw(weighting)
         mean = values.mean(axis=1)
         # to say how far the exact distance agrees with itself
         odd, even = values[:, ::2].mean(axis=1), values[:, 1::2].mean(axis=1)
@@ -63,7 +62,6 @@ def anchors(small: bool) -> list[Row]:
                 draws=3,
                 width=width,
                 seed=SEED,
-                quadrature="sum",
             )
             near = pdist(scorer.encode(words, show_progress_bar=False), "sqeuclidean")
             size = {"case": "hashed", "steps": 5, "draws": 3, "anchors": 15, "width": width}
@@ -73,9 +71,9 @@ def anchors(small: bool) -> list[Row]:
 
 def _by_draw(process: cj.GenerativeProcess, words: list[str], steps: int, draws: int) -> np.ndarray:
     """Squared distance of all pairs of words at each anchor alone, (pairs, draws, steps)."""
-    scorer = cj.Scorer(
-        process, weighting="noise", steps=steps, draws=draws, seed=SEED, quadrature="sum"
-    )
+    # under this rule all anchors count alike, 1 / (draws · steps) each
+    alike: Any = {"weighting": "noise", "quadrature": "sum"}
+    scorer = cj.Scorer(process, steps=steps, draws=draws, seed=SEED, **alike)
     vectors = scorer.encode(words, show_progress_bar=False)
     parts = vectors.reshape(len(words), draws * steps, -1).swapaxes(0, 1)
     found = np.stack([pdist(part, "sqeuclidean") for part in parts], axis=1)
@@ -83,8 +81,10 @@ def _by_draw(process: cj.GenerativeProcess, words: list[str], steps: int, draws:
 
 
 def _weights(process: cj.GenerativeProcess, steps: int, weighting: Any) -> np.ndarray:
+    """What each step of an embedding counts: the rule whose weights are the same for all texts."""
     times = process.sampler(sampler="ddim", steps=steps).timesteps
-    return term_weights(process.schedule, times, weighting).numpy()
+    none = cj.Terms(np.zeros((1, 1, steps, 2)), times, process.schedule)
+    return none.weights(weighting, "linear")[0]
 
 
 def _judged(table: Any, words: list[str]) -> list[tuple[int, int, float]]:
