@@ -26,7 +26,7 @@ def distances(
     steps: int,
     guidance: float,
 ) -> np.ndarray:
-    """J of each pair in each draw, (pairs, draws), in nats; x_T is ``noise`` (draws, …)."""
+    """The plain sum of each pair in each draw, (pairs, draws), in nats; x_T is ``noise``."""
     scheduler.set_timesteps(steps)
     empty = embed([""])
     found = np.zeros((len(pairs), len(noise)))
@@ -51,21 +51,23 @@ def _draw(
     one, two = deepcopy(scheduler), deepcopy(scheduler)
     x1 = x2 = x_T
     for t in scheduler.timesteps:
-        weight = float(N * scheduler.betas[t] / (1 - scheduler.alphas_cumprod[t]))
+        bar = float(scheduler.alphas_cumprod[t])
+        weight = N * float(scheduler.betas[t]) / (1 - bar)
+        if scheduler.config.prediction_type == "v_prediction":
+            weight *= bar  # ε = √ᾱ v + √(1-ᾱ) x, and x is the same in both
         for x in (x1, x2):
-            difference = _eps(unet, x, t, y1, empty, guidance) - _eps(
-                unet, x, t, y2, empty, guidance
-            )
+            difference = _output(unet, x, t, y1, empty, guidance)
+            difference = difference - _output(unet, x, t, y2, empty, guidance)
             total += weight * float(difference.double().square().sum()) / 2
-        x1 = one.step(_eps(unet, x1, t, y1, empty, guidance), t, x1).prev_sample
-        x2 = two.step(_eps(unet, x2, t, y2, empty, guidance), t, x2).prev_sample
+        x1 = one.step(_output(unet, x1, t, y1, empty, guidance), t, x1).prev_sample
+        x2 = two.step(_output(unet, x2, t, y2, empty, guidance), t, x2).prev_sample
     return total / len(scheduler.timesteps)
 
 
-def _eps(
+def _output(
     unet: torch.nn.Module, x: Tensor, t: Tensor, y: Tensor, empty: Tensor, guidance: float
 ) -> Tensor:
-    """The guided noise prediction at x (1, …)."""
+    """What the network says, guided, at x (1, …): ε or v."""
     if guidance == 1:
         return unet(x, t, encoder_hidden_states=y).sample
     both = unet(torch.cat([x, x]), t, encoder_hidden_states=torch.cat([empty, y])).sample

@@ -92,7 +92,8 @@ def all_cores(small: bool) -> list[Row]:
         way: dict[str, Any] = {"steps": 10, "guidance": guidance}
         plain, one = _timed_in_processes(partial(_naive_block, cores, way), [some])
         again, many = _timed_in_processes(partial(_naive_block, 1, way), _parts(some, cores))
-        scorer = PairScorer(draws=1, threads=1, compiled=True, device="cpu", **way)
+        alike: Any = {"threads": 1, "compiled": True, "device": "cpu", "quadrature": "sum"}
+        scorer = PairScorer(draws=1, **alike, **way)
         size = 32  # such pairs have 64 texts: full batches throughout
         found, ours = _timed_in_processes(
             partial(_our_block, scorer), _parts(pairs, max(cores, len(pairs) // size))
@@ -226,7 +227,7 @@ def compare(
         cj.distances(process, [WARM], draws=1, steps=2, progress=False)
     plain, spent = timed(lambda: naive.distances(unet, scheduler, embed, some, noise, **way), unet)
     mine, ours = timed(
-        lambda: cj.distances(process, pairs, draws=1, progress=False, **way),
+        lambda: cj.distances(process, pairs, draws=1, progress=False, quadrature="sum", **way),
         process.modules["unet"],
     )
     at = [pairs.index(pair) for pair in some]
