@@ -157,11 +157,9 @@ class GenerativeProcess:
         """
         first, found = next(iter(self.samplers)), Sampling.of(sampling, **single)
         given = {} if self.source is None else self.source[1]
-        if found.guidance == 1:
-            for name in (
-                k for k, v in given.items() if "negative" in k and v is not None and v != ""
-            ):
-                warnings.warn(f"{name} changes nothing without guidance", stacklevel=3)
+        idle = [k for k, v in given.items() if "negative" in k and v is not None and str(v)]
+        for name in idle if found.guidance == 1 else ():
+            warnings.warn(f"{name} changes nothing without guidance", stacklevel=3)
         return replace(found, sampler=first) if found.sampler is None else found
 
     def sampler(self, sampling: Sampling | None = None, **single: Unpack[Single]) -> Any:
