@@ -47,7 +47,8 @@ class Sampling:
             diffusers names them, and the same for every sampler; "log-snr" is even in
             λ = log(α²/σ²), from noise to the end of the window. A flow takes "leading" for the
             times of its own pipeline. "trailing" ends a stride before the clean end, at t = 99 in
-            ten steps, and sees nothing of what lies beyond: of two Gaussians with σ = 0.1 it finds 47 ± 39 nats (steps), and J is 92.
+            ten steps, and sees nothing of what lies beyond: of two Gaussians with σ = 0.1 it finds
+            47 ± 39 nats (steps), and J is 92.
         log_snr: the window of λ that a divergence is taken over, by an integral; all that the
             checkpoint was trained on where it is None. Two models are compared in one window.
 
