@@ -75,7 +75,7 @@ class Adapter:
         self._set: dict[str, Any] = {}
         self._learn()
         alone, again = (self.told(TRIALS[:1]).rows[0] for _ in range(2))
-        if _apart(alone, again) > 0:
+        if apart(alone, again) > 0:
             raise ValueError(
                 f"{type(pipeline).__name__} is not adapted: what its network is told of a text "
                 "changes from call to call"
@@ -156,7 +156,7 @@ class Adapter:
             [self._read(tree, capture.rows(self.form, tree)) for tree in calls]
         )
         own = self.told(TRIALS[:1]).rows[0]
-        return Conditioning([max(every.rows, key=partial(_apart, own))])
+        return Conditioning([max(every.rows, key=partial(apart, own))])
 
     def decode(self, x: Tensor) -> np.ndarray:
         """Latents (n, *latent_shape) as the pipeline's pictures (n, height, width, 3)."""
@@ -327,7 +327,7 @@ def _repeated(output: Any, n: int, content: Tensor | None = None) -> Any:
     return type(output)(**{**output, next(iter(output)): value})
 
 
-def _apart(own: Row, other: Row) -> float:
+def apart(own: Row, other: Row) -> float:
     """How far the numbers of two rows are from each other; infinite for other lengths."""
     if own.form.shapes != other.form.shapes:
         return float("inf")

@@ -113,11 +113,15 @@ class Run:
             ValueError: it is empty, names a timestep twice or one that is not there, or the
                 timesteps are unevenly spaced; or there is no such weighting.
         """
+        return self._at(at).by_draw(weighting, self.quadrature)
+
+    def _at(self, at: Sequence[int] | None) -> Terms:
+        """The terms of some timesteps by index, with the errors of :meth:`by_draw`; of all."""
         times = self.terms.timesteps.numpy()
         steps = indices("at", range(len(times)) if at is None else at, len(times))
         if at is not None and self.quadrature == "sum" and np.ptp(np.diff(times)) > 2:
             raise ValueError("the timesteps are unevenly spaced: each counts by its own stretch")
-        return self.terms.at(steps).by_draw(weighting, self.quadrature)
+        return self.terms.at(steps)
 
     def distances(
         self,
@@ -143,8 +147,7 @@ class Run:
         if draws is not None and whole("draws", draws) > there:
             raise ValueError(f"draws={draws}, and the run has {there}: take fewer, or score more")
         some = replace(self.terms, squares=self.terms.squares[:, :draws])
-        replace(self, terms=some).by_draw(weighting, at)  # raises where ``at`` is not usable
-        found = (some if at is None else some.at(at)).estimates(weighting, self.quadrature)
+        found = replace(self, terms=some)._at(at).estimates(weighting, self.quadrature)
         table = self.pairs[["id", "text1", "text2"]].copy()
         errors = {name: [getattr(e, name) for e in found] for name in ERRORS}
         said = {name: self.pairs[name] for name in COLUMNS if name in self.pairs}

@@ -19,7 +19,6 @@ from conjure_lib.reading import (
 
 if TYPE_CHECKING:
     from conjure_lib.adapters import Adapter
-    from conjure_lib.capture import Row
 
 CLIP = 77  # tokens that its encoders have room for
 
@@ -34,31 +33,27 @@ def warn_alike(readers: Sequence[Reader], texts: Iterable[str], stacklevel: int 
     warn_same([(first.setdefault(one.tokens, one), one) for one in told], stacklevel + 1)
 
 
-def warn_cut(adapter: Adapter, readers: Sequence[Reader], texts: Iterable[str]) -> None:
+def warn_cut(adapter: Adapter, readers: Sequence[Reader], texts: Sequence[str]) -> None:
     """Warn of long texts whose last word changes nothing of what the network is told.
 
     A pipeline that puts a text into a frame, or has a limit of its own, reads less of it than its
     tokenizers have room for. So a text that fills a quarter of such a room is told once more
     without its last word; the room of CLIP, which is known, is left out.
     """
-    framed = [reader for reader in readers if reader.length > CLIP]
-    for text in texts:
+    from conjure_lib.adapters import apart
+
+    rooms = [(reader.room, reader(texts)) for reader in readers if reader.length > CLIP]
+    for i, text in enumerate(texts):
         shorter = text.rstrip().rpartition(" ")[0]
-        long = any(r.room < 4 * len(r([text])[0]) <= 4 * r.room for r in framed)
-        if long and shorter and equal(*(adapter.told([one]).rows[0] for one in (text, shorter))):
+        if not shorter or not any(room < 4 * len(rows[i]) <= 4 * room for room, rows in rooms):
+            continue
+        whole, less = (adapter.told([one]).rows[0] for one in (text, shorter))
+        if whole.form is less.form and apart(whole, less) == 0:
             warnings.warn(
                 f"the network is told nothing of the end of {quoted(text)}: the pipeline cuts it",
                 UnreadWarning,
                 stacklevel=4,
             )
-
-
-def equal(one: Row, other: Row) -> bool:
-    """Whether a network is told the same of two texts."""
-    import torch
-
-    alike = one.form is other.form and one.parts.keys() == other.parts.keys()
-    return alike and all(torch.equal(part, other.parts[k]) for k, part in one.parts.items())
 
 
 def columns(
