@@ -24,10 +24,10 @@ from diffusers import DDIMScheduler
 
 import conjure_lib as cj
 from conjure_lib import EMBEDDED
-from conjure_lib.loading import open_pipeline
 from conjure_tools import benchmarks, runs
 from conjure_tools.cluster import PairScorer
 from conjure_tools.hardware import compile_network
+from conjure_tools.loading import open_pipeline
 
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]

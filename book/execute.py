@@ -46,8 +46,7 @@ from papermill.exceptions import PapermillExecutionError
 from strict import ChapterError, Lines, read_json, read_notebook, read_text, read_yaml, write_whole
 from traitlets.config import Config
 
-from conjure_lib.machine import settle
-from conjure_tools.cores import cores
+from conjure_lib.machine import cores, settle
 
 ROOT = Path(__file__).resolve().parent.parent
 WATCHED = ("conjure_lib", "conjure_tools", "training", "data", "requirements.txt")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import conjure_lib as cj
 from conjure_lib.sde import eps_from_output
-from conjure_lib.weights import reader
+from conjure_tools.weights import reader
 
 LIMIT = 21_000_000  # bytes over the wire, of everything but the runtime
 AGREEMENT = 1e-5  # of onnxruntime with torch, relative to the norm

@@ -39,14 +39,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args  # noqa: E402
 from conjure_lib.machine import settle  # noqa: E402
 
 if TYPE_CHECKING:
-    from conjure_lib.loading import from_pipeline, load
+    from conjure_lib.pipelines import from_pipeline
     from conjure_lib.process import GenerativeProcess
     from conjure_lib.sampling import Sampling
     from conjure_lib.sde import Schedule
-    from conjure_lib.similarity import distance, distances, pair_terms
+    from conjure_lib.similarity import distance, distances, floor, pair_terms
     from conjure_lib.terms import Estimate, Terms
+    from conjure_tools.loading import load
     from conjure_tools.matrices import DistanceMatrix, distance_matrix
-    from conjure_tools.rounding import floor
     from conjure_tools.scorer import Scorer
     from conjure_tools.traces import Trace, trace
 
@@ -89,7 +89,7 @@ SAMPLERS = {
 }
 FLOW_SAMPLERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 
-_HOMES = ("loading", "process", "sampling", "sde", "similarity", "terms")  # of what __all__ names
+_HOMES = ("pipelines", "process", "sampling", "sde", "similarity", "terms")  # of what __all__ names
 
 settle()  # before torch is loaded
 
@@ -99,7 +99,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return import_module(f"{__name__}.{name}")
     if name in __all__:
-        tools = (f"conjure_tools.{home}" for home in ("matrices", "rounding", "traces", "scorer"))
+        tools = (f"conjure_tools.{home}" for home in ("loading", "matrices", "traces", "scorer"))
         homes = (*(f"{__name__}.{home}" for home in _HOMES), *tools)
         for home in map(import_module, homes):
             if hasattr(home, name):

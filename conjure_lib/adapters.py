@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,16 +28,10 @@ from conjure_lib.capture import (
     Tree,
     rehearse,
 )
-from conjure_lib.integrity import raw
-from conjure_lib.reading import Reader
-from conjure_lib.sde import Prediction
+from conjure_lib.integrity import first_line, raw
 
 HIDDEN = "encoder_hidden_states"  # diffusers' name of what most families are conditioned by
 OWN_GUIDANCE = "{} changes no distance: leave it out, and give guidance=… with the steps and draws"
-BESIDE = (  # what a class is told besides a text, where it makes no pictures from texts alone
-    *("controlnet", "control_image", "adapter", "mask_image", "strength", "image_guidance_scale"),
-    *("noise_level", "audio_end_in_s", "audio_length_in_s"),
-)
 DAMAGED = "weights of its text encoder, perhaps, are damaged"
 GUIDED = 4.0  # any scale at which a pipeline asks for the empty prompt too
 TRIALS = ["a", "a red fox on the sea"]  # texts of two lengths
@@ -346,172 +337,3 @@ def encoders(pipeline: Any) -> dict[str, Any]:
     parts = pipeline.components.items()
     found = {k.removeprefix("text_encoder"): m for k, m in parts if k.startswith("text_encoder")}
     return {end: m for end, m in found.items() if isinstance(m, torch.nn.Module)}
-
-
-# -- what fits ----------------------------------------------------------------------------------
-
-
-def check_family(kind: type | str) -> None:
-    """Refuse a pipeline's class that cannot be asked, before anything of it is fetched.
-
-    Raises:
-        ValueError: says why, and what to do instead.
-    """
-    name = kind if isinstance(kind, str) else kind.__name__
-    known = hasattr(kind, "from_pretrained") and hasattr(kind, "enable_model_cpu_offload")
-    reason = _against(kind) if known else "diffusers has no such pipeline"
-    if reason:
-        raise ValueError(
-            f"{name} is not adapted: {reason}. A GenerativeProcess can also be made by hand, of "
-            "functions that predict and encode"
-        )
-
-
-def _against(kind: Any) -> str:
-    """Why a class is not adapted; empty where it may be."""
-    takes = inspect.signature(kind.__call__).parameters
-    parts = inspect.signature(kind.__init__).parameters
-    free = ("self", "prompt", "args", "kwargs")
-    needed = [k for k, p in takes.items() if p.default is p.empty and k not in free]
-    ends = ("prior", "transformer", "unet", "decoder")
-    networks = [p for p in parts if p.endswith(ends)]
-    if "num_frames" in takes:
-        return "it makes films"
-    if "prompt" not in takes or "num_inference_steps" not in takes:
-        return "it makes no pictures from a text"
-    needed += [p for p in (*parts, *takes) if p in BESIDE]
-    if needed:
-        beside = ", ".join(dict.fromkeys(needed))
-        return f"it needs {beside} beside a text; load the model's pipeline for texts"
-    if not {"vae", "movq", "vqgan"} & set(parts):
-        return "it draws pixels and no latents"
-    if len(networks) != 1 or networks[0] not in ("unet", "transformer") or "scheduler" not in parts:
-        return f"of {', '.join(networks) or 'no network'} no single one follows a scheduler"
-    return ""
-
-
-def prediction_of(pipeline: Any) -> Prediction:
-    """What the network of ``pipeline`` predicts, as its scheduler's settings say.
-
-    Raises:
-        ValueError: something that has no noise prediction, such as "sample", or whose schedule
-            is of another kind, such as EDM's.
-    """
-    config, name = pipeline.scheduler.config, type(pipeline.scheduler).__name__
-    kind = config.get("prediction_type", "epsilon")
-    if is_flow(name, config):
-        return "flow"
-    if kind not in ("epsilon", "v_prediction"):
-        raise ValueError(f"{type(pipeline).__name__} predicts {kind!r}, which is not adapted")
-    check_scheduler(type(pipeline.scheduler))
-    return kind
-
-
-def is_flow(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a scheduler's class and settings are those of a flow."""
-    told = "base_shift" in config or config.get("prediction_type") == "flow_prediction"
-    return told or "FlowMatch" in name
-
-
-def check_scheduler(kind: Any) -> None:
-    """Raises ValueError: the schedule of a scheduler's class is of another kind, such as EDM's."""
-    known = isinstance(kind, type) and hasattr(kind, "set_timesteps")
-    if known and "FlowMatch" not in kind.__name__ and not hasattr(kind(), "alphas_cumprod"):
-        raise ValueError(f"{kind.__name__} has no variance-preserving schedule: it is not adapted")
-
-
-def readers_of(adapter: Adapter) -> list[Reader]:
-    """The tokenizers whose encoder is loaded, with the room that the pipeline gives each."""
-    pipeline, found = adapter.pipeline, []
-    most = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
-    limit = adapter.options.get("max_sequence_length") or getattr(most, "default", None)
-    small = getattr(pipeline, "_text_preprocessing", None)
-    for end in encoders(pipeline):
-        name = f"tokenizer{end}"
-        own = getattr(pipeline, name, None) or getattr(pipeline, "processor", None)
-        tokenizer = getattr(own, "tokenizer", own)  # a processor of texts and pictures has one
-        if tokenizer is None:
-            continue
-        room = tokenizer.model_max_length
-        room = room if room <= 77 or limit is None else limit
-        prepare = partial(_prepared, small) if small else str
-        found.append(Reader(name, tokenizer, room, prepare))
-    return found
-
-
-def _prepared(small: Any, text: str) -> str:
-    """What some pipelines make of a caption before they read it."""
-    return str(small(text, clean_caption=False)[0])
-
-
-_using: dict[str | int, tuple[int, Callable[[], None]]] = {}
-_counting = threading.Lock()
-
-
-@contextmanager
-def _while_used(key: str | int, change: Callable[[], Callable[[], None]]) -> Iterator[None]:
-    """``change`` a state that threads share, for as long as any of them needs it changed.
-
-    The first to come changes it, and the last to leave calls what ``change`` returned.
-    """
-    with _counting:
-        users, undo = _using[key] if key in _using else (0, change())
-        _using[key] = users + 1, undo
-    try:
-        yield
-    finally:
-        with _counting:
-            users, undo = _using.pop(key)
-            if users > 1:
-                _using[key] = users - 1, undo
-            else:
-                undo()
-
-
-def quiet() -> AbstractContextManager[None]:
-    """Neither log lines nor progress bars of diffusers and transformers."""
-    return _while_used("quiet", _silence)
-
-
-def _silence() -> Callable[[], None]:
-    import diffusers
-    import transformers
-
-    loggings = (diffusers.utils.logging, transformers.utils.logging)
-    kept = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in loggings]
-    for logging in loggings:
-        logging.set_verbosity(logging.CRITICAL)  # what fails is raised
-        logging.disable_progress_bar()
-
-    def undo() -> None:
-        for logging, (verbosity, bars) in zip(loggings, kept, strict=True):
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()
-
-    return undo
-
-
-@contextmanager
-def evaluating(*networks: torch.nn.Module) -> Iterator[None]:
-    """Without dropout: networks that are being trained are in eval mode inside, and not after."""
-
-    def change(network: torch.nn.Module) -> Callable[[], None]:
-        training = [module for module in network.modules() if module.training]
-
-        def switch(mode: bool) -> None:
-            for module in training:
-                module.training = mode
-
-        switch(False)
-        return partial(switch, True)
-
-    with ExitStack() as stack:
-        for network in networks:
-            stack.enter_context(_while_used(id(network), partial(change, network)))
-        yield
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")

@@ -1,10 +1,11 @@
-"""Whether a number is one: without what surrounds it, finite, of a size to be squared."""
+"""Numbers that are what they seem: whatever surrounds them, finite, of a size to be squared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import wraps
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -71,3 +72,78 @@ def check_sound(fine: Any, when: Sequence[Any], texts: Sequence[str] | None = No
         f"{what} for {whose} is not finite, or too large to be squared: a guidance nearer to 1, or "
         "a network in float32, may help; otherwise weights of the model are damaged"
     )
+
+
+# -- what surrounds a network --------------------------------------------------------------------
+
+_using: dict[str | int, tuple[int, Callable[[], None]]] = {}
+_counting = threading.Lock()
+
+
+@contextmanager
+def _while_used(key: str | int, change: Callable[[], Callable[[], None]]) -> Iterator[None]:
+    """``change`` a state that threads share, for as long as any of them needs it changed.
+
+    The first to come changes it, and the last to leave calls what ``change`` returned.
+    """
+    with _counting:
+        users, undo = _using[key] if key in _using else (0, change())
+        _using[key] = users + 1, undo
+    try:
+        yield
+    finally:
+        with _counting:
+            users, undo = _using.pop(key)
+            if users > 1:
+                _using[key] = users - 1, undo
+            else:
+                undo()
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Neither log lines nor progress bars of diffusers and transformers."""
+    return _while_used("quiet", _silence)
+
+
+def _silence() -> Callable[[], None]:
+    import diffusers
+    import transformers
+
+    loggings = (diffusers.utils.logging, transformers.utils.logging)
+    kept = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity(logging.CRITICAL)  # what fails is raised
+        logging.disable_progress_bar()
+
+    def undo() -> None:
+        for logging, (verbosity, bars) in zip(loggings, kept, strict=True):
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+
+    return undo
+
+
+@contextmanager
+def evaluating(*networks: torch.nn.Module) -> Iterator[None]:
+    """Without dropout: networks that are being trained are in eval mode inside, and not after."""
+
+    def change(network: torch.nn.Module) -> Callable[[], None]:
+        training = [module for module in network.modules() if module.training]
+
+        def switch(mode: bool) -> None:
+            for module in training:
+                module.training = mode
+
+        switch(False)
+        return partial(switch, True)
+
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(_while_used(id(network), partial(change, network)))
+        yield
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")

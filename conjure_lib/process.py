@@ -55,7 +55,7 @@ class GenerativeProcess:
         modules: the networks that ``predict``, ``encode`` and ``decode`` run, by name.
         readers: the tokenizers that texts go through; what is lost on the way is asked of them.
         evaluations: noise predictions made so far, of one prompt at one x each.
-        source: the pipeline and the options of :func:`from_pipeline` that it was made of.
+        source: what it was made by and of: ``pipelines.from_pipeline``, the pipeline, options.
 
     >>> import conjure_lib as cj
     >>> process = cj.load()
@@ -75,10 +75,10 @@ class GenerativeProcess:
     name: str = "process"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     revision: str | None = None
-    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict, repr=False)
-    readers: Sequence[Reader] = field(default=(), repr=False)
+    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)
+    readers: Sequence[Reader] = ()
     evaluations: int = 0
-    source: tuple[Any, Mapping[str, Any]] | None = field(default=None, repr=False)
+    source: tuple[Callable[..., Any], Any, Mapping[str, Any]] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What runs networks gives the same numbers whatever surrounds it."""
@@ -98,8 +98,6 @@ class GenerativeProcess:
             TypeError: its functions are somebody else's, and so are the networks in them; or a
                 network has hooks of diffusers, in which a copy would go on with the original.
         """
-        from conjure_lib.loading import remade
-
         own = [getattr(p, "_diffusers_hook", p) for n in self.modules.values() for p in n.modules()]
         if self.source is None or any(getattr(one, "hooks", None) for one in own):
             raise TypeError(
@@ -107,7 +105,7 @@ class GenerativeProcess:
                 "its network has hooks of diffusers, as layerwise casting's: it cannot be copied"
             )
         names = ("name", "scheduler", "latent_shape", "kind", "revision", "evaluations")
-        return remade, (*self.source, {name: getattr(self, name) for name in names})
+        return _remade, (*self.source, {name: getattr(self, name) for name in names})
 
     @property
     def network(self) -> torch.nn.Module | None:
@@ -156,7 +154,7 @@ class GenerativeProcess:
         Warns of a negative prompt where there is no guidance that it could lead away.
         """
         first, found = next(iter(self.samplers)), Sampling.of(sampling, **single)
-        given = {} if self.source is None else self.source[1]
+        given = {} if self.source is None else self.source[-1]
         idle = [k for k, v in given.items() if "negative" in k and v is not None and str(v)]
         for name in idle if found.guidance == 1 else ():
             warnings.warn(f"{name} changes nothing without guidance", stacklevel=3)
@@ -292,6 +290,16 @@ class GenerativeProcess:
         """The denoised view x̂_0 of x (n, …) at timesteps t (n,) under the prediction eps."""
         alpha, sigma = self.schedule.coefficients(t)
         return clean_from_eps(x, eps, alpha, sigma)
+
+
+def _remade(
+    make: Callable[..., GenerativeProcess],
+    pipeline: Any,
+    options: Mapping[str, Any],
+    kept: Mapping[str, Any],
+) -> GenerativeProcess:
+    """A process over a pipeline that was copied or unpickled, with what was ``kept`` of it."""
+    return replace(make(pipeline, **options), **kept)
 
 
 def as_process(value: Any) -> GenerativeProcess:

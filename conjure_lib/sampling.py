@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from conjure_lib import QUADRATURES, SPACINGS, WEIGHTINGS, Quadrature, Spacing, Weighting
-from conjure_lib.adapters import quiet
 from conjure_lib.inputs import draw_numbers, finite, listed, one_of, whole
+from conjure_lib.integrity import quiet
 from conjure_lib.sde import FlowSchedule, Schedule
 
 

@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from conjure_lib import Spacing, weights
+from conjure_lib import Spacing
 from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
 from conjure_lib.integrity import check_sound, sound, steady
-from conjure_lib.loading import pick_device
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS
 from conjure_lib.sampling import DEFAULT, check_settings
+from conjure_tools import weights
 from conjure_tools.distributions import (
     few_enough,
     fit_gaussians,
@@ -35,6 +35,7 @@ from conjure_tools.distributions import (
     principal_components,
 )
 from conjure_tools.encoders import encoder_folder
+from conjure_tools.loading import pick_device
 
 Pairs = Any  # of any shape that `inputs.as_pairs` takes
 Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
@@ -242,7 +243,7 @@ def sentence_cosine(
     "sentence-transformers/all-MiniLM-L6-v2". "cls": the first, before BERT's pooler, for SimCSE
     (Gao et al. 2021), from a folder with its weights in safetensors. Texts are cut at 256 word
     pieces, as all-MiniLM-L6-v2 cuts them. By hand, since SentenceTransformer.encode, which gives
-    the same, loads past the checks of `conjure_lib.weights`.
+    the same, loads past the checks of `conjure_tools.weights`.
     """
     one_of("pooling", pooling, ("mean", "cls"))
     prompts, index = _unique(pairs)

@@ -113,9 +113,9 @@ def _check_sampler(options: argparse.Namespace) -> None:
     """Refuse a sampler that a model in a folder cannot have, before it is loaded."""
     file = Path(options.model) / "scheduler" / "scheduler_config.json"
     if options.sampler and file.is_file():
-        from conjure_lib.adapters import is_flow
         from conjure_lib.inputs import one_of
-        from conjure_lib.weights import settings_in
+        from conjure_lib.pipelines import is_flow
+        from conjure_tools.weights import settings_in
 
         config = settings_in(file)
         flow = is_flow(str(config.get("_class_name")), config)
@@ -348,7 +348,7 @@ def _sampling(options: argparse.Namespace) -> Sampling:
 
 def _tell_floor(run: Any, weighting: str) -> None:
     """Say how many pairs, of two texts each, have a distance that rounding alone could make."""
-    from conjure_tools.rounding import NEAR
+    from conjure_lib.similarity import NEAR
 
     table, floor = run.distances(weighting), run.record["floor"][weighting]
     near = (table["text1"] != table["text2"]) & (table["distance"] < NEAR * floor)
@@ -462,14 +462,15 @@ def _place(text: str) -> Path:
 
 def _settings(text: str) -> dict[str, Any]:
     """The settings of a quantiser."""
-    from conjure_tools.quantisers import EXAMPLE
-
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} names no settings as JSON, such as '{EXAMPLE}'")
+        from conjure_tools.loading import QUANTISER
+
+        example = f"such as '{QUANTISER}'"
+        raise argparse.ArgumentTypeError(f"{text!r} names no settings as JSON, {example}")
     return found
 
 

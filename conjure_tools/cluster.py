@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from conjure_lib import EMBEDDED, WEIGHTINGS, Quadrature
 from conjure_lib.inputs import finite, whole
-from conjure_lib.loading import load, pick_dtype
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.sampling import Sampling, Single, check_settings
 from conjure_lib.similarity import check_reach, pair_terms
@@ -33,6 +32,7 @@ from conjure_tools import unread
 from conjure_tools.fingerprints import fingerprint
 from conjure_tools.folders import check_place, claim, write_whole
 from conjure_tools.hardware import compile_network
+from conjure_tools.loading import load, pick_dtype
 from conjure_tools.runs import DRAWN, check_pairs, digest
 from conjure_tools.tables import read_pairs
 

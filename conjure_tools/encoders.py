@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conjure_lib.adapters import quiet
+from conjure_lib.integrity import quiet
 from conjure_tools.hub import from_hub, no_revision
 
 FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")

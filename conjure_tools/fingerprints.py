@@ -38,7 +38,7 @@ def fingerprint(process: GenerativeProcess) -> dict[str, Any]:
         "latent_shape": list(process.latent_shape),
         "dtype": process.dtype,
     }
-    options = {} if process.source is None else process.source[1]
+    options = {} if process.source is None else process.source[-1]
     if options := {k: v for k, v in options.items() if v is not None and v is not False}:
         told["options"] = options
     return json.loads(json.dumps(told, default=lambda v: getattr(v, "tolist", v.__repr__)()))

@@ -43,12 +43,12 @@ from transformers import (
 
 from conjure_lib import EMBEDDED
 from conjure_lib.integrity import raw
-from conjure_lib.loading import pick_device, shipped
 from conjure_lib.process import generator
-from conjure_lib.weights import pretrained, reader
 from conjure_tools.encoders import encoder_folder
 from conjure_tools.folders import claim
 from conjure_tools.hardware import half_pays
+from conjure_tools.loading import pick_device, shipped
+from conjure_tools.weights import pretrained, reader
 
 TEMPERATURE = 0.05
 WIDTH = 256  # of the space in which texts meet images
@@ -400,7 +400,7 @@ def load_encoder(name: str | Path = EMBEDDED, *, seed: int = 0) -> tuple[Any, An
         seed: of the weights of the small one.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`conjure_lib.weights.pretrained`.
+        FileNotFoundError, ValueError: as :func:`conjure_tools.weights.pretrained`.
     """
     if str(name) != EMBEDDED:
         source = encoder_folder(name)

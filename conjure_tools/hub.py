@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-from conjure_lib import EMBEDDED
-from conjure_lib.adapters import first_line, quiet
-from conjure_lib.capture import UNUSED
-from conjure_lib.loading import check_options, index_of, shipped
+from conjure_lib.integrity import first_line
 
 REVISIONS = {  # of pipelines, each a commit with safetensors
     "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
@@ -22,37 +18,6 @@ SECONDS = 5.0  # for the one answer
 REST = 60.0  # seconds until a Hub that gave none is asked again
 _rest = {"until": 0.0}
 _alone = threading.Lock()
-
-
-def pipeline_folder(
-    name: str, revision: str | None, variant: str | None, call: Mapping[str, Any]
-) -> tuple[Path, str | None]:
-    """The folder of a pipeline, and its commit; its family is looked at before the weights come.
-
-    Args:
-        call: options of the pipeline's own call, which it must have.
-
-    Raises:
-        FileNotFoundError, ValueError, TypeError: as :func:`conjure_lib.load`.
-    """
-    if name == EMBEDDED:
-        folder = shipped(EMBEDDED)
-        raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
-
-    def fetch(commit: str | None, local: bool) -> str:
-        import diffusers
-        from huggingface_hub import hf_hub_download
-
-        options: dict[str, Any] = {"revision": commit, "local_files_only": local}
-        index = index_of(Path(hf_hub_download(name, "model_index.json", **options)).parent)
-        check_options(getattr(diffusers, index["_class_name"]), call)
-        options |= {part: None for part in UNUSED if part in index}  # which need not come
-        download = diffusers.DiffusionPipeline.download
-        return str(download(name, use_safetensors=True, variant=variant, **options))
-
-    with quiet():
-        folder = from_hub(name, revision, fetch)
-    return folder, REVISIONS.get(name) if revision is None else revision
 
 
 def no_revision(folder: Path, revision: str | None) -> None:

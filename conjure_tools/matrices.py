@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -14,6 +17,8 @@ from conjure_lib.reading import Reading, firsts, quoted, read
 from conjure_lib.sampling import OPTIONS, Settings, check_known
 from conjure_lib.sde import Compared
 from conjure_lib.similarity import distances
+
+SHOWN = 60  # prompts of a matrix that a notebook draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +76,29 @@ class DistanceMatrix(Compared):
 
         return DataFrame(self.value, self.prompts, self.prompts)
 
-    def plot(self, label: str = "distance") -> Any:
+    def plot(self, label: str = "distance (nats)") -> Any:
         """The matrix in clusters with its dendrogram, a figure of matplotlib."""
-        from conjure_tools.plots import matrix_figure  # which knows this class
+        from conjure_tools.plots import clustered
 
-        return matrix_figure(self, label)
+        return clustered(self.value, self.prompts, label)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the picture of clusters, and the numbers."""
-        from conjure_tools.plots import matrix_html
+        """What a notebook shows: the picture of clusters and the numbers; of many, these alone."""
+        most: Any = {"max_rows": SHOWN, "max_cols": SHOWN}
+        table = self.to_frame().to_html(float_format="{:.4g}".format, **most)
+        if not 1 < len(self) <= SHOWN:
+            return str(table)
+        import matplotlib.pyplot as plt
 
-        return matrix_html(self)
+        figure, file = self.plot(), io.BytesIO()
+        figure.savefig(file, dpi=96, bbox_inches="tight")
+        plt.close(figure)  # or the notebook shows it once more
+        told = html.escape(f"Distances of {', '.join(self.prompts)}, in clusters")
+        picture = base64.b64encode(file.getvalue()).decode()
+        return (
+            f'<img src="data:image/png;base64,{picture}" alt="{told}">'
+            f"<details><summary>numbers</summary>{table}</details>"
+        )
 
 
 def distance_matrix(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,12 +20,10 @@ from torch import Tensor
 
 from conjure_lib import Weighting
 from conjure_lib.process import GenerativeProcess
-from conjure_tools.matrices import DistanceMatrix
 from conjure_tools.traces import Trace
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 SEQUENTIAL = "mako_r"  # perceptually uniform, comes with seaborn
-SHOWN = 60  # prompts of a matrix that a notebook draws
 OUTLINED = 0.85  # the share of a picture that stays outside the outlines of `pair_figure`
 
 
@@ -211,49 +206,32 @@ def _contribution_bars(
     axis.set_xlabel("timestep t", fontsize=8, labelpad=1)
 
 
-def matrix_figure(matrix: DistanceMatrix, label: str = "distance (nats)") -> Figure:
-    """The distance matrix of some prompts with its dendrogram (average linkage).
+def clustered(values: np.ndarray, names: Sequence[str], label: str = "distance (nats)") -> Figure:
+    """Distances (n, n) of n things with their dendrogram (average linkage).
 
-    >>> import conjure_lib as cj
-    >>> process = cj.load()
-    >>> from conjure_tools.plots import matrix_figure
-    >>> matrix = cj.distance_matrix(process, ["cat", "dog", "car"], steps=2, draws=1)
-    >>> len(matrix_figure(matrix).axes) > 2
+    >>> import numpy as np
+    >>> from conjure_tools.plots import clustered
+    >>> values = np.array([[0.0, 1.0, 3.0], [1.0, 0.0, 2.0], [3.0, 2.0, 0.0]])
+    >>> len(clustered(values, ["cat", "dog", "car"]).axes) > 2
     True
     """
-    tree = linkage(squareform(matrix.value, checks=False), method="average")
-    size = 2.2 + 0.42 * len(matrix.prompts)
+    tree = linkage(squareform(values, checks=False), method="average")
+    size = 2.2 + 0.42 * len(names)
     with mpl.rc_context({"figure.constrained_layout.use": False}):  # clustermap lays out itself
         grid = sns.clustermap(
-            matrix.value,
+            values,
             row_linkage=tree,
             col_linkage=tree,
             cmap=SEQUENTIAL,
             figsize=(size, size * 0.92),
-            xticklabels=matrix.prompts,
-            yticklabels=matrix.prompts,
+            xticklabels=names,
+            yticklabels=names,
             dendrogram_ratio=0.16,
             cbar_pos=(0.02, 0.85, 0.03, 0.12),
             cbar_kws={"label": label},
         )
     grid.ax_heatmap.tick_params(length=0)
     return grid.figure
-
-
-def matrix_html(matrix: DistanceMatrix) -> str:
-    """A matrix for a notebook: its picture and its numbers, or of many prompts these alone."""
-    table = matrix.to_frame().to_html(max_rows=SHOWN, max_cols=SHOWN, float_format="{:.4g}".format)
-    if not 1 < len(matrix) <= SHOWN:
-        return table
-    figure, file = matrix.plot(), io.BytesIO()
-    figure.savefig(file, dpi=96, bbox_inches="tight")
-    plt.close(figure)
-    told = html.escape(f"Distances of {', '.join(map(short, matrix.prompts))}, in clusters")
-    picture = base64.b64encode(file.getvalue()).decode()
-    return (
-        f'<img src="data:image/png;base64,{picture}" alt="{told}">'
-        f"<details><summary>numbers</summary>{table}</details>"
-    )
 
 
 def picture_grid(

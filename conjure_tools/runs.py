@@ -38,13 +38,12 @@ import conjure_lib
 from conjure_lib import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.engine import tiled
 from conjure_lib.inputs import indices, one_of, whole
-from conjure_lib.loading import shipped
 from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import UnreadWarning, fault
 from conjure_lib.sampling import DEFAULT, Pairing, Sampling, Single, check_settings
 from conjure_lib.sde import FlowSchedule, Schedule
-from conjure_lib.similarity import check_reach, pair_terms
+from conjure_lib.similarity import check_reach, floor, pair_terms
 from conjure_lib.terms import Terms
 from conjure_tools.fingerprints import fingerprint
 from conjure_tools.folders import (
@@ -59,7 +58,7 @@ from conjure_tools.folders import (
     write_whole,
 )
 from conjure_tools.hardware import is_compiled, within_memory
-from conjure_tools.rounding import floor
+from conjure_tools.loading import shipped
 from conjure_tools.tables import write_dropped
 from conjure_tools.unread import COLUMNS, UNREAD, columns, examples, summary
 

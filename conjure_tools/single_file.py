@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from conjure_lib import loading, weights
 from conjure_lib.adapters import encoders
 from conjure_lib.capture import UNUSED, network_name
+from conjure_tools import weights
 from conjure_tools.hub import from_hub
 
 TEXTS = ("cond_stage_model.", "conditioner.", "text_encoders.")  # what encoders are called there
@@ -33,7 +33,7 @@ def open_file(
     if file.suffix != ".safetensors":
         raise ValueError(f"{file} is no .safetensors file: other weights are not read")
     folder = Path(config) if config is not None else _settings_of(file)
-    index = loading.index_of(folder)
+    index = weights.index_of(folder)
     kind = getattr(diffusers, index["_class_name"])
     if not hasattr(kind, "from_single_file"):
         raise ValueError(f"diffusers reads no {kind.__name__} from a single file")

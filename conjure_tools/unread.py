@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conjure_lib.reading import (
     Reader,
     Reading,
-    UnreadWarning,
     firsts,
     quoted,
     read,
     same,
     warn_same,
 )
-
-if TYPE_CHECKING:
-    from conjure_lib.adapters import Adapter
-
-CLIP = 77  # tokens that its encoders have room for
 
 COLUMNS = ("read1", "lost1", "read2", "lost2", "same_tokens")  # of a table of pairs
 UNREAD = ("texts_not_read_whole", "pairs_of_same_tokens")  # what a record counts
@@ -31,29 +24,6 @@ def warn_alike(readers: Sequence[Reader], texts: Iterable[str], stacklevel: int 
     first: dict[tuple[Any, ...], Reading] = {}
     told = read(readers, list(dict.fromkeys(texts)))
     warn_same([(first.setdefault(one.tokens, one), one) for one in told], stacklevel + 1)
-
-
-def warn_cut(adapter: Adapter, readers: Sequence[Reader], texts: Sequence[str]) -> None:
-    """Warn of long texts whose last word changes nothing of what the network is told.
-
-    A pipeline that puts a text into a frame, or has a limit of its own, reads less of it than its
-    tokenizers have room for. So a text that fills a quarter of such a room is told once more
-    without its last word; the room of CLIP, which is known, is left out.
-    """
-    from conjure_lib.adapters import apart
-
-    rooms = [(reader.room, reader(texts)) for reader in readers if reader.length > CLIP]
-    for i, text in enumerate(texts):
-        shorter = text.rstrip().rpartition(" ")[0]
-        if not shorter or not any(room < 4 * len(rows[i]) <= 4 * room for room, rows in rooms):
-            continue
-        whole, less = (adapter.told([one]).rows[0] for one in (text, shorter))
-        if whole.form is less.form and apart(whole, less) == 0:
-            warnings.warn(
-                f"the network is told nothing of the end of {quoted(text)}: the pipeline cuts it",
-                UnreadWarning,
-                stacklevel=4,
-            )
 
 
 def columns(

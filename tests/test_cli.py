@@ -22,9 +22,9 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 import conjure_lib as cj
-from conjure_tools import quantisers
 from conjure_tools.cli import _prepare_figure, main
 from conjure_tools.fingerprints import weights_hash
+from conjure_tools.loading import QUANTISER
 from conjure_tools.runs import open_run
 
 PAIR = ("snow leopard", "bengal tiger")
@@ -80,7 +80,7 @@ def test_options_of_the_model_reach_it(run: Run, monkeypatch: pytest.MonkeyPatch
         "compare", *PAIR, "--model", "sd.safetensors", "--config", "sd", "--dtype", "float16",
         "--text-dtype", "auto", "--revision", "abc", "--variant", "fp16", "--device-map", "auto",
         "--height", "64", "--width", "32", "--negative-prompt", "a dog", "--long-prompts",
-        "--sampler", "own", "--guidance", "2", "--quantization", quantisers.EXAMPLE,
+        "--sampler", "own", "--guidance", "2", "--quantization", QUANTISER,
     )  # fmt: skip
     assert (code, err.strip()) == (2, "conjure_lib: that will do")
     expected: dict[str, Any] = {"config": "sd", "dtype": "float16", "text_dtype": "auto"}

@@ -25,7 +25,7 @@ from pipelines import FAMILIES, make
 from torch import Tensor
 
 import conjure_lib as cj
-from conjure_lib.adapters import check_family
+from conjure_lib.pipelines import check_family
 from conjure_lib.process import generator
 from conjure_lib.reading import UnreadWarning
 from conjure_lib.sde import eps_from_output

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import conjure_lib as cj
+from conjure_lib.similarity import RoundingWarning
 from conjure_tools.gradients import distance_loss, with_embeddings
-from conjure_tools.rounding import RoundingWarning
 
 FEW: dict[str, Any] = {"steps": 3, "draws": 2}
 

@@ -27,14 +27,14 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextModel
 
 import conjure_lib as cj
-from conjure_lib import weights
-from conjure_lib.adapters import quiet
-from conjure_lib.loading import pick_device
+from conjure_lib.integrity import quiet
+from conjure_tools import weights
 from conjure_tools.baselines import lengths, sentence_cosine
 from conjure_tools.encoders import COMMITS
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.grounding import embed, load_encoder
 from conjure_tools.hub import REVISIONS
+from conjure_tools.loading import pick_device
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -779,7 +779,7 @@ def test_the_check_of_sources_finds_what_it_is_for() -> None:
     assert not faults("json.load(f); f(use_safetensors=True)")
 
 
-ALLOWED = {f"conjure_lib/{name}.py": {"from_pretrained"} for name in ("weights", "loading")}
+ALLOWED = {f"conjure_tools/{name}.py": {"from_pretrained"} for name in ("weights", "loading")}
 ALLOWED["conjure_tools/single_file.py"] = {"from_single_file"}  # of .safetensors alone
 
 
@@ -849,7 +849,7 @@ def test_a_dtype_by_its_name_is_that_dtype(random_folder: Path) -> None:
 
 
 def test_guidance_of_a_pipelines_own_is_refused() -> None:
-    from conjure_lib.loading import check_options
+    from conjure_lib.pipelines import check_options
 
     kind = diffusers.Lumina2Pipeline
     for option in ({"cfg_trunc_ratio": 0.25}, {"guidance_scale": 2.0, "cfg_trunc_ratio": 0.5}):
@@ -866,7 +866,7 @@ def test_guidance_of_a_pipelines_own_is_refused() -> None:
      "StableDiffusionInstructPix2PixPipeline", "StableDiffusionUpscalePipeline"],
 )  # fmt: skip
 def test_what_needs_a_picture_is_refused_by_its_class(name: str) -> None:
-    from conjure_lib.adapters import check_family
+    from conjure_lib.pipelines import check_family
 
     with pytest.raises(ValueError, match="beside a text; load the model's pipeline for texts"):
         check_family(getattr(diffusers, name))

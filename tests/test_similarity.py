@@ -22,9 +22,9 @@ from torch import Tensor
 
 import conjure_lib as cj
 from conjure_lib.inputs import as_pairs
+from conjure_lib.similarity import NEAR, RoundingWarning
 from conjure_tools.baselines import direct_output, initial_timestep, text_encoder_cosine
 from conjure_tools.neighbors import neighbors
-from conjure_tools.rounding import NEAR, RoundingWarning
 
 SETTINGS = {"steps": 3, "draws": 2}
 FOUR = [("a cat", "a dog"), ("pizza", "a cat"), ("a dog", "pizza"), ("graveyard", "a cat")]

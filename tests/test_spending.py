@@ -16,8 +16,8 @@ from torch import Tensor
 
 import conjure_lib as cj
 from conjure_lib.sde import Schedule
+from conjure_lib.spending import spend
 from conjure_tools import cli
-from conjure_tools.spending import spend
 
 LAWS = ((0.4, 0.3), (-0.6, 0.5), (-0.5, 0.9), (0.4, 0.3))  # means and widths, in one dimension
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tokenize
 from collections import Counter
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import AutoTokenizer
 
 import conjure_lib as cj
 from conjure_lib import machine
-from conjure_tools import cores, grounding, hardware
+from conjure_tools import grounding, hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "pandas", "sklearn", "matplotlib")
@@ -75,36 +76,44 @@ def test_every_name_of_the_library_is_that_of_its_module() -> None:
         cj.distanse  # noqa: B018
 
 
-LEANS = {  # the ways that lead on, each when it is asked for
+LEANS = {  # the face of the package hands on what stands on it; no module of it looks up
     "__init__.py": [
+        "from conjure_tools.loading import load",
         "from conjure_tools.matrices import DistanceMatrix, distance_matrix",
-        "from conjure_tools.rounding import floor",
         "from conjure_tools.scorer import Scorer",
         "from conjure_tools.traces import Trace, trace",
     ],
     "__main__.py": ["from conjure_tools.cli import entry"],
-    "loading.py": [
-        "from conjure_tools.quantisers import fitting",
-        "from conjure_tools.hub import no_revision",
-        "from conjure_tools.single_file import open_file",
-        "from conjure_tools.hub import pipeline_folder",
-        "from conjure_tools.parts import check_parts",
-        "from conjure_tools.unread import warn_cut",
-        "from conjure_tools.long_prompts import in_pieces",
-    ],
-    "machine.py": ["from conjure_tools.cores import cores, visible"],
-    "similarity.py": [
-        "from conjure_tools.spending import spend  # which stands on this module",
-        "from conjure_tools.rounding import beside_floor  # which stands on this module",
-    ],
 }
 
 
 def test_the_library_does_not_lean_on_the_tools() -> None:
     for file in sorted((ROOT / "conjure_lib").glob("*.py")):
         imports = [line for line in file.read_text().splitlines() if "import" in line.split()]
-        leans = [line.strip() for line in imports if "conjure_tools" in line]
+        own = [line.strip() for line in imports if ">>>" not in line]  # examples may
+        leans = [line for line in own if "conjure_tools" in line]
         assert leans == LEANS.get(file.name, []), file.name
+
+
+def imported(file: Path, rooms: Sequence[str]) -> set[str]:
+    """The modules of ``rooms`` that a file imports, also in its functions, as "room.module"."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            found |= {name for name in names if name.startswith(tuple(f"{r}." for r in rooms))}
+    return found
+
+
+def test_no_import_is_circular() -> None:
+    rooms = {name: ROOT / name for name in ("conjure_lib", "conjure_tools", "training")}
+    rooms["studies"] = ROOT / "notebooks" / "studies"
+    files = {f"{room}.{f.stem}": f for room, at in rooms.items() for f in at.glob("[!_]*.py")}
+    left = {n: imported(file, list(rooms)) & files.keys() - {n} for n, file in files.items()}
+    assert left["conjure_tools.loading"] >= {"conjure_lib.pipelines", "conjure_tools.hub"}
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert not left
 
 
 LINES = {"": 2_700, "sde process engine similarity": 750}  # of the library, of the method itself
@@ -252,26 +261,26 @@ def test_the_quota_is_read_as_the_kernel_shows_it(
         else:
             limit, period = text.split()
             group(tmp_path / "cg" / name, cpu__cfs_quota_us=limit, cpu__cfs_period_us=period)
-    assert cores._quota(process_in(tmp_path, cgroup, *mounts)) == quota
+    assert machine._quota(process_in(tmp_path, cgroup, *mounts)) == quota
 
 
 def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
-    assert cores._quota(tmp_path / "nothing") == INF
+    assert machine._quota(tmp_path / "nothing") == INF
 
 
 @pytest.mark.parametrize(("quota", "expected"), [(INF, 8), (0.2, 1), (1.5, 2), (3.0, 3), (64.0, 8)])
 def test_cores_are_those_of_the_quota(
     monkeypatch: pytest.MonkeyPatch, quota: float, expected: int
 ) -> None:
-    monkeypatch.setattr(cores, "visible", lambda: 8)
-    monkeypatch.setattr(cores, "_quota", lambda proc: quota)
-    assert cores.cores() == expected
+    monkeypatch.setattr(machine, "visible", lambda: 8)
+    monkeypatch.setattr(machine, "_quota", lambda proc: quota)
+    assert machine.cores() == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no affinity here")
 def test_cores_are_those_of_the_affinity() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from conjure_tools import cores; print(cores.cores())"
+    code += "from conjure_lib import machine; print(machine.cores())"
     assert python(code).stdout.split() == ["1"]
 
 
@@ -285,8 +294,8 @@ def test_threads_are_no_more_than_the_cores(
     if variable:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     found = [threads]
-    monkeypatch.setattr(cores, "visible", lambda: 8)
-    monkeypatch.setattr(cores, "_quota", lambda proc: 3.0)
+    monkeypatch.setattr(machine, "visible", lambda: 8)
+    monkeypatch.setattr(machine, "_quota", lambda proc: 3.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: found[-1])
     monkeypatch.setattr(torch, "set_num_threads", found.append)
     machine.limit_threads()

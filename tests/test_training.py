@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from conjure_lib import load
-from conjure_lib.weights import reader
+from conjure_tools.weights import reader
 from studies.gaussians import Mixture
 from training.autoencoder import to_tensor
 from training.exact import STD, exact_denoiser, known_pictures

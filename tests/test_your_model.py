@@ -23,12 +23,11 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
 import conjure_lib as cj
-from conjure_lib import loading
 from conjure_lib.integrity import raw
+from conjure_lib.pipelines import pieces
 from conjure_lib.reading import UnreadWarning
-from conjure_tools import quantisers
+from conjure_tools import loading
 from conjure_tools.fingerprints import fingerprint
-from conjure_tools.long_prompts import pieces
 
 PROMPTS = ("a red fox", "two boats on the sea")
 FEW: dict[str, Any] = {"steps": 2, "draws": 1}
@@ -230,7 +229,7 @@ def test_a_quantization_reaches_the_network_alone(
             return _own(*given, **named)
 
         monkeypatch.setattr(kind, "from_pretrained", hear)
-    monkeypatch.setattr(quantisers, "fitting", lambda config, *_: config)
+    monkeypatch.setattr(loading, "quantiser", lambda config, *_: config)
     model = cj.EMBEDDED if shipped else random_folder
     cj.load(model, device="cpu", quantization_config="mine")
     of_network = [config for name, config in asked if name == "UNet2DConditionModel"]
@@ -244,7 +243,7 @@ def test_a_quantization_reaches_the_network_alone(
         ("int8", "cannot be used here"),
         ({"weights_dtype": "int8"}, "no `quant_method`"),
         ({"quant_method": "wishes"}, "Unknown quantization type, got wishes"),
-        (json.loads(quantisers.EXAMPLE), "GPU|bitsandbytes"),
+        (json.loads(loading.QUANTISER), "GPU|bitsandbytes"),
         (diffusers.BitsAndBytesConfig(load_in_8bit=True), "GPU|bitsandbytes"),
     ],
 )

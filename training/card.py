@@ -23,11 +23,11 @@ import torch
 import transformers
 
 from conjure_lib import GenerativeProcess, from_pipeline, load, pair_terms
-from conjure_lib.loading import open_pipeline
 from conjure_tools.baselines import text_encoder_cosine
 from conjure_tools.benchmarks import load_pairs
 from conjure_tools.correlation import both_texts, paired_bootstrap, partial_spearman, spearman
 from conjure_tools.fingerprints import weights_hash
+from conjure_tools.loading import open_pipeline
 from training.autoencoder import reconstruction_psnr, reconstructions, to_tensor
 from training.exact import exact_denoiser, known_pictures
 from training.pictures import Emoji, Picture, draw, load_emoji

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from conjure_lib import GenerativeProcess, load, trace
-from conjure_lib.weights import LOADED, loaded_hash
 from conjure_tools.plots import picture_grid, use_style
+from conjure_tools.weights import LOADED, loaded_hash
 from training.unet import build_scheduler
 
 BITS = 7  # significant bits of a weight that ships

@@ -28,8 +28,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
-from conjure_lib.weights import pretrained, reader
 from conjure_tools.hardware import autocast
+from conjure_tools.weights import pretrained, reader
 from training.loop import save_atomically, train
 from training.pictures import Emoji, caption, compose
 

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conjure_lib.loading import shipped
 from conjure_tools import runs
 from conjure_tools.folders import write_whole
+from conjure_tools.loading import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "_build" / "records"

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 import conjure_lib as cj
 from conjure_lib.process import generator
-from conjure_lib.weights import pretrained, reader
 from conjure_tools.encoders import encoder_folder
 from conjure_tools.fingerprints import weights_hash
+from conjure_tools.weights import pretrained, reader
 from studies.records import ROOT, kept_table
 from training import pictures, sources
 

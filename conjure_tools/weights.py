@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from conjure_lib.adapters import first_line, quiet
+from conjure_lib.integrity import first_line, quiet
+from conjure_lib.pipelines import check_family, check_scheduler
 from conjure_lib.sde import Schedule
 
 LOADED = "LOADED_SHA256"  # a file beside a model: the hash that its weights have once loaded
@@ -349,3 +350,23 @@ def _positions(encoder: Any) -> float:
     """How many tokens an encoder can read; T5, whose positions are relative, has no limit."""
     limit = getattr(encoder.config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) else math.inf
+
+
+def index_of(folder: Path) -> dict[str, Any]:
+    """The parts of a pipeline folder, which must be of an adapted family."""
+    import diffusers
+
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no model_index.json: it is no diffusers pipeline")
+    index = settings_in(file)
+    name = index.get("_class_name")
+    if not isinstance(name, str):
+        raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
+    with quiet():  # a class is imported as it is asked for
+        kind = getattr(diffusers, name, None)
+    check_family(kind if isinstance(kind, type) else name)
+    scheduler = index.get("scheduler")
+    if isinstance(scheduler, list) and len(scheduler) == 2:
+        check_scheduler(getattr(diffusers, str(scheduler[1]), None))
+    return index

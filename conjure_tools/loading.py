@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import inspect
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from conjure_lib import EMBEDDED, weights
-from conjure_lib.adapters import (
-    HIDDEN,
-    OWN_GUIDANCE,
-    Adapter,
-    check_family,
-    check_scheduler,
-    evaluating,
-    prediction_of,
-    quiet,
-    readers_of,
-)
-from conjure_lib.capture import OFF, UNUSED, Conditioning
-from conjure_lib.inputs import as_numbers, whole
+import conjure_lib
+from conjure_lib import EMBEDDED
+from conjure_lib.capture import UNUSED
+from conjure_lib.integrity import first_line, quiet
 from conjure_lib.machine import limit_threads
+from conjure_lib.pipelines import check_options, from_pipeline
 from conjure_lib.process import GenerativeProcess
-from conjure_lib.reading import TEXTS, warn_unread
+from conjure_tools import weights
+from conjure_tools.hub import REVISIONS, from_hub, no_revision
+from conjure_tools.single_file import open_file
+from conjure_tools.weights import index_of
 
-GIVEN = ("self", "prompt", "num_inference_steps", "latents", "generator", "output_type")  # by us
-CLOCKS = ("sigmas", "timesteps", "denoising_start", "denoising_end")  # the sampler has its own
-IDLE = ("eta", "return_dict", "num_images_per_prompt", "guidance_rescale")  # have no part in it
 PLAIN = {"dtype": torch.float32}
+QUANTISER = '{"quant_method": "bitsandbytes", "load_in_8bit": true}'  # settings, for example
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -109,31 +94,23 @@ def load(
     how["text_dtype"] = "auto" if text_dtype == "auto" else pick_dtype(text_dtype)
     of_folder = {"variant": variant, "device_map": device_map}
     if quantization_config is not None:
-        from conjure_tools.quantisers import fitting
-
-        of_folder["quantization_config"] = fitting(quantization_config, how["dtype"], device_map)
+        of_folder["quantization_config"] = quantiser(quantization_config, how["dtype"], device_map)
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds float32 convolutions
     name = str(model)
     folder = shipped(EMBEDDED) if name == EMBEDDED else Path(name)
     local, commit = folder.exists(), None
     if local and revision is not None:
-        from conjure_tools.hub import no_revision
-
         no_revision(folder, revision)
     if folder.is_file():
         if refused := [k for k, v in of_folder.items() if v is not None]:
             raise ValueError(f"a single file has no {', '.join(refused)}: leave that out")
-        from conjure_tools.single_file import open_file
-
         pipeline = open_file(folder, config, **how)
         check_options(type(pipeline), options)
     else:
         if config is not None:
             raise ValueError(f"config is of a single file of weights, and {name} is none")
         if not local:
-            from conjure_tools.hub import pipeline_folder
-
             folder, commit = pipeline_folder(name, revision, variant, options)
         import diffusers
 
@@ -195,26 +172,6 @@ def open_pipeline(
         return kind.from_pretrained(str(folder), local_files_only=True, **parts)
 
 
-def index_of(folder: Path) -> dict[str, Any]:
-    """The parts of a pipeline folder, which must be of an adapted family."""
-    import diffusers
-
-    file = folder / "model_index.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no model_index.json: it is no diffusers pipeline")
-    index = weights.settings_in(file)
-    name = index.get("_class_name")
-    if not isinstance(name, str):
-        raise ValueError(f"{file} must name a class of diffusers as _class_name, not {name!r}")
-    with quiet():  # a class is imported as it is asked for
-        kind = getattr(diffusers, name, None)
-    check_family(kind if isinstance(kind, type) else name)
-    scheduler = index.get("scheduler")
-    if isinstance(scheduler, list) and len(scheduler) == 2:
-        check_scheduler(getattr(diffusers, str(scheduler[1]), None))
-    return index
-
-
 def _part(folder: Path, part: str, entry: list[Any], options: Mapping[str, Any]) -> Any:
     """One part of a pipeline, of the library and class that its index names.
 
@@ -243,124 +200,6 @@ def _part(folder: Path, part: str, entry: list[Any], options: Mapping[str, Any])
     if base is not torch.nn.Module:
         return weights.reader(kind, folder / part)
     return weights.pretrained(kind, folder / part, **options)
-
-
-def from_pipeline(
-    pipeline: Any, name: str | None = None, *, long_prompts: bool = False, **options: Any
-) -> GenerativeProcess:
-    """A process over a loaded diffusers text-to-image pipeline.
-
-    The pipeline stays as it is: its networks are in eval mode only while the process runs them.
-    How its network is called is learned from its own call, see :mod:`conjure_lib.capture`.
-
-    Args:
-        long_prompts: read texts beyond the encoder's window in pieces, whose hidden states are
-            strung together; otherwise they are cut, with a warning. For U-Nets that are told hidden
-            states and, of the first piece, a pooled one: Stable Diffusion and SDXL.
-        options: of the pipeline's own call, such as ``height``, ``width``, ``negative_prompt``,
-            ``max_sequence_length`` or the ``guidance_scale`` that a distilled network is told.
-
-    Raises:
-        ValueError: the pipeline's call is of another kind, its network predicts something else, or
-            its parts do not fit together.
-        TypeError: the pipeline's call has no such option.
-
-    >>> import conjure_lib as cj
-    >>> from conjure_lib.loading import open_pipeline, shipped
-    >>> pipeline = open_pipeline(shipped("emoji-diffusion"))  # any pipeline of diffusers
-    >>> cj.from_pipeline(pipeline, "mine").name
-    'mine'
-    """
-    from conjure_tools.parts import check_parts
-    from conjure_tools.unread import warn_cut
-
-    check_family(type(pipeline))
-    check_options(type(pipeline), options)
-    check_parts(pipeline, options)
-    pipeline = copy.copy(pipeline)  # with the parts that it has now, whatever is put in their place
-    kind = prediction_of(pipeline)
-    modules = {  # compiled or not
-        k: getattr(m, "_orig_mod", m)
-        for k, m in pipeline.components.items()
-        if isinstance(m, torch.nn.Module) and k not in UNUSED
-    }
-
-    @contextmanager
-    def alone() -> Iterator[None]:
-        """One at a time: tokenizers hold a state, and so may the networks that encode."""
-        with TEXTS, quiet(), evaluating(*modules.values()):
-            yield
-
-    with torch.no_grad(), alone():
-        adapter = Adapter(pipeline, options)
-    readers, told = readers_of(adapter), adapter.encode
-    if long_prompts:
-        from conjure_tools.long_prompts import in_pieces
-
-        readers, told = in_pieces(adapter, readers, long_prompts)
-
-    def predict(x: Tensor, t: Tensor, condition: Tensor | Conditioning) -> Tensor:
-        with evaluating(adapter.network):
-            return adapter(x, t, condition)
-
-    def encode(texts: Sequence[str]) -> Tensor | Conditioning:
-        warn_unread(readers, texts)
-        with alone():  # quietly, as diffusers would say once more what is cut
-            warn_cut(adapter, readers, texts)
-            whole = told(texts)
-        plain = {row.form for row in whole.rows} == {adapter.plain}
-        plain = plain and adapter.plain.shapes.keys() == {HIDDEN}
-        return torch.cat([row.parts[HIDDEN] for row in whole.rows]) if plain else whole
-
-    def decode(latents: Tensor) -> np.ndarray:
-        with alone():
-            parts = [adapter.decode(part) for part in latents.split(16)]
-        return as_numbers("a picture", np.concatenate(parts))
-
-    def prepare(scheduler: Any, steps: int) -> Any:
-        with alone():
-            return adapter.set(scheduler, steps)
-
-    return GenerativeProcess(
-        predict,
-        encode,
-        copy.deepcopy(pipeline.scheduler),
-        adapter.latent_shape,
-        decode,
-        kind=kind,
-        prepare=prepare,
-        name=name or type(pipeline).__name__,
-        device=torch.device(pipeline._execution_device),
-        modules=modules,
-        readers=readers,
-        source=(pipeline, {**options, "long_prompts": long_prompts}),
-    )
-
-
-def remade(pipeline: Any, options: Mapping[str, Any], kept: Mapping[str, Any]) -> GenerativeProcess:
-    """A process over a pipeline that was copied or unpickled, with what was ``kept`` of it."""
-    return dataclasses.replace(from_pipeline(pipeline, **options), **kept)
-
-
-def check_options(kind: type, options: Mapping[str, Any]) -> None:
-    """Refuse what the call of a pipeline of this class lacks, or what would change nothing.
-
-    Raises:
-        TypeError: there is no such option, or it is of what is done here in the pipeline's place.
-        ValueError: height without width, or guidance of the pipeline's own.
-    """
-    takes = inspect.signature(kind.__call__).parameters
-    given, ours = {k: v for k, v in options.items() if v is not None}, {*GIVEN, *CLOCKS, *IDLE}
-    if unknown := sorted(k for k in given if k not in takes.keys() - ours or "callback" in k):
-        raise TypeError(f"{kind.__name__} has no option {', '.join(unknown)} that could be set")
-    if len(one := given.keys() & {"height", "width"}) == 1:
-        raise ValueError(f"{min(one)} alone is what pipelines pass over: give height and width")
-    for side in sorted(given.keys() & {"height", "width"}):
-        whole(side, given[side])
-    for name in given.keys() - {"guidance_scale"}:
-        off = (OFF[name],) if name in OFF else (takes[name].default, False)
-        if re.search("guidance|cfg|pag_|skip_layer", name) and given[name] not in off:
-            raise ValueError(OWN_GUIDANCE.format(f"{name}={given[name]!r}"))
 
 
 def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -402,6 +241,57 @@ def shipped(name: str) -> Path:
 
     Its name in the installed package is a Python one: "emoji_diffusion" for "emoji-diffusion".
     """
-    here = Path(__file__).resolve().parent
+    here = Path(conjure_lib.__file__).resolve().parent
     packaged = here / name.replace("-", "_")
     return packaged if packaged.is_dir() else here.parent / "data" / name
+
+
+def pipeline_folder(
+    name: str, revision: str | None, variant: str | None, call: Mapping[str, Any]
+) -> tuple[Path, str | None]:
+    """The folder of a pipeline, and its commit; its family is looked at before the weights come.
+
+    Args:
+        call: options of the pipeline's own call, which it must have.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: as :func:`conjure_lib.load`.
+    """
+    if name == EMBEDDED:
+        folder = shipped(EMBEDDED)
+        raise FileNotFoundError(f"the embedded model is not at {folder}: clone the repository anew")
+
+    def fetch(commit: str | None, local: bool) -> str:
+        import diffusers
+        from huggingface_hub import hf_hub_download
+
+        options: dict[str, Any] = {"revision": commit, "local_files_only": local}
+        index = index_of(Path(hf_hub_download(name, "model_index.json", **options)).parent)
+        check_options(getattr(diffusers, index["_class_name"]), call)
+        options |= {part: None for part in UNUSED if part in index}  # which need not come
+        download = diffusers.DiffusionPipeline.download
+        return str(download(name, use_safetensors=True, variant=variant, **options))
+
+    with quiet():
+        folder = from_hub(name, revision, fetch)
+    return folder, REVISIONS.get(name) if revision is None else revision
+
+
+def quantiser(config: Any, dtype: torch.dtype, device_map: Any) -> Any:
+    """``config``, a configuration of diffusers or its settings, if it can be used here.
+
+    Raises:
+        ValueError: it names no quantiser, whose library is missing, or wants another device.
+    """
+    from diffusers.quantizers.auto import DiffusersAutoQuantizer
+
+    try:
+        known = dict(config) if isinstance(config, Mapping) else config
+        found = DiffusersAutoQuantizer.from_config(known)
+        found.validate_environment(torch_dtype=dtype, device_map=device_map)
+    except Exception as error:  # each has its own
+        raise ValueError(
+            f"quantization_config cannot be used here: {first_line(error)}. It is of the network "
+            f"alone: a configuration of diffusers, or settings such as {QUANTISER}"
+        ) from error
+    return known
