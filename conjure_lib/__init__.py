@@ -10,33 +10,10 @@ The names below are imported when they are first used: torch and diffusers take 
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-
-def _stop(*_: object) -> None:
-    """Ctrl-C while there is nothing to keep: one line, and no traceback of half an import."""
-    os.write(2, b"conjure_lib: stopped\n")
-    os._exit(130)
-
-
-def heed_interrupts() -> None:
-    """From now on there is work to keep: Ctrl-C is Python's own exception again."""
-    if signal.getsignal(signal.SIGINT) is _stop:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-_program = os.path.basename("".join(sys.argv[:1]))  # "-m" while a package is only being imported
-if (
-    _program in ("conjure", "conjure.exe") or (_program == "-m" and "conjure_lib" in sys.orig_argv)
-) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nobody decided otherwise
-    signal.signal(signal.SIGINT, _stop)
-
-from importlib import import_module  # noqa: E402
-from typing import TYPE_CHECKING, Any, Literal, get_args  # noqa: E402
-
-from conjure_lib.machine import settle  # noqa: E402
+from conjure_lib.machine import settle
 
 if TYPE_CHECKING:
     from conjure_lib.pipelines import from_pipeline
@@ -89,18 +66,18 @@ SAMPLERS = {
 }
 FLOW_SAMPLERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 
-_HOMES = ("pipelines", "process", "sampling", "sde", "similarity", "terms")  # of what __all__ names
+_OWN = ("pipelines", "process", "sampling", "sde", "similarity", "terms")
+_TOOLS = ("loading", "matrices", "traces", "scorer")  # the only ones that are handed on here
 
 settle()  # before torch is loaded
 
 
 def __getattr__(name: str) -> Any:
     """PEP 562: a name of ``__all__``, or the module of the library that has this name."""
-    if name in _HOMES:
+    if name in _OWN:
         return import_module(f"{__name__}.{name}")
     if name in __all__:
-        tools = (f"conjure_tools.{home}" for home in ("loading", "matrices", "traces", "scorer"))
-        homes = (*(f"{__name__}.{home}" for home in _HOMES), *tools)
+        homes = (*(f"{__name__}.{home}" for home in _OWN), *(f"conjure_tools.{h}" for h in _TOOLS))
         for home in map(import_module, homes):
             if hasattr(home, name):
                 return globals().setdefault(name, getattr(home, name))

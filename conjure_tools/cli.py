@@ -26,7 +26,6 @@ from conjure_lib import (
     SPACINGS,
     WEIGHTINGS,
     __version__,
-    heed_interrupts,
 )
 from conjure_tools.unread import UNREAD
 
@@ -41,12 +40,20 @@ OF_MODEL = (  # options that change what a model says
 
 def entry() -> NoReturn:
     """The program ``conjure``."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nobody decided otherwise
+        signal.signal(signal.SIGINT, _stop)
     # a fifth of the time from the start to a distance goes into searches through what imports left
     gc.set_threshold(200_000, 50, 1000)
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: only the end is left
     gc.freeze()  # nor a last search, before all is gone anyway
     sys.exit(code)
+
+
+def _stop(*_: object) -> None:
+    """Ctrl-C while there is nothing to keep: one line, and no traceback of half an import."""
+    os.write(2, b"conjure_lib: stopped\n")
+    os._exit(130)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -331,7 +338,8 @@ def _load(options: argparse.Namespace) -> GenerativeProcess:
     given = {name: getattr(options, name) for name in ("device", "device_map", *OF_MODEL)}
     given["quantization_config"] = options.quantization
     process = load(options.model, **{k: v for k, v in given.items() if v is not None})
-    heed_interrupts()
+    if signal.getsignal(signal.SIGINT) is _stop:  # from now on there is work to keep
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return process
 
 
