@@ -136,23 +136,11 @@ def draw_numbers(draws: Any) -> Sequence[int]:
         return range(whole("draws", draws))[: 2**63 - 1]  # what len() can count
     if isinstance(draws, range) and draws and min(draws[0], draws[-1]) >= 0:
         return draws[: 2**63 - 1]  # however long
-    return indices("draws", draws)
-
-
-def indices(name: str, values: Any, size: int | None = None) -> list[int]:
-    """Whole numbers from 0 on, and below ``size``, each of them once.
-
-    Raises:
-        TypeError: no list, or a number that is no integer.
-        ValueError: none, one that is not there, or one that stands twice.
-    """
-    numbers = [whole(f"each of {name}", i, 0) for i in listed(values, name, "[0, 1, 2]")]
+    numbers = [whole("each of draws", i, 0) for i in listed(draws, "draws", "[0, 1, 2]")]
     if not numbers:
-        raise ValueError(f"{name} must be at least 1, and none are given")
+        raise ValueError("draws must be at least 1, and none are given")
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f"{name}={_short(numbers)} holds a number twice: each counts once")
-    if size is not None and max(numbers) >= size:
-        raise ValueError(f"{name}={_short(numbers)}: there are {size}, from 0 to {size - 1}")
+        raise ValueError(f"draws={_short(numbers)} holds a number twice: each counts once")
     return numbers
 
 

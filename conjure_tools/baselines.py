@@ -34,7 +34,7 @@ from conjure_tools.distributions import (
     gaussian_jeffreys,
     principal_components,
 )
-from conjure_tools.encoders import encoder_folder
+from conjure_tools.encoders import encoder_folder, hidden_states
 from conjure_tools.loading import pick_device
 
 Pairs = Any  # of any shape that `inputs.as_pairs` takes
@@ -120,8 +120,8 @@ def direct_output(
     """
     _check(sampling, draws=draws, batch_size=batch_size)
     one_of("space", space, ("latents", "pixels"))
-    features = None if space == "latents" else np.asarray
-    output: Output = partial(final_outputs, process, features, **sampling)
+    made = final_latents if space == "latents" else _pictures
+    output: Output = partial(made, process, **sampling)
     return _minus_squares(pairs, output, draws, batch_size, "direct output")
 
 
@@ -176,7 +176,6 @@ def image_gaussian(
     process: GenerativeProcess,
     pairs: Pairs,
     *,
-    features: Literal["latents"] | Features = "latents",
     divergence: Literal["frechet", "jeffreys"] = "frechet",
     images: int = 16,
     components: int = 8,
@@ -186,22 +185,18 @@ def image_gaussian(
     """Minus a divergence between Gaussians fitted to the generated images of either prompt.
 
     Each of U unique prompts makes ``images`` samples, from the same x_T as every other, with the
-    ``sampling`` of :func:`direct_output`. Their features, flattened latents or what a function such
-    as :func:`clip_features` gives of the pictures, are projected on the ``components`` principal
-    components of all samples (a value depends on the other pairs too; memory is U · images · width)
-    and covariances are shrunk (Ledoit and Wolf 2004). "frechet": the squared distance of Dowson and
-    Landau (1982), FID's; "jeffreys": KL(1‖2) + KL(2‖1) in nats, which asks for three images or
-    more: two have no covariance that could be shrunk.
+    ``sampling`` of :func:`direct_output`. Their latents, flattened, are projected on the
+    ``components`` principal components of all samples (a value depends on the other pairs too;
+    memory is U · images · width) and covariances are shrunk (Ledoit and Wolf 2004). "frechet": the
+    squared distance of Dowson and Landau (1982), FID's; "jeffreys": KL(1‖2) + KL(2‖1) in nats,
+    which asks for three images or more: two have no covariance that could be shrunk.
     """
     one_of("divergence", divergence, ("frechet", "jeffreys"))
     _check(sampling, components=components, batch_size=batch_size)
     whole("images", images, 3 if divergence == "jeffreys" else 1)
-    if isinstance(features, str):
-        one_of("features", features, ("latents",))
     prompts, index = _unique(pairs)
     few_enough(components, len(prompts) * images)
-    measure = None if isinstance(features, str) else features
-    output: Output = partial(final_outputs, process, measure, **sampling)
+    output: Output = partial(final_latents, process, **sampling)
     bar = tqdm(range(images), desc="images", unit="draw", delay=2)
     drawn = [torch.cat([output(c, d).flatten(1) for c in chunks(prompts, batch_size)]) for d in bar]
     samples = torch.stack(drawn, dim=1).double().numpy()  # (U, images, width)
@@ -210,15 +205,13 @@ def image_gaussian(
     return -compare(means, covariances, *index)
 
 
-def clip_features(
-    name: str | Path = "openai/clip-vit-large-patch14", *, revision: str | None = None
-) -> Features:
+def clip_features(name: str | Path = "openai/clip-vit-large-patch14") -> Features:
     """A function of pictures (n, height, width, 3) in [0, 1] to their features (n, d).
 
     CLIP's image embeddings (Radford et al. 2021) or, for "facebook/dinov2-base", the class tokens
     of DINOv2 (Oquab et al. 2023), behind the checkpoint's own preparation of pictures.
     """
-    processor, model = _pretrained(name, "AutoImageProcessor", revision)
+    processor, model = _pretrained(name, "AutoImageProcessor")
 
     @steady
     def features(pictures: np.ndarray) -> np.ndarray:
@@ -230,62 +223,44 @@ def clip_features(
     return features
 
 
-def sentence_cosine(
-    folder_or_name: str | Path,
-    pairs: Pairs,
-    *,
-    pooling: Literal["mean", "cls"] = "mean",
-    revision: str | None = None,
-) -> np.ndarray:
+def sentence_cosine(folder_or_name: str | Path, pairs: Pairs) -> np.ndarray:
     """Cosine of the sentence embeddings of an encoder, from a folder or a Hub repository.
 
-    "mean": last hidden states averaged over what is not padding (Reimers and Gurevych 2019), for
-    "sentence-transformers/all-MiniLM-L6-v2". "cls": the first, before BERT's pooler, for SimCSE
-    (Gao et al. 2021), from a folder with its weights in safetensors. Texts are cut at 256 word
-    pieces, as all-MiniLM-L6-v2 cuts them. By hand, since SentenceTransformer.encode, which gives
+    They are last hidden states averaged over what is not padding (Reimers and Gurevych 2019), as
+    "sentence-transformers/all-MiniLM-L6-v2" has them. Texts are cut at 256 word pieces, as it cuts
+    them. By hand, since SentenceTransformer.encode, which gives
     the same, loads past the checks of `conjure_tools.weights`.
     """
-    one_of("pooling", pooling, ("mean", "cls"))
     prompts, index = _unique(pairs)
-    tokenizer, model = _pretrained(folder_or_name, "AutoTokenizer", revision, ("pooler",))
+    tokenizer, model = _pretrained(folder_or_name, "AutoTokenizer", ("pooler",))
     room = min(WORD_PIECES, tokenizer.model_max_length, model.config.max_position_embeddings)
-    options = {"padding": True, "truncation": True, "max_length": room, "return_tensors": "pt"}
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # for little padding
     vectors = torch.empty(len(prompts), model.config.hidden_size, dtype=torch.float64)
-    for rows in tqdm(list(chunks(by_length, 64)), desc="embeddings", unit="batch", delay=2):
-        tokens = tokenizer([prompts[i] for i in rows], **options).to(model.device)
-        hidden = (
-            steady(model.__call__)(**tokens).last_hidden_state.cpu().double()
-        )  # (n, tokens, width)
-        summed = torch.einsum("nt,ntw->nw", tokens["attention_mask"].cpu().double(), hidden)
-        vectors[rows] = hidden[:, 0] if pooling == "cls" else summed
+    for rows, mask, hidden in hidden_states(model, tokenizer, prompts, room, 64):
+        vectors[rows] = torch.einsum("nt,ntw->nw", mask.double(), hidden.double())
     return _cosine(vectors, index, prompts)
 
 
 # -- what several share ----------------------------------------------------------------------
 
 
-def final_outputs(
-    process: GenerativeProcess,
-    features: Features | None,
-    prompts: Sequence[str],
-    draw: int,
-    **sampling: Unpack[Outputs],
+def final_latents(
+    process: GenerativeProcess, prompts: Sequence[str], draw: int, **sampling: Unpack[Outputs]
 ) -> Tensor:
-    """The final latents of prompts from the x_T of a draw, or ``features`` of their pictures."""
-    if features is not None and process.decode is None:
-        raise ValueError(f"{process.name} has no decoder: it makes no pictures")
+    """The final latents of prompts, all from the x_T of a draw: (n, *latent_shape), on the CPU."""
     seed = sampling.get("seed", DEFAULT.seed)
     x_T = process.noise([draw], seed).expand(len(prompts), *process.latent_shape)
     draws, condition = [draw] * len(prompts), process.encode(prompts)
-    path = process.trajectories(condition, x_T, draws, texts=prompts, **sampling)
-    if features is None or process.decode is None:
-        return path.final.cpu()
-    pictures = as_numbers("a picture", process.decode(path.final))
-    found = torch.as_tensor(as_numbers("features of a picture", features(pictures)))
-    if found.ndim < 2 or len(found) != len(prompts):
-        raise ValueError(f"features of {len(prompts)} pictures have shape {tuple(found.shape)}")
-    return found
+    return process.trajectories(condition, x_T, draws, texts=prompts, **sampling).final.cpu()
+
+
+def _pictures(
+    process: GenerativeProcess, prompts: Sequence[str], draw: int, **sampling: Unpack[Outputs]
+) -> Tensor:
+    """What :func:`final_latents` are pictures of."""
+    if process.decode is None:
+        raise ValueError(f"{process.name} has no decoder: it makes no pictures")
+    latents = final_latents(process, prompts, draw, **sampling).to(process.device)
+    return torch.as_tensor(as_numbers("a picture", process.decode(latents)))
 
 
 def _minus_squares(
@@ -309,13 +284,11 @@ def _minus_squares(
     return total / draws
 
 
-def _pretrained(
-    source: str | Path, reader: str, revision: str | None, unread: Sequence[str] = ()
-) -> tuple[Any, Any]:
+def _pretrained(source: str | Path, reader: str, unread: Sequence[str] = ()) -> tuple[Any, Any]:
     """A transformers model on the best device, and its tokenizer or image processor before it."""
     import transformers
 
-    folder = encoder_folder(source, revision)
+    folder = encoder_folder(source)
     model = weights.pretrained(transformers.AutoModel, folder, unread=unread)
     read = weights.reader(getattr(transformers, reader), folder)
     return read, model.to(pick_device())

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from conjure_lib.integrity import quiet
-from conjure_tools.hub import from_hub, no_revision
+from torch import Tensor
+from tqdm import tqdm
+
+from conjure_lib.engine import chunks
+from conjure_lib.integrity import evaluating, quiet, steady
+from conjure_tools.hub import from_hub
 
 FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")
-COMMITS = {  # of repositories, each with safetensors
-    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
-    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
-    "openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef",
-    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
-    "sentence-transformers/all-MiniLM-L6-v2": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
-}
 
 
-def encoder_folder(source: str | Path, revision: str | None = None) -> Path:
+def encoder_folder(source: str | Path) -> Path:
     """The folder of a transformers model, fetched from the Hub if it is a repository.
-
-    Args:
-        revision: a commit of the repository; pinned in ``COMMITS`` for known ones.
 
     Raises:
         FileNotFoundError: there is neither.
-        ValueError: a revision of a folder.
     """
     folder = Path(source)
     if folder.is_dir():
-        no_revision(folder, revision)
         return folder
 
     def fetch(commit: str | None, local: bool) -> str:
@@ -44,4 +38,27 @@ def encoder_folder(source: str | Path, revision: str | None = None) -> Path:
         )
 
     with quiet():
-        return from_hub(str(source), revision or COMMITS.get(str(source)), fetch)
+        return from_hub(str(source), None, fetch)
+
+
+def hidden_states(
+    model: Any, tokenizer: Any, texts: Sequence[str], room: int, batch_size: int
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """The last hidden states of texts, a batch of like lengths at a time, for little padding.
+
+    Args:
+        room: tokens beyond which a text is cut.
+
+    Yields:
+        Which texts they are; what is no padding, (n, tokens); the states, (n, tokens, width); on
+        the CPU.
+    """
+    options = {"padding": True, "truncation": True, "max_length": room, "return_tensors": "pt"}
+    by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    batches = list(chunks(by_length, batch_size))
+    for rows in tqdm(batches, desc="embeddings", unit="batch", delay=2):
+        tokens = tokenizer([texts[i] for i in rows], **options).to(model.device)
+        told = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        with evaluating(model):
+            found = steady(model.__call__)(**told).last_hidden_state
+        yield list(rows), tokens["attention_mask"].cpu(), found.cpu()

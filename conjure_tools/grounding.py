@@ -44,7 +44,7 @@ from transformers import (
 from conjure_lib import EMBEDDED
 from conjure_lib.integrity import raw
 from conjure_lib.process import generator
-from conjure_tools.encoders import encoder_folder
+from conjure_tools.encoders import encoder_folder, hidden_states
 from conjure_tools.folders import claim
 from conjure_tools.hardware import half_pays
 from conjure_tools.loading import pick_device, shipped
@@ -436,21 +436,12 @@ def small_encoder(table: Tensor, *, seed: int = 0, layers: int = 2, pad: int = 0
     return model
 
 
-@torch.no_grad()
 def embed(encoder: Any, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 128) -> Tensor:
     """The raw [CLS] of each text, (n, width) float32; texts are cut where the encoder ends."""
-    training, device = encoder.training, next(encoder.parameters()).device
     room = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    options = {"padding": True, "truncation": True, "max_length": room, "return_tensors": "pt"}
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # for little padding
     result = torch.empty(len(texts), int(encoder.config.hidden_size))
-    encoder.eval()
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        tokens = tokenizer([texts[i] for i in rows], **options).to(device)
-        inputs = {k: tokens[k] for k in ("input_ids", "attention_mask")}
-        result[rows] = encoder(**inputs).last_hidden_state[:, 0].float().cpu()
-    encoder.train(training)
+    for rows, _, hidden in hidden_states(encoder, tokenizer, texts, room, batch_size):
+        result[rows] = hidden[:, 0].float()
     return result
 
 

@@ -11,22 +11,18 @@ from pathlib import Path
 
 from conjure_lib.integrity import first_line
 
-REVISIONS = {  # of pipelines, each a commit with safetensors
+REVISIONS = {  # of known repositories, each a commit with safetensors
     "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
+    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
+    "openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef",
+    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    "sentence-transformers/all-MiniLM-L6-v2": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
 }
 SECONDS = 5.0  # for the one answer
 REST = 60.0  # seconds until a Hub that gave none is asked again
 _rest = {"until": 0.0}
 _alone = threading.Lock()
-
-
-def no_revision(folder: Path, revision: str | None) -> None:
-    """Raises ValueError: a folder has no revisions to choose from."""
-    if revision is not None:
-        raise ValueError(
-            f"revision is of repositories on the Hub, and {folder} is a folder: leave out "
-            f"revision={revision!r}"
-        )
 
 
 def from_hub(

@@ -17,7 +17,7 @@ from conjure_lib.machine import limit_threads
 from conjure_lib.pipelines import check_options, from_pipeline
 from conjure_lib.process import GenerativeProcess
 from conjure_tools import weights
-from conjure_tools.hub import REVISIONS, from_hub, no_revision
+from conjure_tools.hub import REVISIONS, from_hub
 from conjure_tools.single_file import open_file
 from conjure_tools.weights import index_of
 
@@ -101,7 +101,10 @@ def load(
     folder = shipped(EMBEDDED) if name == EMBEDDED else Path(name)
     local, commit = folder.exists(), None
     if local and revision is not None:
-        no_revision(folder, revision)
+        raise ValueError(
+            f"revision is of repositories on the Hub, and {folder} is a folder: leave out "
+            f"revision={revision!r}"
+        )
     if folder.is_file():
         if refused := [k for k, v in of_folder.items() if v is not None]:
             raise ValueError(f"a single file has no {', '.join(refused)}: leave that out")

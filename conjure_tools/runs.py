@@ -37,7 +37,7 @@ from tqdm import tqdm
 import conjure_lib
 from conjure_lib import WEIGHTINGS, Quadrature, Weighting
 from conjure_lib.engine import tiled
-from conjure_lib.inputs import indices, one_of, whole
+from conjure_lib.inputs import one_of, whole
 from conjure_lib.machine import check_memory
 from conjure_lib.process import GenerativeProcess, as_process
 from conjure_lib.reading import UnreadWarning, fault
@@ -104,31 +104,11 @@ class Run:
         """What the mean over draws of each term counts in the distance of its pair, (P, S)."""
         return self.terms.weights(weighting, self.quadrature)
 
-    def by_draw(self, weighting: Weighting = "sde", at: Sequence[int] | None = None) -> np.ndarray:
-        """The distance of each pair in each draw, (P, draws); ``at`` picks timesteps by index.
+    def by_draw(self, weighting: Weighting = "sde") -> np.ndarray:
+        """The distance of each pair in each draw, (P, draws)."""
+        return self.terms.by_draw(weighting, self.quadrature)
 
-        Raises:
-            TypeError: ``at`` is no list of whole numbers.
-            ValueError: it is empty, names a timestep twice or one that is not there, or the
-                timesteps are unevenly spaced; or there is no such weighting.
-        """
-        return self._at(at).by_draw(weighting, self.quadrature)
-
-    def _at(self, at: Sequence[int] | None) -> Terms:
-        """The terms of some timesteps by index, with the errors of :meth:`by_draw`; of all."""
-        times = self.terms.timesteps.numpy()
-        steps = indices("at", range(len(times)) if at is None else at, len(times))
-        if at is not None and self.quadrature == "sum" and np.ptp(np.diff(times)) > 2:
-            raise ValueError("the timesteps are unevenly spaced: each counts by its own stretch")
-        return self.terms.at(steps)
-
-    def distances(
-        self,
-        weighting: Weighting = "sde",
-        *,
-        draws: int | None = None,
-        at: Sequence[int] | None = None,
-    ) -> pd.DataFrame:
+    def distances(self, weighting: Weighting = "sde", *, draws: int | None = None) -> pd.DataFrame:
         """Columns id, text1, text2, distance, its errors stderr (of the draws, NaN of a single one)
         and quadrature_error (of the steps), and what was read.
 
@@ -136,17 +116,16 @@ class Run:
 
         Args:
             draws: the first so many; all by default.
-            at: as of :meth:`by_draw`, whose errors are raised too.
 
         Raises:
             TypeError: ``draws`` is no whole number.
-            ValueError: it is below 1, or the run has fewer.
+            ValueError: it is below 1, or the run has fewer; or there is no such weighting.
         """
         there = self.terms.squares.shape[1]
         if draws is not None and whole("draws", draws) > there:
             raise ValueError(f"draws={draws}, and the run has {there}: take fewer, or score more")
         some = replace(self.terms, squares=self.terms.squares[:, :draws])
-        found = replace(self, terms=some)._at(at).estimates(weighting, self.quadrature)
+        found = some.estimates(weighting, self.quadrature)
         table = self.pairs[["id", "text1", "text2"]].copy()
         errors = {name: [getattr(e, name) for e in found] for name in ERRORS}
         said = {name: self.pairs[name] for name in COLUMNS if name in self.pairs}

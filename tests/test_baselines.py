@@ -293,14 +293,9 @@ def test_divergences_of_known_gaussians() -> None:
         distributions.gaussian_jeffreys(np.zeros((2, 3)), flat, none, none + 1)
 
 
-@pytest.mark.parametrize("features", ["latents", "colours"])
 @pytest.mark.parametrize("divergence", ["frechet", "jeffreys"])
-def test_image_gaussians_step_by_step(model: Model, divergence: str, features: str) -> None:
+def test_image_gaussians_step_by_step(model: Model, divergence: str) -> None:
     """Samples one by one, principal components from the covariance matrix, then the formulas."""
-
-    def colours(pictures: NDArray) -> NDArray:
-        return np.concatenate([pictures.mean((1, 2)), pictures.std((1, 2))], axis=1)
-
     process, pairs, images = model.process, [("a cat", "pizza"), ("pizza", "a dog")], 7
     rows = {}
     for prompt in ("a cat", "pizza", "a dog"):
@@ -309,8 +304,7 @@ def test_image_gaussians_step_by_step(model: Model, divergence: str, features: s
             final = process.trajectories(
                 condition, process.noise([draw], SEED), [draw], steps=2, seed=SEED
             ).final
-            vector = colours(process.decode(final)) if features == "colours" else final.numpy()
-            drawn.append(vector.ravel())
+            drawn.append(final.numpy().ravel())
         rows[prompt] = np.array(drawn, float)
     together = np.concatenate(list(rows.values()))
     basis = np.linalg.eigh(np.cov(together.T))[1][:, -3:]
@@ -318,7 +312,6 @@ def test_image_gaussians_step_by_step(model: Model, divergence: str, features: s
     found = image_gaussian(
         process,
         pairs,
-        features=colours if features == "colours" else "latents",
         divergence=divergence,
         images=images,
         components=3,
@@ -396,9 +389,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
 @torch.no_grad()
-def test_sentence_cosine_by_hand(tiny_bert: Path, pooling: str) -> None:
+def test_sentence_cosine_by_hand(tiny_bert: Path) -> None:
     """Text by text, so without padding, and cut at 256 by hand; more texts than one batch holds."""
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abc def"), n)) + "x" for n in (*range(1, 75), 290, 400)]
@@ -411,11 +403,11 @@ def test_sentence_cosine_by_hand(tiny_bert: Path, pooling: str) -> None:
         pieces = [c if k == 0 else f"##{c}" for word in words for k, c in enumerate(word)]
         ids = [vocab.index(p) for p in ["[CLS]", *pieces[:254], "[SEP]"]]
         hidden = network(torch.tensor([ids])).last_hidden_state[0].double()
-        vectors[text] = hidden[0] if pooling == "cls" else hidden.mean(0)
+        vectors[text] = hidden.mean(0)
     expected = [
         float(vectors[a] @ vectors[b] / vectors[a].norm() / vectors[b].norm()) for a, b in pairs
     ]
-    found = sentence_cosine(tiny_bert, pairs, pooling=pooling)
+    found = sentence_cosine(tiny_bert, pairs)
     assert found.dtype == np.float64 and np.std(found) > 0.01
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -536,7 +528,6 @@ def test_bad_pairs_are_named(process: cj.GenerativeProcess, call: str) -> None:
         (direct_output, {"sampler": "heun"}, "sampler must be one of ddim, ddpm, .*, not 'heun'"),
         (text_encoder_cosine, {"pooling": "cls"}, "pooling must be one of last, mean, not 'cls'"),
         (image_gaussian, {"divergence": "kl"}, "divergence must be one of frechet, jeffreys"),
-        (image_gaussian, {"features": "pixels"}, "features must be one of latents, not 'pixels'"),
         (image_gaussian, {"components": 0}, "components must be at least 1, not 0"),
         (image_gaussian, {"images": 0}, "images must be at least 1, not 0"),
         (image_gaussian, {"images": 2, "steps": 1}, "components must be at most 6 here, not 8"),
@@ -571,19 +562,9 @@ def test_what_a_process_cannot_do_is_said() -> None:
     process.decode = None
     with pytest.raises(ValueError, match="process has no decoder"):
         direct_output(process, [("a", "b")], space="pixels")
-    with pytest.raises(ValueError, match="do not vary"):
-        image_gaussian(
-            toy(lambda x, t, y: x / x.norm() * 0),
-            [("a", "b")],
-            features=lambda pictures: np.ones((len(pictures), 3)),
-            divergence="jeffreys",
-            components=2,
-        )
 
 
 def test_bad_settings_of_sentence_encoders(tiny_bert: Path) -> None:
-    with pytest.raises(ValueError, match="pooling must be one of mean, cls, not 'max'"):
-        sentence_cosine(tiny_bert, PAIRS, pooling="max")
     with pytest.raises(ValueError, match="first text of pair 0 is blank"):
         sentence_cosine(tiny_bert, [(" ", "cat")])
     there = sentence_cosine(tiny_bert, [("cat", "dog"), ("mat", "mat")])
@@ -597,14 +578,3 @@ def test_a_covariance_without_density_is_refused() -> None:
     m, s = np.zeros((2, 2)), np.array([np.diag([1.0, 1e-17]), np.eye(2)])
     with pytest.raises(ValueError, match="no density: take more of them, fewer components"):
         distributions.gaussian_jeffreys(m, s, np.array([0]), np.array([1]))
-
-
-def test_features_that_are_no_numbers_are_refused() -> None:
-    process = toy(constant)
-    for features, message in (
-        (lambda pictures: np.full((len(pictures), 3), np.nan), "features .* not finite"),
-        (lambda pictures: np.ones((1, 3)), "features of 2 pictures have shape"),
-        (lambda pictures: np.ones(len(pictures)), "features of 2 pictures have shape"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            image_gaussian(process, [("a", "b")], features=features, components=2)

@@ -30,7 +30,6 @@ import conjure_lib as cj
 from conjure_lib.integrity import quiet
 from conjure_tools import weights
 from conjure_tools.baselines import lengths, sentence_cosine
-from conjure_tools.encoders import COMMITS
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.grounding import embed, load_encoder
 from conjure_tools.hub import REVISIONS
@@ -473,8 +472,6 @@ def test_a_folder_has_no_revision(folder: Path) -> None:
     for model in (folder, "emoji-diffusion"):
         with pytest.raises(ValueError, match="is a folder: leave out revision='abc'"):
             cj.load(model, device="cpu", revision="abc")
-    with pytest.raises(ValueError, match="is a folder: leave out revision='abc'"):
-        sentence_cosine(folder / "text_encoder", [("a", "b")], revision="abc")
 
 
 def test_what_is_no_name_and_no_folder(model: Model, tmp_path: Path) -> None:
@@ -687,7 +684,7 @@ def test_the_hub_is_asked_once_or_never(
     assert "emoji-diffusion" in first
     again = "did not answer a moment ago" if offline == "0" else "HF_HUB_OFFLINE is set"
     assert all(again in message for message in others)
-    assert f"--revision {COMMITS['sentence-transformers/all-MiniLM-L6-v2']}" in others[0]
+    assert f"--revision {REVISIONS['sentence-transformers/all-MiniLM-L6-v2']}" in others[0]
 
 
 @pytest.mark.parametrize("revision", ["", " ", 5, False])
@@ -699,8 +696,8 @@ def test_a_revision_that_is_none_is_not_taken_for_the_pinned_one(revision: Any) 
 
 
 def test_pins_are_commits() -> None:
-    assert COMMITS["openai/clip-vit-base-patch32"].startswith("c237dc49")
-    pins = (REVISIONS | COMMITS).values()
+    assert REVISIONS["openai/clip-vit-base-patch32"].startswith("c237dc49")
+    pins = REVISIONS.values()
     assert all(len(c) == 40 and set(c) <= set("0123456789abcdef") for c in pins)
 
 

@@ -79,27 +79,17 @@ def test_a_run_is_the_distances(tmp_path: Path, weighting: str, changed: dict[st
         ({"draws": 99}, ValueError, "draws=99, and the run has 2"),
         ({"draws": 1.5}, TypeError, "draws must be a whole number, not 1.5"),
         ({"draws": "1"}, TypeError, "draws must be a whole number, not '1'"),
-        ({"at": []}, ValueError, "at must be at least 1, and none are given"),
-        ({"at": [0, 0]}, ValueError, r"at=\[0, 0\] holds a number twice"),
-        ({"at": [5]}, ValueError, r"at=\[5\]: there are 5, from 0 to 4"),
-        ({"at": [-1]}, ValueError, "each of at must be at least 0, not -1"),
-        ({"at": [0.5]}, TypeError, "each of at must be a whole number, not 0.5"),
-        ({"at": 2}, TypeError, "at must be like"),
     ],
 )
-def test_draws_and_timesteps_that_a_run_has_not(
+def test_draws_that_a_run_has_not(
     chosen: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     terms = np.ones((3, 2, 5, 2), np.float32) * np.arange(5)[:, None]
     of_pairs = cj.Terms(terms, torch.arange(800, -1, -200), toy().schedule)
     run = runs.Run(PAIRS[:3], of_pairs, {"settings": {"quadrature": "sum"}})
-    found = run.distances("noise", draws=1, at=np.array([4, 1]))["distance"]
-    assert (found == 2.5).all()
+    assert (run.distances("noise", draws=1)["distance"] == 2).all()
     with pytest.raises(kind, match=message):
         run.distances(**chosen)
-    if "at" in chosen:
-        with pytest.raises(kind, match=message):
-            run.by_draw(**chosen)
 
 
 def test_order_of_the_pairs_changes_no_number(tmp_path: Path) -> None:

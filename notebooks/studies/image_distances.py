@@ -114,7 +114,7 @@ def _outputs(
     """The final latents of all texts from one x_T, (U, d): from ``file``, or made and put there."""
     if not file.is_file():
         parts = [
-            baselines.final_outputs(process, None, part, draw, steps=STEPS, seed=SEED)
+            baselines.final_latents(process, part, draw, steps=STEPS, seed=SEED)
             for part in chunks(texts, batch_size)
         ]
         made = np.concatenate([one.flatten(1).numpy() for one in parts])
