@@ -201,6 +201,11 @@ def check_rule(weighting: str, quadrature: str, sampling: Sampling, pairing: str
         raise ValueError('quadrature="sum" counts all steps alike: spacing="log-snr" is not even')
 
 
+def spacing_for_tolerance(sampler: str | None, quadrature: Quadrature) -> Spacing:
+    """Where the steps of a tolerance lie, if nobody says: others never reach the window's end."""
+    return "leading" if sampler == "own" or quadrature == "sum" else "log-snr"
+
+
 # -- one clock: diffusers' classes, left to themselves, each have a spacing of their own ---------
 
 OTHERS = ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "flow_sigmas", "lu_lambdas")

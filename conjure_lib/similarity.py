@@ -34,6 +34,7 @@ from conjure_lib.sampling import (
     Single,
     check_settings,
     check_work,
+    spacing_for_tolerance,
 )
 from conjure_lib.spending import spend
 from conjure_lib.terms import Estimate, Terms
@@ -177,10 +178,10 @@ def distances(
     >>> dog < car
     True
     """
-    first = next(iter(as_process(process).samplers))
+    as_process(process)
     if tolerance is not None and not {"sampling", "spacing"} & settings.keys():
-        even = quadrature == "sum" or (settings.get("sampler") or first) == "own"
-        settings["spacing"] = "leading" if even else "log-snr"
+        sampler = settings.get("sampler") or next(iter(process.samplers))
+        settings["spacing"] = spacing_for_tolerance(sampler, quadrature)
     sampling = check_settings(weighting=weighting, quadrature=quadrature, **settings)
     check_reach(process, sampling)
     pairs, make = as_pairs(pairs), partial(pair_terms, process)

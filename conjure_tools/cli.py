@@ -309,16 +309,13 @@ def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namesp
 
 
 def _same_pairs(theirs: Any, mine: Any, run: Path, name: str) -> None:
-    mend = "give --against a run of the same pairs (file, --limit, --sample, --seed)"
-    columns = ["id", "text1", "text2"]
-    if len(theirs) != len(mine):
-        raise ValueError(f"{run} holds {len(theirs)} pairs, and {name} has {len(mine)}: {mend}")
-    rows = zip(theirs[columns].to_numpy().tolist(), mine[columns].to_numpy().tolist(), strict=True)
-    for i, (old, new) in enumerate(rows):
-        if old != new:
-            raise ValueError(
-                f"{run} holds other pairs than {name}: row {i} is {old} and not {new}: {mend}"
-            )
+    from conjure_tools.runs import difference
+
+    if found := difference(theirs, mine):
+        raise ValueError(
+            f"{run} holds other pairs than {name}{found}: give --against a run of the same pairs "
+            "(file, --limit, --sample, --seed)"
+        )
 
 
 def _save(file: Path, record: Any) -> None:
@@ -344,13 +341,14 @@ def _load(options: argparse.Namespace) -> GenerativeProcess:
 
 
 def _sampling(options: argparse.Namespace) -> Sampling:
-    from conjure_lib import Sampling
+    from conjure_lib.sampling import DEFAULT, Sampling, spacing_for_tolerance
 
     names = ("steps", "draws", "guidance", "sampler", "seed", "spacing", "log_snr")
     given = {name: getattr(options, name) for name in names}
     if given["spacing"] is None:
-        even = options.sampler == "own" or options.quadrature == "sum"
-        given["spacing"] = "leading" if even or options.tolerance is None else "log-snr"
+        given["spacing"] = DEFAULT.spacing
+        if options.tolerance is not None:
+            given["spacing"] = spacing_for_tolerance(options.sampler, options.quadrature)
     return Sampling(**given)
 
 

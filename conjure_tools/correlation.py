@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -29,10 +29,16 @@ MIXED = 20  # times that the draws of each pair are mixed, to see what pairs sha
 
 
 class Resampling(TypedDict, total=False):
-    """How an interval is drawn, as calls take it by name."""
+    """How an interval is drawn: from so many ``resamples``, 10,000 by default, of a ``seed``."""
 
     resamples: int
     seed: int
+
+
+class Interval(Resampling, total=False):
+    """The same, and the ``texts`` (n, 2) of each pair, where they recur."""
+
+    texts: np.ndarray | None
 
 
 Column = Callable[[np.ndarray], np.ndarray]
@@ -54,20 +60,13 @@ class Correlation:
     pairs: int
 
 
-def spearman(
-    predicted: np.ndarray,
-    human: np.ndarray,
-    *,
-    texts: np.ndarray | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Correlation:
+def spearman(predicted: np.ndarray, human: np.ndarray, **how: Unpack[Interval]) -> Correlation:
     """Spearman's ρ of ``predicted`` and ``human`` (n,), with its interval; ties get mean ranks.
 
     Args:
         predicted: (n,), or (draws, n), whose mean is correlated and whose noise is in the interval.
         human: (n,).
-        texts: (n, 2), the texts of each pair, where they recur.
+        how: of :class:`Interval`: texts, resamples, seed.
 
     Raises:
         ValueError: the lengths differ, fewer than three pairs, or a value that is not finite.
@@ -77,29 +76,16 @@ def spearman(
     >>> spearman(np.arange(20.0), np.arange(20.0) ** 2, resamples=50).value
     1.0
     """
-    return _bootstrap([predicted, human], _ranks, _partial, resamples, seed, texts)
+    return _bootstrap([predicted, human], _ranks, _partial, **how)
 
 
-def pearson(
-    predicted: np.ndarray,
-    human: np.ndarray,
-    *,
-    texts: np.ndarray | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Correlation:
+def pearson(predicted: np.ndarray, human: np.ndarray, **how: Unpack[Interval]) -> Correlation:
     """Pearson's r with its interval; arguments and errors as `spearman`."""
-    return _bootstrap([predicted, human], _values, _partial, resamples, seed, texts)
+    return _bootstrap([predicted, human], _values, _partial, **how)
 
 
 def partial_spearman(
-    predicted: np.ndarray,
-    human: np.ndarray,
-    given: np.ndarray,
-    *,
-    texts: np.ndarray | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
+    predicted: np.ndarray, human: np.ndarray, given: np.ndarray, **how: Unpack[Interval]
 ) -> Correlation:
     """Spearman's ρ of ``predicted`` and ``human`` with ``given`` (n,) or (n, m) held constant.
 
@@ -108,7 +94,7 @@ def partial_spearman(
     """
     given = as_numbers("given", given)
     others = list(given.reshape(len(given), -1).T)
-    return _bootstrap([predicted, human, *others], _ranks, _partial, resamples, seed, texts)
+    return _bootstrap([predicted, human, *others], _ranks, _partial, **how)
 
 
 def paired_bootstrap(
@@ -117,9 +103,7 @@ def paired_bootstrap(
     human: np.ndarray,
     *,
     same_draws: bool = True,
-    texts: np.ndarray | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
+    **how: Unpack[Interval],
 ) -> Correlation:
     """ρ(first, human) - ρ(second, human), both from the same resamples; errors as `spearman`.
 
@@ -134,16 +118,13 @@ def paired_bootstrap(
     2.0
     """
     vectors = [first, second, human]
-    return _bootstrap(vectors, _ranks, _difference, resamples, seed, texts, same_draws)
+    return _bootstrap(vectors, _ranks, _difference, same_draws=same_draws, **how)
 
 
 def of_ranks(
     vectors: Sequence[np.ndarray],
     statistic: Callable[[np.ndarray], np.ndarray],
-    *,
-    texts: np.ndarray | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
+    **how: Unpack[Interval],
 ) -> Correlation:
     """Any ``statistic`` of the Spearman correlations of some vectors (n,), with its interval.
 
@@ -152,7 +133,7 @@ def of_ranks(
 
     Other arguments and errors as `spearman`.
     """
-    return _bootstrap(vectors, _ranks, statistic, resamples, seed, texts)
+    return _bootstrap(vectors, _ranks, statistic, **how)
 
 
 def both_texts(pairs: pd.DataFrame) -> np.ndarray | None:
@@ -165,9 +146,7 @@ def agreement(
     table: pd.DataFrame,
     similarity: Sequence[float] | np.ndarray,
     by: str | None = None,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
+    **how: Unpack[Resampling],
 ) -> list[dict[str, Any]]:
     """Correlations of ``similarity`` with the human scores of ``table``: pooled, then by group.
 
@@ -207,9 +186,7 @@ def agreement(
             found = Correlation(np.nan, np.nan, np.nan, len(at))
             if not group or len(at) > 2:
                 texts = None if names is None else names[at]
-                found = measure(
-                    values[..., at], human[at], texts=texts, resamples=resamples, seed=seed
-                )
+                found = measure(values[..., at], human[at], texts=texts, **how)
             name = measure.__name__
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         rows.append(row | {"pairs": len(at)})
@@ -230,8 +207,9 @@ def _bootstrap(
     vectors: Sequence[np.ndarray],
     prepare: Callable[[np.ndarray], Column],
     statistic: Callable[[np.ndarray], np.ndarray],
-    resamples: int,
-    seed: int,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
     texts: np.ndarray | None = None,
     same_draws: bool = True,
 ) -> Correlation:

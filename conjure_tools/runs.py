@@ -70,6 +70,7 @@ PROBED = 256  # rows that speed is measured with, at most
 SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
 PARTIAL = re.compile(SHARD.pattern + r"\.\d+\.partial")
 OUTPUTS = ("distances.parquet", "distances.csv", "dropped.csv", "record.json", "evaluation.json")
+OF_PAIRS = ["id", "text1", "text2"]  # columns
 ERRORS = ("stderr", "quadrature_error")  # columns of distances, as of an Estimate
 OWN = (MARKS, "shards", "set-aside")  # the folders in a run's
 PARTS = {"settings", "fingerprint", "block", "timesteps", "schedule", "floor", "provenance"}
@@ -126,7 +127,7 @@ class Run:
             raise ValueError(f"draws={draws}, and the run has {there}: take fewer, or score more")
         some = replace(self.terms, squares=self.terms.squares[:, :draws])
         found = some.estimates(weighting, self.quadrature)
-        table = self.pairs[["id", "text1", "text2"]].copy()
+        table = self.pairs[OF_PAIRS].copy()
         errors = {name: [getattr(e, name) for e in found] for name in ERRORS}
         said = {name: self.pairs[name] for name in COLUMNS if name in self.pairs}
         return table.assign(distance=[e.value for e in found], **errors, **said)
@@ -443,7 +444,7 @@ def check_pairs(pairs: Any) -> None:
         )
     if twice := pairs.columns[pairs.columns.duplicated()].tolist():
         raise ValueError(f"the pairs have two columns called {twice[0]!r}: rename one")
-    if lacking := {"id", "text1", "text2"} - set(pairs.columns):
+    if lacking := {*OF_PAIRS} - set(pairs.columns):
         raise ValueError(f"the pairs lack the column {', '.join(sorted(lacking))}")
     if not len(pairs):
         raise ValueError("there are no pairs to score")
@@ -616,18 +617,20 @@ def _compare(
 def _change(folder: Path, pairs: pd.DataFrame) -> str:
     """Where ``pairs`` differ from those of the run, and the mend."""
     mend = "choose another folder, or give the pairs of the first start"
-    columns = ["id", "text1", "text2"]
     try:
-        old = pd.read_parquet(folder / "pairs.parquet", columns=columns)
+        old = pd.read_parquet(folder / "pairs.parquet", columns=OF_PAIRS)
     except (OSError, ValueError):
         return f": {mend}"
-    if len(old) != len(pairs):
-        return f", {len(old):,} and not {len(pairs):,}: {mend}"
-    rows = zip(old.to_numpy().tolist(), pairs[columns].to_numpy().tolist(), strict=True)
+    return f"{difference(old, pairs)}: {mend}"
+
+
+def difference(there: pd.DataFrame, here: pd.DataFrame) -> str:
+    """Where two tables of pairs differ first, in brackets; empty where they do not."""
+    if len(there) != len(here):
+        return f" ({len(there):,} and not {len(here):,})"
+    rows = zip(*(table[OF_PAIRS].to_numpy().tolist() for table in (there, here)), strict=True)
     first = next(((i, a, b) for i, (a, b) in enumerate(rows) if a != b), None)
-    return (
-        f": {mend}" if first is None else f" (row {first[0]} was {first[1]}, is {first[2]}): {mend}"
-    )
+    return "" if first is None else " (row {} is {} there, and {} here)".format(*first)
 
 
 def _keep_pairs(folder: Path, pairs: pd.DataFrame) -> None:
@@ -877,6 +880,6 @@ def _duration(seconds: float) -> str:
 
 def digest(pairs: pd.DataFrame) -> str:
     """SHA-256 of the ids and texts, in their order; 1 and "1" are two ids."""
-    columns = [pairs[name].tolist() for name in ("id", "text1", "text2")]
+    columns = [pairs[name].tolist() for name in OF_PAIRS]
     rows = list(zip(*columns, strict=True))
     return hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest()

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from conjure_lib.inputs import listed
-from conjure_lib.reading import quoted
+from conjure_lib.reading import fault, quoted
 from conjure_tools.folders import discard, keep
 
 ROLES = ("text1", "text2", "score", "id")
@@ -321,11 +321,8 @@ def _no_text(cell: Any) -> str:
     text = _plain(cell)
     if text and (isinstance(cell, bool) or not isinstance(cell, (str, int, float, np.number))):
         return f"is {cell!r}, which is no text"
-    if all(unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") for c in text):
-        return "has no visible character" if text else "is empty"
-    if any("\ud800" <= c <= "\udfff" for c in str(cell)):
-        return "holds half a character (a lone surrogate)"
-    return "holds a NUL character" if "\0" in text else ""
+    why = fault(str(cell) if text else "")
+    return why.partition(":")[0] if why else "holds a NUL character" if "\0" in text else ""
 
 
 def _numbers(cells: list[Any]) -> np.ndarray:

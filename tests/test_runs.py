@@ -184,7 +184,7 @@ def test_a_reader_does_not_disturb_and_a_second_writer_is_refused(tmp_path: Path
 
 def test_other_pairs_do_not_mix(tmp_path: Path) -> None:
     score(tmp_path / "run")
-    with pytest.raises(ValueError, match="of other pairs, 45 and not 10: choose another folder"):
+    with pytest.raises(ValueError, match="of other pairs .45 and not 10.: choose another folder"):
         runs.score(toy(), PAIRS.iloc[:10], tmp_path / "run", draws=3, steps=5)
     changed = PAIRS.assign(text2=["bird", *PAIRS["text2"][1:]])
     with pytest.raises(ValueError, match=r"row 0 was \['p00', 'cat', 'cat'\], is .*'bird'"):
@@ -417,7 +417,9 @@ def test_ids_that_look_alike_are_other_pairs(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"draws": 1, "steps": 2, "report": lambda _: None}
     numbers = PAIRS[:3].assign(id=[1, 2, 3])
     runs.score(toy(), numbers, tmp_path / "run", **settings)
-    with pytest.raises(ValueError, match=r"other pairs \(row 0 was \[1, .*is \['1', .*: choose"):
+    with pytest.raises(
+        ValueError, match=r"other pairs \(row 0 is \[1, .* there, and \['1', .*: choose"
+    ):
         runs.score(toy(), numbers.assign(id=["1", "2", "3"]), tmp_path / "run", **settings)
     other = numbers.assign(id=numbers["id"].astype("int32"))  # the same numbers
     assert len(runs.score(toy(), other, tmp_path / "run", **settings).pairs) == 3

@@ -27,7 +27,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conjure_tools import cluster
+from conjure_tools import cluster, runs
 from conjure_tools.cli import main
 from conjure_tools.tables import read_pairs, write_dropped
 
@@ -166,7 +166,7 @@ def test_the_content_decides_and_not_the_ending(ending: str, tmp_path: Path) -> 
         ("text1,text2,rating,gold\na,b,1,2\n", "rating, gold could be the score"),
         ("text1,text2\na,b\n , b\n", "line 3: text1 is empty"),
         ("text1,text2\n\u00a0 ,b\n", "line 2: text1 is empty"),
-        ("text1,text2\n\u200b\u200d,b\n", "line 2: text1 has no visible character"),
+        ("text1,text2\n\u200b\u200d,b\n", "line 2: text1 is blank .nothing of U"),
         ("text1,text2,score\na cat,a dog,1\n\n\na boat,,2\n", "line 5: text2 is empty; .*--drop"),
         ('text1,text2,score\n"a\nb",c,1\nd,e,x\n', "line 4: score is not a number: 'x'"),
         ("text1,text2,score\na,b,1\nc,d,\n", "line 3: score is empty"),
@@ -1211,3 +1211,12 @@ def test_a_cluster_is_given_any_file(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(cluster._pairs(other), made)
     with pytest.raises(ValueError, match="the id '7' stands in line 2 too"):
         cluster._pairs(write(tmp_path, "id,text1,text2\n7,a,b\n7,c,d\n"))
+
+
+def test_a_text_that_draws_nothing_is_dropped_as_the_method_would_refuse_it(tmp_path: Path) -> None:
+    """Two signs that draw nothing and are no spaces: one judge of what is blank."""
+    file = write(tmp_path, "text1,text2\ncat,dog\n\u2800\u3164,dog\n")
+    with pytest.warns(UserWarning, match="1 of 2 rows"):
+        kept = read_pairs(file, drop=True)
+    assert kept["text1"].tolist() == ["cat"]
+    runs.check_pairs(kept)
