@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from conjure_lib.machine import limit_threads, memory
 from conjure_lib.process import GenerativeProcess
 
+Result = TypeVar("Result")
 GAIN = 0.95  # of the time in float32: a gain below that of chance changes no numbers
 
 
@@ -36,6 +38,27 @@ def within_memory(device: torch.device | str = "cpu") -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+
+
+def fitting(call: Callable[[int], Result], batch_size: int) -> tuple[Result, int]:
+    """``call(batch_size)``, halved as often as memory runs out; and the size that was left."""
+    while True:
+        try:
+            return call(batch_size), batch_size
+        except (RuntimeError, MemoryError) as error:
+            if batch_size == 1 or not _out_of_memory(error):
+                raise
+        batch_size //= 2
+        warnings.warn(f"out of memory: going on with batch_size {batch_size}", stacklevel=3)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    text = str(error).lower()
+    said = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a primitive")
+    return isinstance(error, kinds) or any(words in text for words in said)
 
 
 def half_pays(device: torch.device | str = "cpu") -> bool:

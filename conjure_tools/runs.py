@@ -10,7 +10,6 @@ keyed by (seed, draw): which shard a pair lies in changes no number.
 from __future__ import annotations
 
 import datetime
-import errno
 import hashlib
 import importlib.metadata
 import io
@@ -18,16 +17,14 @@ import json
 import math
 import os
 import platform
-import re
 import subprocess
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -55,20 +52,17 @@ from conjure_tools.folders import (
     is_ours,
     keep,
     refuse_others,
-    write_whole,
 )
-from conjure_tools.hardware import is_compiled, within_memory
+from conjure_tools.hardware import fitting, is_compiled, within_memory
 from conjure_tools.loading import shipped
+from conjure_tools.shards import finished, is_shard, kept_block, set_aside, write_shard
 from conjure_tools.tables import write_dropped
 from conjure_tools.unread import COLUMNS, UNREAD, columns, examples, summary
 
-Result = TypeVar("Result")
 BLOCK = 128  # pairs a shard
 DRAWN = Sampling(draws=3)
 PROBE = "a picture"  # what speed and rounding are measured with
 PROBED = 256  # rows that speed is measured with, at most
-SHARD = re.compile(r"draw-(\d{4,})-block-(\d{5,})\.parquet")
-PARTIAL = re.compile(SHARD.pattern + r"\.\d+\.partial")
 OUTPUTS = ("distances.parquet", "distances.csv", "dropped.csv", "record.json", "evaluation.json")
 OF_PAIRS = ["id", "text1", "text2"]  # columns
 ERRORS = ("stderr", "quadrature_error")  # columns of distances, as of an Estimate
@@ -233,13 +227,13 @@ def _score(
     record = _start(process, pairs, folder, settings, block, note, batch_size)
     blocks = [pairs.iloc[i : i + record["block"]] for i in range(0, len(pairs), record["block"])]
     (folder / "shards").mkdir(exist_ok=True)
-    done = _finished(folder, record, blocks, tidy=True)
+    done = finished(folder, record, blocks, tidy=True)
     missing = [(d, b) for d in range(draws) for b in range(len(blocks)) if (d, b) not in done]
     if missing:
         rows = 2 * settings["steps"] * min(len(pairs), record["block"])  # of the largest call
         batch_size = min(batch_size, rows)
         with within_memory(process.device):
-            rate, most = _fitting(partial(_rate, process), min(batch_size, PROBED))
+            rate, most = fitting(partial(_rate, process), min(batch_size, PROBED))
         batch_size = most if most < PROBED else batch_size
         report(_cost(process, [blocks[b] for _, b in missing], settings, rate))
     total, left = len(pairs) * draws, sum(len(blocks[b]) for _, b in missing)
@@ -250,13 +244,13 @@ def _score(
             make = partial(_terms, process, blocks[b], d, settings)
             with warnings.catch_warnings(), within_memory(process.device):
                 warnings.simplefilter("ignore", UnreadWarning)  # said once, at the end
-                terms, batch_size = _fitting(make, batch_size)
+                terms, batch_size = fitting(make, batch_size)
             spent = {
                 "evaluations": process.evaluations - before,
                 "seconds": time.perf_counter() - began,
                 "device": str(process.device),
             }
-            _write_shard(folder, record, d, b, blocks[b], terms, spent)
+            write_shard(folder, record, d, b, blocks[b], terms, spent)
             bar.update(len(blocks[b]))
     run = open_run(folder)
     if (there := run.terms.squares.shape[1]) < draws:
@@ -300,7 +294,7 @@ def open_run(folder: str | Path) -> Run:
     pairs = _pairs(folder, record)
     size = record["block"]
     blocks = [pairs.iloc[i : i + size] for i in range(0, len(pairs), size)]
-    done = _finished(folder, record, blocks)
+    done = finished(folder, record, blocks)
     whole = [
         d for d in sorted({d for d, _ in done}) if all((d, b) in done for b in range(len(blocks)))
     ]
@@ -531,21 +525,10 @@ def check_folder(folder: str | Path, reading: Path | None = None) -> None:
     # pairs are kept once more, and damaged ones set aside
     refuse_others([folder / n for n in names if not (started and n == "pairs.parquet")])
     others = [] if started else sorted((folder / "shards").glob("*"))
-    if strange := [file for file in others if not _is_shard(file)]:
+    if strange := [file for file in others if not is_shard(file)]:
         raise FileExistsError(
             f"{strange[0]} was written by no run, or is damaged: move it, or choose another folder"
         )
-
-
-def _is_shard(file: Path) -> bool:
-    """Whether a run wrote ``file``; those of a run whose run.json is lost are taken over."""
-    import pyarrow.parquet as pq
-
-    try:
-        known = pq.read_schema(file).metadata or {}
-    except Exception:  # pyarrow raises many kinds of a damaged file
-        return False
-    return bool(SHARD.fullmatch(file.name)) and {b"conjure", b"sha256"} <= known.keys()
 
 
 def _start(
@@ -574,13 +557,13 @@ def _start(
             )
         _keep_pairs(folder, pairs)  # its scores and subsets may have been mended since
         return record
-    rounding, _ = _fitting(
+    rounding, _ = fitting(
         lambda size: floor(process, PROBE, sampling=sampling, batch_size=size), min(8, batch_size)
     )
     record = {
         "settings": settings,
         "fingerprint": (fingerprint := _fingerprint(settings)),
-        "block": _kept_block(folder, fingerprint, block),
+        "block": kept_block(folder, fingerprint, block),
         "timesteps": times.tolist(),
         "schedule": told,
         "floor": {w: rounding.estimates(w, settings["quadrature"])[0].value for w in WEIGHTINGS},
@@ -640,7 +623,7 @@ def _keep_pairs(folder: Path, pairs: pd.DataFrame) -> None:
     """
     file = folder / "pairs.parquet"
     if os.path.lexists(file) and not is_ours(file):
-        _set_aside(file, "it was changed, or is damaged")
+        set_aside(file, "it was changed, or is damaged")
     keep(file, lambda path: pairs.to_parquet(path, index=False))
     write_dropped(pairs, folder)
 
@@ -658,15 +641,6 @@ def _pairs(folder: Path, record: dict[str, Any]) -> pd.DataFrame:
     except Exception as error:  # pyarrow raises many kinds of a damaged file
         problem = error
     raise ValueError(f"{file} is damaged ({problem}): start the same run again, which mends it")
-
-
-def _set_aside(file: Path, why: object, level: int = 3) -> None:
-    """Move ``file`` of a run to set-aside, and say so."""
-    folder = file.parent.parent if file.parent.name == "shards" else file.parent
-    aside = folder / "set-aside"
-    aside.mkdir(exist_ok=True)
-    file.rename(aside / f"{time.time_ns()}-{file.name}")
-    warnings.warn(f"{file} is set aside in {aside}: {why}", stacklevel=level + 1)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -692,125 +666,7 @@ def _fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _finished(
-    folder: Path,
-    record: dict[str, Any],
-    blocks: Sequence[pd.DataFrame],
-    tidy: bool = False,
-) -> dict[tuple[int, int], tuple[np.ndarray, dict[str, Any]]]:
-    """(draw, block) to terms and what they cost; shards that are not sound are left out.
-
-    With ``tidy``, which only the process that writes the run may ask for, unsound ones are moved to
-    set-aside, and writes that were cut off are removed. Files of other names are let be.
-    """
-    found = {}
-    for file in sorted((folder / "shards").glob("draw-*")):
-        if PARTIAL.fullmatch(file.name) and tidy:
-            file.unlink(missing_ok=True)
-        if not SHARD.fullmatch(file.name):
-            continue
-        try:
-            key, content = _read_shard(file, record, blocks)
-        except Exception as error:  # pyarrow raises many kinds of a damaged file
-            if tidy and os.path.lexists(file):
-                _set_aside(file, error)
-            else:
-                warnings.warn(f"{file} is left out: {error}", stacklevel=3)
-            continue
-        found[key] = content
-    return found
-
-
-def _read_shard(
-    file: Path, record: dict[str, Any], blocks: Sequence[pd.DataFrame]
-) -> tuple[tuple[int, int], tuple[np.ndarray, dict[str, Any]]]:
-    """Terms (pairs, S, 2) of one shard, checked; raises where it is unsound."""
-    name = SHARD.fullmatch(file.name)
-    if not name or int(name[2]) >= len(blocks):
-        raise ValueError("it is no shard of this run")
-    table, meta, terms = _open_shard(file)
-    key = int(name[1]), int(name[2])
-    if meta.get("fingerprint") != record["fingerprint"] or meta.get("key") != list(key):
-        raise ValueError("it belongs to another run")
-    if table["id"].to_pylist() != blocks[key[1]]["id"].tolist():
-        raise ValueError("its pairs are others than those of the run")
-    return key, (terms.reshape(len(table), len(record["timesteps"]), 2), meta)
-
-
-def _open_shard(file: Path) -> tuple[Any, dict[str, Any], np.ndarray]:
-    """The table of a shard, the note in it and its terms in one row; raises where damaged."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(file, page_checksum_verification=True)
-    note = (table.schema.metadata or {}).get(b"conjure", b"{}")
-    terms = table["terms"].combine_chunks().flatten().to_numpy()
-    if (table.schema.metadata or {}).get(b"sha256") != _seal(note, terms):
-        raise ValueError("it is damaged: its contents are not those that were written")
-    return table, json.loads(note), terms
-
-
-def _kept_block(folder: Path, fingerprint: str, block: int) -> int:
-    """Pairs a shard of a run whose shards are there and whose run.json is not; else ``block``."""
-    for file in sorted((folder / "shards").glob("draw-*")):
-        with suppress(Exception):  # a damaged one is set aside later
-            _, meta, _ = _open_shard(file)
-            if meta["fingerprint"] == fingerprint:
-                return int(meta["block"])
-    return block
-
-
-def _write_shard(
-    folder: Path,
-    record: dict[str, Any],
-    draw: int,
-    number: int,
-    block: pd.DataFrame,
-    terms: np.ndarray,
-    spent: dict[str, Any],
-) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not np.isfinite(terms).all():
-        first = block["id"].iloc[int(np.argwhere(~np.isfinite(terms))[0][0])]
-        raise ValueError(f"a noise prediction for the pair {first!r} is not finite")
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(terms.ravel()), terms[0].size)
-    told = {name: record[name] for name in ("fingerprint", "block")}
-    meta = {**told, "key": [draw, number], **spent}
-    table = pa.table({"id": pa.array(block["id"].tolist()), "terms": flat})
-    note = json.dumps(meta).encode()
-    table = table.replace_schema_metadata({"conjure": note, "sha256": _seal(note, terms.ravel())})
-    file = folder / "shards" / f"draw-{draw:04d}-block-{number:05d}.parquet"
-    try:
-        write_whole(file, lambda path: pq.write_table(table, path, write_page_checksum=True))
-    except OSError as error:
-        why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise OSError(
-            f"cannot write {file}: {why}. Every finished shard is kept: make room and start the "
-            "same command again"
-        ) from error
-
-
-def _seal(note: bytes, terms: np.ndarray) -> bytes:
-    """The hash of what a shard says: a flipped bit anywhere changes it, or nothing."""
-    return hashlib.sha256(note + np.ascontiguousarray(terms).tobytes()).hexdigest().encode()
-
-
 # -- the work ---------------------------------------------------------------------------------
-
-
-def _fitting(call: Callable[[int], Result], batch_size: int) -> tuple[Result, int]:
-    """``call(batch_size)``, halved as often as memory runs out; and the size that was left."""
-    while True:
-        try:
-            return call(batch_size), batch_size
-        except (RuntimeError, MemoryError) as error:
-            if batch_size == 1 or not _out_of_memory(error):
-                raise
-        batch_size //= 2
-        warnings.warn(f"out of memory: going on with batch_size {batch_size}", stacklevel=3)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _terms(
@@ -826,13 +682,6 @@ def _terms(
     options: Any = {"pairing": settings["pairing"], "batch_size": batch_size, "progress": False}
     terms = pair_terms(process, texts, sampling=sampling, **options)
     return terms.squares[:, 0].astype(np.float32)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    text = str(error).lower()
-    said = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a primitive")
-    return isinstance(error, kinds) or any(words in text for words in said)
 
 
 def _cost(
