@@ -187,7 +187,7 @@ def test_other_pairs_do_not_mix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="of other pairs .45 and not 10.: choose another folder"):
         runs.score(toy(), PAIRS.iloc[:10], tmp_path / "run", draws=3, steps=5)
     changed = PAIRS.assign(text2=["bird", *PAIRS["text2"][1:]])
-    with pytest.raises(ValueError, match=r"row 0 was \['p00', 'cat', 'cat'\], is .*'bird'"):
+    with pytest.raises(ValueError, match=r"row 0 is \['p00', 'cat', 'cat'\] there, .*'bird'"):
         runs.score(toy(), changed, tmp_path / "run", draws=3, steps=5)
 
 
