@@ -6,7 +6,6 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
@@ -71,7 +70,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         numbers = draw_numbers(self.draws)
-        if isinstance(self.draws, Integral):
+        first = range(len(numbers))
+        if numbers == (first if isinstance(numbers, range) else [*first]):  # written in one way
             object.__setattr__(self, "draws", len(numbers))
         elif not isinstance(numbers, range):  # a range, however long, is not written out
             object.__setattr__(self, "draws", tuple(numbers))

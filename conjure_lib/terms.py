@@ -205,6 +205,12 @@ class Terms(Compared):
         order = order[np.isfinite(nodes[order])]  # at the noisy end of a flow Δε is 0 for all
         return Rule.of(nodes[order], self.schedule, self.sampling.log_snr, weighting), order
 
+    def parts(self, weighting: Weighting = "sde", quadrature: Quadrature = "log-snr") -> np.ndarray:
+        """What each half of each draw adds at each step, (P, draws, S, 2): steps and halves of a
+        draw sum to :meth:`by_draw`."""
+        weights = self.weights(weighting, quadrature)[:, None, :, None]
+        return self.squares.astype(np.float64) * weights / 2
+
     def by_draw(
         self, weighting: Weighting = "sde", quadrature: Quadrature = "log-snr"
     ) -> np.ndarray:

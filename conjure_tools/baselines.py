@@ -33,6 +33,7 @@ from conjure_tools.distributions import (
     gaussian_frechet,
     gaussian_jeffreys,
     principal_components,
+    shrunk_covariance,
 )
 from conjure_tools.encoders import encoder_folder, hidden_states
 from conjure_tools.loading import pick_device
@@ -40,6 +41,7 @@ from conjure_tools.loading import pick_device
 Pairs = Any  # of any shape that `inputs.as_pairs` takes
 Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
 Output = Callable[[Sequence[str], int], Tensor]  # n prompts and a draw to (n, …), on the CPU
+DRAWS = len(DEFAULT.numbers)
 WORD_PIECES = 256  # what all-MiniLM-L6-v2 reads of a text
 
 
@@ -58,9 +60,9 @@ def initial_timestep(
     pairs: Pairs,
     *,
     steps: int = DEFAULT.steps,
-    draws: int = 5,
-    seed: int = 0,
-    guidance: float = 1.0,
+    draws: int = DRAWS,
+    seed: int = DEFAULT.seed,
+    guidance: float = DEFAULT.guidance,
     batch_size: int = 64,
 ) -> np.ndarray:
     """Minus the mean over draws of ‖ε(x_T, T|y1) - ε(x_T, T|y2)‖²: Algorithm 1's first term alone.
@@ -98,7 +100,7 @@ def direct_output(
     pairs: Pairs,
     *,
     space: Literal["latents", "pixels"] = "latents",
-    draws: int = 5,
+    draws: int = DRAWS,
     batch_size: int = 64,
     **sampling: Unpack[Outputs],
 ) -> np.ndarray:
@@ -192,6 +194,7 @@ def image_gaussian(
     which asks for three images or more: two have no covariance that could be shrunk.
     """
     one_of("divergence", divergence, ("frechet", "jeffreys"))
+    shrunk_covariance()  # whose library may be missing: before the images are made
     _check(sampling, components=components, batch_size=batch_size)
     whole("images", images, 3 if divergence == "jeffreys" else 1)
     prompts, index = _unique(pairs)

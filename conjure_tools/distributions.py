@@ -12,6 +12,7 @@ their noise (the same x_T under two prompts) or not. What is said of an estimate
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,12 @@ def principal_components(samples: np.ndarray, components: int) -> np.ndarray:
     return (centred @ basis.T).reshape(*samples.shape[:2], components)
 
 
-def fit_gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means (U, k) and covariances (U, k, k) of samples (U, n, k), after Ledoit and Wolf (2004)."""
+def shrunk_covariance() -> Callable[..., Any]:
+    """scikit-learn's covariance after Ledoit and Wolf (2004).
+
+    Raises:
+        ImportError: scikit-learn is not there.
+    """
     try:
         from sklearn.covariance import ledoit_wolf
     except ImportError as error:
@@ -140,6 +145,12 @@ def fit_gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "covariances are shrunk by scikit-learn, the extra conjure_lib[distributions]: "
             "pip install scikit-learn"
         ) from error
+    return ledoit_wolf
+
+
+def fit_gaussians(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (U, k) and covariances (U, k, k) of samples (U, n, k), after Ledoit and Wolf (2004)."""
+    ledoit_wolf = shrunk_covariance()
     means = samples.mean(axis=1)
     with warnings.catch_warnings(action="ignore"):  # of a single sample, whose covariance is 0
         fitted = [ledoit_wolf(x, assume_centered=True)[0] for x in samples - means[:, None]]

@@ -29,17 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    CLIPTextModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, CLIPTextModel
+
+try:
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+except (ImportError, RuntimeError) as error:  # which says nothing of accelerate
+    raise ImportError(
+        "MCSE is trained by transformers' Trainer, which needs accelerate, the extra "
+        "conjure-lib[mcse]: pip install accelerate"
+    ) from error
 
 from conjure_lib import EMBEDDED
 from conjure_lib.integrity import raw

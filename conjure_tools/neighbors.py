@@ -238,7 +238,7 @@ def neighbors(
 
     Args:
         X, k, metric: as in `nngs`.
-        search: "matrix" sorts all distances (scikit-learn); "torch" goes through blocks of
+        search: "matrix" sorts all distances (scipy); "torch" goes through blocks of
             ``block`` × ``block`` distances, on a GPU where there is one, and holds only one of them
             beside ``X`` (which may be a memory map) and the answer; "faiss" needs that package and
             a copy of ``X``. "auto": "matrix" for small n and for metrics that only it has, then

@@ -138,8 +138,7 @@ def pair_figure(
 
 def _contributions(trace: Trace, weighting: Weighting) -> np.ndarray:
     """What each step of each half adds to the distance of this draw, (2, S)."""
-    terms = trace.terms()
-    return terms.weights(weighting) * terms.squares[0, 0].T / 2
+    return trace.terms().parts(weighting)[0, 0].T
 
 
 def denoised_rows(

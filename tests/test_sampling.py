@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import FrozenInstanceError, fields
 
+import numpy as np
 import pytest
 
 import conjure_lib as cj
@@ -61,3 +62,10 @@ def test_a_record_makes_it_again() -> None:
 def test_what_it_cannot_be(single: dict[str, object], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         cj.Sampling(**single)  # type: ignore[arg-type]
+
+
+def test_the_same_draws_are_equal_however_they_are_given() -> None:
+    alike = [cj.Sampling(draws=d) for d in (3, range(3), (0, 1, 2), np.arange(3), [0, 1, 2])]
+    assert len(set(alike)) == 1 and alike[0].draws == 3
+    others = {cj.Sampling(draws=d) for d in ([1, 0, 2], range(1, 4), [0, 2], [5])}
+    assert len(others) == 4 and not others & {*alike}

@@ -237,3 +237,17 @@ def test_the_pages_weights_are_pythons() -> None:
         for times, weights in zip(ways, found, strict=True):
             terms = cj.Terms(np.zeros((1, 1, len(times), 2)), torch.tensor(times), VP)
             np.testing.assert_allclose(weights, terms.weights(weighting, "linear")[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("quadrature", ["log-snr", "linear", "sum"])
+@pytest.mark.parametrize("weighting", cj.WEIGHTINGS)
+def test_parts_sum_to_every_other_view(weighting: Any, quadrature: Any) -> None:
+    rng = np.random.default_rng(4)
+    times = torch.tensor(CLOCKS["leading"][1])
+    terms = cj.Terms(rng.exponential(size=(3, 4, len(times), 2)), times, VP)
+    parts = terms.parts(weighting, quadrature)
+    np.testing.assert_allclose(parts.sum((2, 3)), terms.by_draw(weighting, quadrature))
+    for part, one in zip(parts, terms.estimates(weighting, quadrature), strict=True):
+        np.testing.assert_allclose(part.sum((1, 2)), one.by_draw)
+        np.testing.assert_allclose(part.sum(2).mean(0), one.by_step)
+        assert part.sum() / 4 == pytest.approx(one.value)
