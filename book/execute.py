@@ -43,7 +43,7 @@ import psutil
 from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
-from strict import ChapterError, Lines, read_json, read_notebook, read_text, read_yaml, write_whole
+from strict import ChapterError, Lines, read_json, read_notebook, read_text, read_yaml, write_text
 from traitlets.config import Config
 
 from conjure_lib.machine import cores, settle
@@ -429,7 +429,7 @@ def execute(
         shutil.rmtree(folder, ignore_errors=True)
     (out / f"{notebook.stem}.failed.ipynb").unlink(missing_ok=True)
     found = present | {"output": digest, "cores": os.cpu_count(), "jobs": jobs} | cost
-    write_whole(record, json.dumps(found, indent=2) + "\n")
+    write_text(record, json.dumps(found, indent=2) + "\n")
     return True
 
 
@@ -527,7 +527,7 @@ def write_record(
         said = glued(read_notebook(out / notebook.name))
         values = {"parameters": profile[notebook.stem], "glued": said}
         record[notebook.stem] = about | values
-    write_whole(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def check_record(file: Path) -> None:

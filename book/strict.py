@@ -132,6 +132,6 @@ def read_notebook(file: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_text(file: Path, text: str) -> None:
     """Write ``text`` into ``file``, which holds what it held before until all is on the disk."""
     folders.write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))

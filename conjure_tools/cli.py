@@ -309,9 +309,9 @@ def _folder_name(name: str, process: GenerativeProcess, options: argparse.Namesp
 
 
 def _same_pairs(theirs: Any, mine: Any, run: Path, name: str) -> None:
-    from conjure_tools.runs import difference
+    from conjure_tools.runs import first_difference
 
-    if found := difference(theirs, mine):
+    if found := first_difference(theirs, mine):
         raise ValueError(
             f"{run} holds other pairs than {name}{found}: give --against a run of the same pairs "
             "(file, --limit, --sample, --seed)"

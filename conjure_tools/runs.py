@@ -604,10 +604,10 @@ def _change(folder: Path, pairs: pd.DataFrame) -> str:
         old = pd.read_parquet(folder / "pairs.parquet", columns=OF_PAIRS)
     except (OSError, ValueError):
         return f": {mend}"
-    return f"{difference(old, pairs)}: {mend}"
+    return f"{first_difference(old, pairs)}: {mend}"
 
 
-def difference(there: pd.DataFrame, here: pd.DataFrame) -> str:
+def first_difference(there: pd.DataFrame, here: pd.DataFrame) -> str:
     """Where two tables of pairs differ first, in brackets; empty where they do not."""
     if len(there) != len(here):
         return f" ({len(there):,} and not {len(here):,})"

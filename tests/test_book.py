@@ -525,14 +525,14 @@ def test_a_place_for_the_record_is_checked_before_any_work(
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "record.json"
-    strict.write_whole(file, "old")
+    strict.write_text(file, "old")
 
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        strict.write_whole(file, "new")
+        strict.write_text(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
