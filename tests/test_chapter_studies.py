@@ -26,6 +26,7 @@ from studies import (
     path_laws,
     people,
     records,
+    seeing,
     sentences,
     telling,
     words,
@@ -200,7 +201,34 @@ def test_answers_count_and_compare() -> None:
     assert limits.paired(found, *pair, ["order"], 50).tolist() == [0, 0, 0]
 
 
-# -- what a text tells ------------------------------------------------------------------------
+# -- where and when, and what a text tells ----------------------------------------------------
+
+
+def test_half_of_a_map_is_held_by_few_places_or_many() -> None:
+    assert seeing.half_area(np.ones((4, 5))) == 0.5
+    assert seeing.half_area(np.diag([8.0, 1, 1, 1])) == 1 / 16
+
+
+def test_half_of_a_distance_is_added_between_the_steps_around_it(
+    process: cj.GenerativeProcess,
+) -> None:
+    trace = cj.trace(process, "cat", "dog", steps=4)
+    by_step = trace.terms().estimates("noise", "sum")[0].by_step
+    share, t = by_step.cumsum() / by_step.sum(), [process.schedule.T, *trace.timesteps.tolist()]
+    after = int((share >= 0.5).argmax())
+    assert t[after + 1] <= seeing.half_time(trace, "noise") < t[after]
+
+
+def test_verdicts_are_told_from_the_line_by_both_errors() -> None:
+    rng, scale = np.random.default_rng(0), np.array([2.0])
+    line = telling.drawn_line(np.arange(10.0, 20), np.arange(10.0), 50, rng)
+    assert line.there and line.wrong == 0 and line.value == 9.5
+    draws = np.sqrt(np.array([[1.0, 1.1], [9, 10], [30, 31]]))[:, :, None, None]  # q is the square
+    table = telling.verdicts(["little", "some", "much"], draws, scale, line)
+    assert table["verdict"].tolist() == ["below", "too near to tell", "above"]
+    found = telling.verdict_facts(table, line)
+    assert found["too_little"] == "“little” tells it too little"
+    assert telling.verdict_facts(table.iloc[1:], line)["below_list"] == "none"
 
 
 def test_the_line_leaves_equal_shares_on_its_wrong_sides() -> None:
