@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +22,9 @@ from conjure_tools.fingerprints import weights_hash
 from studies import (
     algorithm,
     clusters,
+    emoji_model,
     explanations,
+    first_distances,
     limits,
     pages,
     path_laws,
@@ -199,6 +203,40 @@ def test_answers_count_and_compare() -> None:
     assert value == 50
     assert (low, high) == (0, 100)
     assert limits.paired(found, *pair, ["order"], 50).tolist() == [0, 0, 0]
+
+
+# -- first distances, and the log of a training -----------------------------------------------
+
+
+def test_the_nearest_is_told_from_the_next_by_differences_within_draws() -> None:
+    noise = np.array([-10.0, 0, 10])
+    draws = {"far": noise + 50, "near": noise + 20, "next": noise + np.array([21.9, 22, 22.1])}
+    found = first_distances.nearest_facts(
+        list(draws), [SimpleNamespace(value=d.mean(), by_draw=d) for d in draws.values()]
+    )
+    assert [found[k] for k in ("nearest", "second_nearest", "far")] == ["near", "next", "far"]
+    assert found["gap"] == pytest.approx(2) and found["settled"] == "settles"
+    half = 4.3027 * 0.1 / 3**0.5  # Student's t of two degrees of freedom, from a table
+    assert found["gap_low"] == pytest.approx(2 - half, abs=1e-4)
+    assert found["gap_high"] == pytest.approx(2 + half, abs=1e-4)
+
+
+def test_words_have_their_nearest_in_their_kind_or_not() -> None:
+    apart = np.array([[0, 1, 5, 5], [1, 0, 5, 3], [5, 5, 0, 4], [5, 3, 4, 0]], float)
+    nothing = np.zeros((4, 4))
+    matrix = cj.DistanceMatrix(list("abcd"), apart, apart / 10, nothing, nothing, [])
+    found = first_distances.kind_facts(matrix, {"first": ["a", "b"], "second": ["c", "d"]})
+    assert (found["own_kind"], found["words"], found["pairs"]) == (3, 4, 6)  # d's nearest is b
+    assert found["by_chance"] == pytest.approx(4 / 3) and found["matrix_error"] == 0.1
+
+
+def test_a_resumed_training_counts_its_seconds_anew(tmp_path: Path) -> None:
+    lines = [{"singles": 0.9}, {"loss": 1.0}, {"singles": 0.5}, {"loss": 0.8}]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    stages = {"a": [10, 20, 5, 15], "b": [7]}  # seconds; the first was resumed once
+    log = {"stages": {k: [{"seconds": s} for s in run] for k, run in stages.items()}}
+    found = emoji_model.training_facts(log, tmp_path)
+    assert found == {"hours": (20 + 15 + 7) / 3600, "mine": 0.5}
 
 
 # -- where and when, and what a text tells ----------------------------------------------------

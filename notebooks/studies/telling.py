@@ -209,7 +209,7 @@ def partners(
 # -- three lists, twelve prompts, and the sentences -------------------------------------------
 
 
-def listed(count: int) -> dict[str, list[tuple[str, str]]]:
+def pairs_of_lists(count: int) -> dict[str, list[tuple[str, str]]]:
     """The first ``count`` pairs of every list."""
     return {
         kind: [(a, b) for a, b in (pair.split(" / ") for pair in text.split(", ")[:count])]
