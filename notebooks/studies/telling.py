@@ -271,7 +271,7 @@ def separation_facts(found: pd.DataFrame, pull: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Line:
+class Cut:
     """The line between things and ideas, by what they tell."""
 
     things: np.ndarray  # what each of them tells
@@ -283,7 +283,7 @@ class Line:
 
 def drawn_line(
     things: np.ndarray, ideas: np.ndarray, resamples: int, rng: np.random.Generator
-) -> Line:
+) -> Cut:
     """`line` with its error; that there is none to draw is printed."""
     cut = line(things, ideas)
     drawn = [line(redrawn(things, rng), redrawn(ideas, rng)) for _ in range(resamples)]
@@ -291,11 +291,11 @@ def drawn_line(
     there = told_apart(things, ideas, resamples, rng)[1] > 0.5
     if not there:
         print("With this model things do not tell more than ideas: there is no line to draw.")
-    return Line(things, cut, float(np.std(drawn)), wrong, there)
+    return Cut(things, cut, float(np.std(drawn)), wrong, there)
 
 
 def verdicts(
-    prompts: Sequence[str], differences: np.ndarray, scale: np.ndarray, cut: Line
+    prompts: Sequence[str], differences: np.ndarray, scale: np.ndarray, cut: Cut
 ) -> pd.DataFrame:
     """What each prompt tells, from its :func:`answers`, and on which side of the line it lies."""
     by_draw = told(differences, scale)
@@ -316,7 +316,7 @@ def verdict_table(table: pd.DataFrame, unit: str, draws: int) -> Styler:
     return shown.set_caption(caption)
 
 
-def verdict_facts(table: pd.DataFrame, cut: Line) -> dict[str, Any]:
+def verdict_facts(table: pd.DataFrame, cut: Cut) -> dict[str, Any]:
     """The prompts on either side of the line."""
     names = {side: [f"“{p}”" for p in rows.index] for side, rows in table.groupby("verdict")}
     lists = {side: ", ".join(found) for side, found in names.items()}
