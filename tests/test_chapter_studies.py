@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,6 +185,14 @@ def test_minus_zero_is_said_of_differences_alone() -> None:
     assert pages.bracketed((-0.004, -0.3, 26.4), ".1f") == "0.0 [-0.3, 26.4]"
     assert pages.bracketed((13.2, -0.04, 26.4), ".1f", "+.1f") == "13.2 [-0.0, +26.4]"
     assert pages.bracketed((13.2, math.nan, math.nan), ".1f") == "13.2"
+
+
+def test_a_page_says_what_it_took(process: cj.GenerativeProcess) -> None:
+    own, all_in_all = pages.cost(process, 0.0), pages.cost(process, 0.0, 1234567)
+    assert own["evaluations"] == f"{process.evaluations:,}"
+    assert all_in_all["evaluations"] == "1,234,567"
+    assert own["seconds"] <= all_in_all["seconds"] <= time.perf_counter()
+    assert (own["device"], own["model"]) == ("a CPU", process.name)
 
 
 def test_answers_count_and_compare() -> None:
