@@ -103,8 +103,7 @@ def cost_table(records: Mapping[str, Mapping[str, Any]], profile: str) -> str:
 
 def predictions_of(values: Mapping[str, str]) -> int:
     """How many noise predictions a chapter says that it made; 0 where it made none."""
-    said = values.get("page-evaluations", values.get("evaluations", "0"))
-    return int(re.sub(r"\D", "", said))
+    return int(re.sub(r"\D", "", values.get("evaluations", "0")))
 
 
 def copy_pages(root: Path, source: Path) -> None:

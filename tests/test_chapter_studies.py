@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,12 +23,15 @@ from conjure_tools.fingerprints import weights_hash
 from studies import (
     algorithm,
     clusters,
+    emoji_model,
     explanations,
+    first_distances,
     limits,
     pages,
     path_laws,
     people,
     records,
+    seeing,
     sentences,
     telling,
     words,
@@ -181,6 +187,14 @@ def test_minus_zero_is_said_of_differences_alone() -> None:
     assert pages.bracketed((13.2, math.nan, math.nan), ".1f") == "13.2"
 
 
+def test_a_page_says_what_it_took(process: cj.GenerativeProcess) -> None:
+    own, all_in_all = pages.cost(process, 0.0), pages.cost(process, 0.0, 1234567)
+    assert own["evaluations"] == f"{process.evaluations:,}"
+    assert all_in_all["evaluations"] == "1,234,567"
+    assert own["seconds"] <= all_in_all["seconds"] <= time.perf_counter()
+    assert (own["device"], own["model"]) == ("a CPU", process.name)
+
+
 def test_answers_count_and_compare() -> None:
     table = pd.DataFrame(
         {"id": ["a", "b", "c"], "phenomenon": ["scene", "scene", "order"], "anchor": "x",
@@ -200,7 +214,68 @@ def test_answers_count_and_compare() -> None:
     assert limits.paired(found, *pair, ["order"], 50).tolist() == [0, 0, 0]
 
 
-# -- what a text tells ------------------------------------------------------------------------
+# -- first distances, and the log of a training -----------------------------------------------
+
+
+def test_the_nearest_is_told_from_the_next_by_differences_within_draws() -> None:
+    noise = np.array([-10.0, 0, 10])
+    draws = {"far": noise + 50, "near": noise + 20, "next": noise + np.array([21.9, 22, 22.1])}
+    found = first_distances.nearest_facts(
+        list(draws), [SimpleNamespace(value=d.mean(), by_draw=d) for d in draws.values()]
+    )
+    assert [found[k] for k in ("nearest", "second_nearest", "far")] == ["near", "next", "far"]
+    assert found["gap"] == pytest.approx(2) and found["settled"] == "settles"
+    half = 4.3027 * 0.1 / 3**0.5  # Student's t of two degrees of freedom, from a table
+    assert found["gap_low"] == pytest.approx(2 - half, abs=1e-4)
+    assert found["gap_high"] == pytest.approx(2 + half, abs=1e-4)
+
+
+def test_words_have_their_nearest_in_their_kind_or_not() -> None:
+    apart = np.array([[0, 1, 5, 5], [1, 0, 5, 3], [5, 5, 0, 4], [5, 3, 4, 0]], float)
+    nothing = np.zeros((4, 4))
+    matrix = cj.DistanceMatrix(list("abcd"), apart, apart / 10, nothing, nothing, [])
+    found = first_distances.kind_facts(matrix, {"first": ["a", "b"], "second": ["c", "d"]})
+    assert (found["own_kind"], found["words"], found["pairs"]) == (3, 4, 6)  # d's nearest is b
+    assert found["by_chance"] == pytest.approx(4 / 3) and found["matrix_error"] == 0.1
+
+
+def test_a_resumed_training_counts_its_seconds_anew(tmp_path: Path) -> None:
+    lines = [{"singles": 0.9}, {"loss": 1.0}, {"singles": 0.5}, {"loss": 0.8}]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    stages = {"a": [10, 20, 5, 15], "b": [7]}  # seconds; the first was resumed once
+    log = {"stages": {k: [{"seconds": s} for s in run] for k, run in stages.items()}}
+    found = emoji_model.training_facts(log, tmp_path)
+    assert found == {"hours": (20 + 15 + 7) / 3600, "mine": 0.5}
+
+
+# -- where and when, and what a text tells ----------------------------------------------------
+
+
+def test_half_of_a_map_is_held_by_few_places_or_many() -> None:
+    assert seeing.half_area(np.ones((4, 5))) == 0.5
+    assert seeing.half_area(np.diag([8.0, 1, 1, 1])) == 1 / 16
+
+
+def test_half_of_a_distance_is_added_between_the_steps_around_it(
+    process: cj.GenerativeProcess,
+) -> None:
+    trace = cj.trace(process, "cat", "dog", steps=4)
+    by_step = trace.terms().estimates("noise", "sum")[0].by_step
+    share, t = by_step.cumsum() / by_step.sum(), [process.schedule.T, *trace.timesteps.tolist()]
+    after = int((share >= 0.5).argmax())
+    assert t[after + 1] <= seeing.half_time(trace, "noise") < t[after]
+
+
+def test_verdicts_are_told_from_the_line_by_both_errors() -> None:
+    rng, scale = np.random.default_rng(0), np.array([2.0])
+    line = telling.drawn_line(np.arange(10.0, 20), np.arange(10.0), 50, rng)
+    assert line.there and line.wrong == 0 and line.value == 9.5
+    draws = np.sqrt(np.array([[1.0, 1.1], [9, 10], [30, 31]]))[:, :, None, None]  # q is the square
+    table = telling.verdicts(["little", "some", "much"], draws, scale, line)
+    assert table["verdict"].tolist() == ["below", "too near to tell", "above"]
+    found = telling.verdict_facts(table, line)
+    assert found["too_little"] == "“little” tells it too little"
+    assert telling.verdict_facts(table.iloc[1:], line)["below_list"] == "none"
 
 
 def test_the_line_leaves_equal_shares_on_its_wrong_sides() -> None:

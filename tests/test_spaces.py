@@ -449,6 +449,7 @@ def test_every_number_that_the_chapter_quotes_of_the_spaces_is_there(made: Made)
     found = asked(made)
     told = {**verdicts.facts(found), **verdicts.map_facts(found)}
     told |= dict.fromkeys(["n_words", "fresh_sentence", "record_evaluations", "names_sentence"])
+    told |= dict.fromkeys(["evaluations", "seconds", "device", "model"])  # of `pages.cost`
     said = {name.replace("_", "-") for name in told}
     of_cells = re.findall(r"^ +(\w+)=", code, re.MULTILINE)
     assert quoted <= said | {name.replace("_", "-") for name in of_cells}

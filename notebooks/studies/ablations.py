@@ -105,7 +105,7 @@ def score_all(
     return found
 
 
-def cost(pairs: pd.DataFrame, steps: int, draws: int, guidance: float, pairing: str) -> float:
+def price(pairs: pd.DataFrame, steps: int, draws: int, guidance: float, pairing: str) -> float:
     """Noise predictions a pair: the trajectories of its share of prompts, and two views a step."""
     prompts = len(set(pairs["text1"]) | set(pairs["text2"])) / len(pairs)
     return steps * draws * (prompts * (1 + (guidance != 1)) + 2 * (pairing == "same"))
@@ -175,7 +175,7 @@ def configuration(
     settings = run.record["settings"]
     reference = base.by_draw(against or weighting)[:, :draws]
     distance = run.by_draw(weighting)[:, :draws]
-    spent = cost(run.pairs, settings["steps"], draws, settings["guidance"], settings["pairing"])
+    spent = price(run.pairs, settings["steps"], draws, settings["guidance"], settings["pairing"])
     return {
         "study": study, "value": value, "weighting": weighting, "draws": draws,
         "steps": settings["steps"], "evaluations_per_pair": spent,
@@ -331,7 +331,7 @@ def variances(scored: dict[tuple[str, str], runs.Run]) -> pd.DataFrame:
     """
     base, opposite = scored[BASE], scored[MIRRORED]
     steps = base.terms.squares.shape[2]
-    whole = cost(base.pairs, steps, 1, 1.0, "same")
+    whole = price(base.pairs, steps, 1, 1.0, "same")
     less = whole - 2 * (steps - max(1, steps // 2))
     spent = {"independent": 4 * steps, "common": whole, "antithetic": whole,
              "random half": less, "stratified": less}  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -83,11 +84,15 @@ class Live:
         """Noise predictions of all runs."""
         return sum(run.record["unet_evaluations"] for run in self.scored.values())
 
+    def description(self) -> str:
+        """What was scored, and what it took."""
+        counts = f"{len(self.pairs)} pairs, {len(self.scored)} runs"
+        return f"{self.name}: {counts}, {self.evaluations:,} noise predictions"
+
 
 def scored_here(
     process: cj.GenerativeProcess,
     pairs: int,
-    folder: str | Path,
     *,
     draws: int,
     few: int,
@@ -104,10 +109,11 @@ def scored_here(
         table, name, benchmark = nouns.iloc[:80], "the first 80 nouns of SimLex-999", "simlex999"
         print("RG-65 is not at hand (set CONJURE_DATA): this page takes nouns of SimLex-999")
     table = runs.stratified(table, pairs).reset_index(drop=True)
-    found = ablations.score_all(
-        process, table, Path(folder), draws=draws, few=few, steps=steps, guidances=guidances,
-        samplers=samplers, batch_size=batch_size, report=lambda _: None,
-    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        found = ablations.score_all(
+            process, table, Path(folder), draws=draws, few=few, steps=steps, guidances=guidances,
+            samplers=samplers, batch_size=batch_size, report=lambda _: None,
+        )  # fmt: skip
     return Live(name, benchmark, table, found)
 
 
@@ -709,3 +715,8 @@ def _some(x: float, _: Any) -> str:
 def names_of(results: Sequence[str]) -> str:
     """The sets of the record, in words."""
     return " and ".join(results) or "none, for want of a record"
+
+
+def set_facts(live: Live, record: OfRecord) -> dict[str, Any]:
+    """Which sets the page is about."""
+    return {"live": live.name, "n_live": len(live.pairs), "sets": names_of(list(record.results))}

@@ -356,3 +356,9 @@ def draw_blocks(found: Clusterings, names: Sequence[str]) -> None:
         axis.set_title(name)
         sns.despine(ax=axis, left=True, bottom=True)
     plt.show()
+
+
+def index_by_draw(words: Words, terms: cj.Terms, weighting: cj.Weighting) -> list[float]:
+    """ARI of the matrix of every single draw, summed plainly."""
+    matrices = (squareform(d) for d in terms.by_draw(weighting, "sum").T)
+    return [rand_index(matrix, words.labels) for matrix in matrices]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import textwrap
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from IPython.display import Markdown
 
 import conjure_lib as cj
+from conjure_tools.plots import use_style
 
 try:
     from myst_nb import glue  # keeps a value under a name, for {glue:text}`name` in the text
@@ -67,3 +69,28 @@ def show_source(*functions: Any) -> Markdown:
     """The code of functions that a page has used."""
     sources = [textwrap.dedent(inspect.getsource(f)) for f in functions]
     return Markdown("\n".join(f"```python\n{source}```\n" for source in sources))
+
+
+# -- how a chapter begins and ends ------------------------------------------------------------
+
+
+def begin() -> float:
+    """Give all figures that follow the book's style; the time, in seconds, for `cost`."""
+    use_style()
+    return time.perf_counter()
+
+
+def cost(
+    process: cj.GenerativeProcess, began: float, evaluations: int | None = None
+) -> dict[str, str | float]:
+    """What a chapter took since it `began`, and on what.
+
+    ``evaluations`` are its noise predictions, where others than ``process`` made some.
+    """
+    count = process.evaluations if evaluations is None else evaluations
+    return {
+        "evaluations": f"{count:,}",
+        "seconds": time.perf_counter() - began,
+        "device": machine(process),
+        "model": process.name,
+    }

@@ -315,3 +315,47 @@ def draw_algorithm(
     axis.minorticks_off()
     figure.legend(loc="outside lower center", ncols=4)
     plt.show()
+
+
+# -- facts for the sentences ------------------------------------------------------------------
+
+
+def walk_facts(one_step: float, ratio: Tensor) -> dict[str, float]:
+    """What a walk is worth, from the log P1/P2 (paths, steps) of the steps of its paths."""
+    whole = ratio.shape[1] * one_step
+    return {
+        "one_step": one_step,
+        "walk": whole,
+        "favour": math.exp(whole),
+        "walk_wrong": 100 * float((ratio.sum(1) < 0).double().mean()),
+    }
+
+
+def schedule_facts(model: cj.GenerativeProcess) -> dict[str, float]:
+    """What the first and the last steps of a schedule leave of a picture, and add to the chain."""
+    schedule = model.schedule
+    assert isinstance(schedule, Schedule)
+    steps = torch.arange(schedule.T)
+    bars, first = schedule.alpha_bar(steps), model.sampler(sampler="ddim", steps=10).timesteps[0]
+    return {
+        "steps_total": schedule.T,
+        "left_over": float(bars[-1]),
+        "alpha_end": math.sqrt(float(bars[-1])),
+        "chain_factor": 100 * (float(1 / (1 - schedule.beta_step(steps).max())) - 1),
+        "first_visited": int(first),
+        "posterior": float((1 - bars[0]) / (1 - bars[1])),
+        "alpha_first": float(schedule.alpha_bar(first).sqrt()),
+    }
+
+
+def few_step_facts(
+    results: Mapping[tuple[str, int], cj.Estimate], sums: Sequence[float], exact: float
+) -> dict[str, float]:
+    """What the fewest steps cost, %: the sum with exact expectations, and what samplers add."""
+    few = min(n for _, n in results)
+    found = {"few_steps": few, "few_sum": 100 * (sums[0] / exact - 1)}
+    for name in ("ddpm", "ddim"):
+        off, error = results[name, few].value / exact - 1, results[name, few].stderr / exact
+        found |= {f"few_{name}": 100 * off, f"few_{name}_error": 100 * error}
+        found[f"few_{name}_own"] = 100 * (off + 1 - sums[0] / exact)
+    return found

@@ -153,7 +153,6 @@ class Anew:
 class Opened:
     """A group of sets: every column of a method is a similarity, and people's ratings beside it."""
 
-    process: cj.GenerativeProcess
     names: Mapping[str, str]  # of the sets, as a page writes them
     table: pd.DataFrame  # benchmark, id and the methods, of all pairs
     results: pd.DataFrame  # rows of `correlation.agreement` with benchmark and method
@@ -195,7 +194,6 @@ class Opened:
                 "was computed once more from the record and the ratings, and agrees."
             )
         return {
-            "model": self.process.name,
             "fresh_sentence": Markdown(sentence),
             "record_evaluations": sum(p["unet_evaluations"] for p in self.notes.values()),
             "record_hours": sum(p["seconds"] for p in self.notes.values()) / 3600,
@@ -242,7 +240,7 @@ def opened_with_people(
     }
     check_correlations(joined, results)
     fresh = scored_again(process, group, joined, notes, sample, seed, batch_size)
-    return Opened(process, names, table, results, joined, notes, fresh)
+    return Opened(names, table, results, joined, notes, fresh)
 
 
 def at_hand(names: Mapping[str, str]) -> dict[str, pd.DataFrame]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 import numpy as np
@@ -144,3 +145,14 @@ def accuracies(scored: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     ends = [wilson(right, n) for right, n in zip(found["right"], found["items"], strict=True)]
     found[["low", "high"]] = ends
     return found.reset_index()
+
+
+def scored_in(
+    folder: str, process: cj.GenerativeProcess, table: pd.DataFrame, **options: Unpack[runs.Options]
+) -> pd.DataFrame:
+    """The rows of :func:`score_probes`; a run in ``folder`` is resumable, and "" keeps none."""
+    options["report"] = lambda _: None
+    name = f"probes-{process.name.replace('/', '--')}"
+    with TemporaryDirectory() as temporary:
+        place = Path(folder) / name if folder else Path(temporary)
+        return score_probes(process, table, place, **options)[0]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
+import conjure_lib as cj
 from conjure_lib import WEIGHTINGS, GenerativeProcess, Trace, Weighting
+from conjure_lib.sde import term_weights
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE, SEQUENTIAL
+from studies.telling import with_error
 
 
 def view_maps(process: GenerativeProcess, trace: Trace) -> np.ndarray:
@@ -108,3 +115,136 @@ def _band(axis: Any, t: np.ndarray, lines: np.ndarray, style: dict[str, Any]) ->
         axis.fill_between(
             t, mean - error, mean + error, color=style["color"], alpha=0.18, linewidth=0
         )
+
+
+# -- several draws of several pairs -----------------------------------------------------------
+
+
+def traced(
+    process: GenerativeProcess, names: Sequence[str], draws: int, **how: Any
+) -> dict[str, list[Trace]]:
+    """The traces of pairs named "y1 / y2", one a draw; ``how`` is as for `conjure_lib.trace`."""
+    found = {}
+    for name in names:
+        first, second = name.split(" / ")
+        found[name] = [cj.trace(process, first, second, draw=k, **how) for k in range(draws)]
+    return found
+
+
+def half_area(maps: np.ndarray) -> float:
+    """The smallest share of the places (H, W) that holds half of a map's sum."""
+    running = np.sort(maps.ravel())[::-1].cumsum()
+    return float((np.searchsorted(running, running[-1] / 2) + 1) / running.size)
+
+
+def half_time(trace: Trace, weighting: Weighting) -> float:
+    """The timestep by which half of the distance is added, between steps by a straight line."""
+    share, t = added(trace, weighting), trace.timesteps.cpu()
+    return float(np.interp(0.5, np.r_[0, share], np.r_[trace.schedule.T, t]))
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where and when some pairs part, in the draws of :func:`traced`."""
+
+    process: GenerativeProcess
+    traces: Mapping[str, Sequence[Trace]]
+    weighting: Weighting
+
+    @property
+    def scales(self) -> dict[Weighting, np.ndarray]:
+        """What the timesteps count in a plain sum, (S,), under each weighting."""
+        some = next(iter(self.traces.values()))[0]
+        return {w: term_weights(some.schedule, some.timesteps, w).numpy() for w in WEIGHTINGS}
+
+    @cached_property
+    def areas(self) -> dict[str, dict[str, np.ndarray]]:
+        """By name, what share (%) of the places holds half of the difference: (draws,) of each."""
+        weights, found = self.scales[self.weighting], {}
+        for name, draws in self.traces.items():
+            maps = {
+                "latents": [np.tensordot(plots.difference_maps(x), weights, (1, 0)) for x in draws],
+                "pixels": [view_maps(self.process, x).mean(1) for x in draws],
+            }
+            found[name] = {
+                side: np.array([100 * np.mean([half_area(half) for half in both]) for both in of])
+                for side, of in maps.items()
+            }
+        return found
+
+    @cached_property
+    def times(self) -> dict[str, dict[Weighting, np.ndarray]]:
+        """By name, the timesteps by which half of the distance is added, (draws,) of each."""
+        return {
+            name: {w: np.array([half_time(x, w) for x in draws]) for w in WEIGHTINGS}
+            for name, draws in self.traces.items()
+        }
+
+    def total(self, name: str) -> cj.Estimate:
+        """The distance of a pair as a plain sum, over its draws."""
+        draws = self.traces[name]
+        squares = np.concatenate([trace.terms().squares for trace in draws], 1)
+        terms = cj.Terms(squares, draws[0].timesteps, draws[0].schedule)
+        return terms.estimates(self.weighting, "sum")[0]
+
+    def ratio_of_halves(self, name: str) -> np.ndarray:
+        """How many times the first half of the distance the second half is, in each draw."""
+        halves = np.concatenate([trace.terms().squares[0] for trace in self.traces[name]])
+        first, second = np.tensordot(halves, self.scales[self.weighting], axes=(1, 0)).T
+        return np.asarray(second / first)
+
+    def area_table(self) -> Styler:
+        """The areas, mean and standard error over draws."""
+        rows = {
+            name: {side: with_error(values) for side, values in found.items()}
+            for name, found in self.areas.items()
+        }
+        return pd.DataFrame(rows).T.style.set_caption(
+            "Share of the places that hold half of the difference (%), "
+            f"mean of {self._draws} draws ± standard error"
+        )
+
+    def when_table(self) -> Styler:
+        """The times, how far apart the trajectories end, and the distances."""
+        unit = "nats" if self.weighting == "sde" else "no unit"
+        rows = {}
+        for name, draws in self.traces.items():
+            found = self.times[name]
+            row = {f"half-time, “{w}” (steps)": with_error(found[w]) for w in WEIGHTINGS}
+            ends = [100 * apartness(trace)[-1] for trace in draws]
+            total = str(self.total(name)).replace(" ± ", "\u00a0±\u00a0")
+            row["apart at the end (%)"] = with_error(ends)
+            row[f"distance, “{self.weighting}” ({unit})"] = total
+            rows[name] = row
+        return pd.DataFrame(rows).T.style.set_caption(
+            "The timestep by which half of the distance is added, how far apart the trajectories "
+            f"end, and the distance; mean of {self._draws} draws ± standard error"
+        )
+
+    @property
+    def _draws(self) -> int:
+        return len(next(iter(self.traces.values())))
+
+    def facts(self, halves_of: str, abstract: Sequence[str]) -> dict[str, Any]:
+        """What the tables say, of ``abstract`` pairs apart; and one pair's ratio of halves."""
+        latents = {name: found["latents"].mean() for name, found in self.areas.items()}
+        pixels = [found["pixels"].mean() for found in self.areas.values()]
+        noise = {name: found["noise"] for name, found in self.times.items()}
+        ends = {w: np.ptp([found[w].mean() for found in self.times.values()]) for w in WEIGHTINGS}
+        first, *_, last = sorted(noise, key=lambda name: -noise[name].mean())
+        every = [trace for draws in self.traces.values() for trace in draws]
+        shares = {w: np.mean([1 - added(trace, w)[-2] for trace in every]) for w in WEIGHTINGS}
+        return {
+            "hearts_ratio": with_error(self.ratio_of_halves(halves_of), 1),
+            "area_low": min(latents.values()),
+            "area_high": max(latents.values()),
+            "area_abstract": " and ".join(f"{latents[name]:.0f} %" for name in abstract),
+            "pixels_low": min(pixels),
+            "pixels_high": max(pixels),
+            "earliest": f"“{first}”, by timestep {with_error(noise[first])}",
+            "latest": f"“{last}”, by timestep {with_error(noise[last])}",
+            "last_t": int(every[0].timesteps[-1]),
+            **{f"last_{w}": 100 * share for w, share in shares.items()},
+            "spread_sde": ends["sde"],
+            "spread_noise": ends["noise"],
+        }

@@ -1,11 +1,12 @@
 """Seven sentence sets against people, for chapter 5: tables, slices, pictures, and the sentences.
 
-Similarities come from `people.opened_with_people`; ρ stands × 100 in everything that is shown.
+Similarities come from `of_record`; ρ stands × 100 in everything that is shown.
 """
 
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -22,7 +23,15 @@ from conjure_tools.benchmarks import STS
 from conjure_tools.correlation import Correlation, Resampling, both_texts, spearman
 from conjure_tools.plots import PALETTE, forest
 from studies.pages import bracketed
-from studies.people import Opened, in_hundredths, interval_columns, styled, with_interval
+from studies.people import (
+    Anew,
+    Opened,
+    in_hundredths,
+    interval_columns,
+    opened_with_people,
+    styled,
+    with_interval,
+)
 from studies.records import published
 
 NAMES = {name: name.upper() for name in STS} | {"stsb": "STS-B", "sickr": "SICK-R"}
@@ -584,3 +593,26 @@ def blame_facts(blame: pd.DataFrame, table: SetTable) -> dict[str, Any]:
         "quotable": ", ".join(QUOTABLE),
         "blame_sentence": Markdown(" ".join(sentences) or absent),
     }
+
+
+# -- the record -------------------------------------------------------------------------------
+
+
+def of_record(
+    process: cj.GenerativeProcess,
+    anew: Anew | None,
+    *,
+    sample: int,
+    batch_size: int,
+    resamples: int,
+    seed: int,
+) -> Opened:
+    """The sets of sentences, as `people.opened_with_people` opens them.
+
+    From here on no warning says that a text is cut: `length_facts` counts them.
+    """
+    warnings.filterwarnings("ignore", message="the text encoder reads")
+    return opened_with_people(
+        process, "sts", NAMES, sample=sample, resamples=resamples, seed=seed,
+        batch_size=batch_size, anew=anew,
+    )  # fmt: skip

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.ticker import LogLocator, NullFormatter
+from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
 from conjure_lib.engine import chunks
@@ -202,3 +204,140 @@ def partners(
             ),
         }
     return pd.DataFrame(rows).T
+
+
+# -- three lists, twelve prompts, and the sentences -------------------------------------------
+
+
+def pairs_of_lists(count: int) -> dict[str, list[tuple[str, str]]]:
+    """The first ``count`` pairs of every list."""
+    return {
+        kind: [(a, b) for a, b in (pair.split(" / ") for pair in text.split(", ")[:count])]
+        for kind, text in LISTS.items()
+    }
+
+
+def readings(
+    process: cj.GenerativeProcess,
+    lists: Mapping[str, Sequence[tuple[str, str]]],
+    scales: Mapping[cj.Weighting, np.ndarray],
+    draws: int,
+    **how: Any,
+) -> dict[str, dict[str, np.ndarray]]:
+    """What the words of every list tell under each weighting, how alike, and what is read of them.
+
+    ``scales`` are the weights of the timesteps, (S,); ``how`` is as `answers` takes it.
+    """
+    found = {}
+    for kind, pairs in lists.items():
+        texts = [word for pair in pairs for word in pair]
+        differences = answers(process, texts, draws, **how)
+        found[kind] = {f"told, “{w}”": told(differences, s).mean(1) for w, s in scales.items()}
+        found[kind] |= {"same each time": same(differences)}
+        found[kind] |= {"text encoder": from_empty(process, texts)}
+    return found
+
+
+def separations(
+    found: Mapping[str, Mapping[str, np.ndarray]], resamples: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """By reading, how often a word of one list lies above one of another, with its interval."""
+    couples = (("things", "ideas"), ("other things", "ideas"), ("things", "other things"))
+    rows = {}
+    for reading in found["things"]:
+        rows[reading] = {
+            f"{a} > {b}": bracketed(
+                told_apart(found[a][reading], found[b][reading], resamples, rng), ".2f"
+            )
+            for a, b in couples
+        }
+    return pd.DataFrame(rows).T
+
+
+def separation_facts(found: pd.DataFrame, pull: str) -> dict[str, str]:
+    """What separates the lists; ``pull`` is the reading that the figures take."""
+    first, others, taught = found.columns
+    return {
+        "auc_pull": found.loc[pull, first],
+        "auc_others": found.loc[pull, others],
+        "auc_taught": found.loc[pull, taught],
+        "auc_sde": found.loc["told, “sde”", first],
+        "auc_same": found.loc["same each time", first],
+        "auc_same_others": found.loc["same each time", others],
+        "auc_text": found.loc["text encoder", first],
+        "auc_text_others": found.loc["text encoder", others],
+        "auc_text_taught": found.loc["text encoder", taught],
+    }
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The line between things and ideas, by what they tell."""
+
+    things: np.ndarray  # what each of them tells
+    value: float
+    error: float  # standard error over pairs of words
+    wrong: float  # the share of words on their wrong side, %
+    there: bool  # whether things tell more than ideas at all
+
+
+def drawn_line(
+    things: np.ndarray, ideas: np.ndarray, resamples: int, rng: np.random.Generator
+) -> Cut:
+    """`line` with its error; that there is none to draw is printed."""
+    cut = line(things, ideas)
+    drawn = [line(redrawn(things, rng), redrawn(ideas, rng)) for _ in range(resamples)]
+    wrong = 100 * ((things < cut).mean() + (ideas > cut).mean()) / 2
+    there = told_apart(things, ideas, resamples, rng)[1] > 0.5
+    if not there:
+        print("With this model things do not tell more than ideas: there is no line to draw.")
+    return Cut(things, cut, float(np.std(drawn)), wrong, there)
+
+
+def verdicts(
+    prompts: Sequence[str], differences: np.ndarray, scale: np.ndarray, cut: Cut
+) -> pd.DataFrame:
+    """What each prompt tells, from its :func:`answers`, and on which side of the line it lies."""
+    by_draw = told(differences, scale)
+    error = by_draw.std(1, ddof=1) / by_draw.shape[1] ** 0.5
+    table = pd.DataFrame({"told": by_draw.mean(1), "error": error}, index=list(prompts))
+    gap = (table["told"] - cut.value) / np.hypot(table["error"], cut.error)
+    sides = np.select([gap < -1.96, gap > 1.96], ["below", "above"], "too near to tell")
+    table["verdict"] = sides if cut.there else "no line to draw"
+    table["same each time"] = same(differences)
+    table["things that tell less (%)"] = [100 * (cut.things < t).mean() for t in table["told"]]
+    return table
+
+
+def verdict_table(table: pd.DataFrame, unit: str, draws: int) -> Styler:
+    """The verdicts, for reading."""
+    shown = table.style.format(precision=2).format("{:.0f}", subset="things that tell less (%)")
+    caption = f"What each prompt tells ({unit}), with its standard error over {draws} draws"
+    return shown.set_caption(caption)
+
+
+def verdict_facts(table: pd.DataFrame, cut: Cut) -> dict[str, Any]:
+    """The prompts on either side of the line."""
+    names = {side: [f"“{p}”" for p in rows.index] for side, rows in table.groupby("verdict")}
+    lists = {side: ", ".join(found) for side, found in names.items()}
+    below, tell = lists.get("below", "none"), "tell" if len(names.get("below", ())) > 1 else "tells"
+    return {
+        "below_list": below,
+        "above_list": lists.get("above", "none"),
+        "unsure_list": lists.get("too near to tell", "none"),
+        "too_little": f"{below} {tell} it too little",
+        "wrong": cut.wrong,
+        "least_same": " and ".join(f"“{p}”" for p in table["same each time"].nsmallest(2).index),
+    }
+
+
+def partner_facts(table: pd.DataFrame) -> dict[str, str]:
+    """How often partners are nearer, and how far unrelated words are."""
+    nearer, unrelated = table["partner is nearer"], table["unrelated, in units of related things"]
+    return {
+        "partner_things": nearer["things"],
+        "partner_others": nearer["other things"],
+        "partner_ideas": nearer["ideas"],
+        "unrelated_ideas": unrelated["ideas"],
+        "unrelated_things": unrelated["things"],
+    }

@@ -1,6 +1,6 @@
 """Single words against people, for chapter 6: parts of speech, relations, concreteness, a control.
 
-Similarities come from `people.opened_with_people`; ρ stands × 100 in everything that is shown.
+Similarities come from `of_record`; ρ stands × 100 in everything that is shown.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
+import conjure_lib as cj
 from conjure_lib.engine import chunks
 from conjure_tools.benchmarks import load_concreteness
 from conjure_tools.correlation import (
@@ -26,9 +27,19 @@ from conjure_tools.correlation import (
     spearman,
     text_ratio,
 )
-from conjure_tools.plots import PALETTE, forest
+from conjure_tools.plots import PALETTE, forest, picture_grid
+from conjure_tools.runs import stratified
 from studies.pages import bracketed
-from studies.people import Opened, in_hundredths, interval_columns, styled, with_interval
+from studies.people import (
+    Anew,
+    Opened,
+    in_hundredths,
+    interval_columns,
+    opened_with_people,
+    styled,
+    with_interval,
+)
+from studies.records import texts_of
 
 NAMES = {
     "rg65": "RG-65",
@@ -601,3 +612,44 @@ def control_facts(found: Mapping[str, Correlation]) -> dict[str, Any]:
             f"{bracketed((100 * x for x in (last.value, last.low, last.high)), '.1f')}, {outcome}."
         )
     return {"control_sentence": Markdown(sentence)}
+
+
+# -- what the page asks of its models ---------------------------------------------------------
+
+
+def of_record(
+    process: cj.GenerativeProcess,
+    anew: Anew | None,
+    *,
+    sample: int,
+    batch_size: int,
+    resamples: int,
+    seed: int,
+) -> Opened:
+    """The sets of words, as `people.opened_with_people` opens them."""
+    return opened_with_people(
+        process, "words", NAMES, sample=sample, resamples=resamples, seed=seed,
+        batch_size=batch_size, anew=anew,
+    )  # fmt: skip
+
+
+def draw_pictures(
+    process: cj.GenerativeProcess, simlex: pd.DataFrame, count: int, seed: int, **look: Any
+) -> None:
+    """What ``count`` words of each part of speech conjure; ``look`` is as `generate` takes it."""
+    chosen = some_words(simlex, count, seed)
+    picture_grid(process.generate(chosen, seed=seed, **look), chosen, columns=count)
+    plt.show()
+
+
+def scored_by(
+    blind: cj.GenerativeProcess, found: Opened, count: int, seed: int, **how: Any
+) -> pd.DataFrame:
+    """Some pairs of SimLex-999, stratified, with a column "untrained": similarities of ``blind``.
+
+    ``how`` replaces settings of the record.
+    """
+    some = stratified(found.joined["simlex999"], count, seed=seed)
+    settings = found.settings | {"progress": False, **how}
+    estimates = cj.distances(blind, texts_of(some), **settings)
+    return some.assign(untrained=[-e.value for e in estimates])
