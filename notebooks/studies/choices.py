@@ -606,32 +606,12 @@ def falls(record: Mapping[str, pd.DataFrame]) -> str:
 def variances_beside(live: Live, record: pd.DataFrame) -> pd.DataFrame:
     """`ablations.variances` of the page and of the record, with a column for equal cost."""
     here = ablations.variances(live.scored).assign(benchmark=live.name)
-    parts = record.groupby(["benchmark", "weighting"]) if len(record) else ()
-    known = [none_twice(rows) for _, rows in parts]
-    table = pd.concat([here, *known], ignore_index=True)
+    known = record.sort_values(["benchmark", "weighting"], kind="stable") if len(record) else record
+    table = pd.concat([here, known], ignore_index=True)
     own = table[table["method"] == "independent"].set_index(["benchmark", "weighting"])
     keys = pd.MultiIndex.from_frame(table[["benchmark", "weighting"]])
     cost = table["evaluations_per_pair"] / own.loc[keys, "evaluations_per_pair"].to_numpy()
     return table.assign(**{"at equal cost": table["relative_to_independent"] * cost})
-
-
-def none_twice(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one set and weighting, for timesteps that are drawn without replacement.
-
-    Where "random" stands in a record its timesteps were drawn with replacement. What that adds to
-    the variance of "common" is a known multiple of what drawing none twice adds; its standard error
-    is not known. Tables that have "random half" stay as they are.
-    """
-    by_method = rows.set_index("method")
-    if "random" not in by_method.index:
-        return rows
-    values = ["variance_per_draw", "relative_to_independent"]
-    old, common = by_method.loc["random", values], by_method.loc["common", values]
-    steps = round(by_method.at["independent", "evaluations_per_pair"] / 4)
-    found = rows.replace({"method": {"random": "random half"}}).set_index("method")
-    found.loc["random half", values] = common + ablations.unseen(steps) * (old - common)
-    found.loc["random half", "relative_stderr"] = np.nan
-    return found.reset_index()
 
 
 def variance_table(table: pd.DataFrame, name: str) -> Styler:

@@ -162,7 +162,6 @@ def toy_facts(found: pd.DataFrame) -> dict[str, float]:
         "shuffled_local": shuffled["NNGS, k = 5"],
         "shuffled_global": shuffled["NNGS, k = 300"],
         "shuffled_cka": shuffled["CKA linear"],
-        "unbalanced_cka": found.at["unbalanced blobs with different scales", "CKA linear"],
     }
 
 
@@ -366,7 +365,7 @@ def search_costs(sizes: Sequence[int]) -> tuple[pd.DataFrame, int]:
 
 
 def search_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
-    """The largest search, how time grows, and what a million items would take."""
+    """The largest search, and how time grows."""
     in_blocks = costs[costs["search"] == "torch"].sort_values("n")
     largest = in_blocks.iloc[-1]
     growth = np.polyfit(np.log(in_blocks["n"]), np.log(in_blocks["seconds"]), 1)[0]
@@ -374,12 +373,7 @@ def search_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
         "largest_n": f"{int(largest['n']):,}",
         "largest_seconds": largest["seconds"],
         "largest_extra": largest["extra_mib"],
-        "largest_embeddings": largest["embeddings_mib"],
         "largest_from": "in the record" if largest["from"] == "record" else "on this page",
         "growth": growth,
-        "million_hours": largest["seconds"] * (1e6 / largest["n"]) ** 2 / 3600,
-        "million_gib": 1e6 * graphs.WIDTH * 4 / 2**30,
-        "block": f"{graphs.BLOCK:,}",
-        "block_mib": graphs.BLOCK**2 * 8 / 2**20,
         "cores": cores,
     }

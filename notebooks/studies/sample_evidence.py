@@ -351,14 +351,11 @@ def people_facts(found: Evidence) -> dict[str, Any]:
     path = first_path(found, "sde")
     return {
         "first_set": found.labels.get(found.first, found.first),
-        "draws": found.draws,
         "path_cost": path["evaluations_per_pair"],
         "path_rho": hundredths(path),
         "noise_rho": hundredths(first_path(found, "noise")),
         "best_name": f"“{best['common']['method']}”",
-        "best_cost": best["common"]["evaluations_per_pair"],
         "best_rho": hundredths(best["common"]),
-        "best_difference": hundredths(best["common"], DIFFERENCE, "+"),
         "best_independent_name": f"“{best['independent']['method']}”",
         "best_independent_rho": hundredths(best["independent"]),
         "text_rho": hundredths(texts.iloc[0]) if len(texts) else "not defined for this model",

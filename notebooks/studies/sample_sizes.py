@@ -126,5 +126,4 @@ def facts(found: pd.DataFrame) -> dict[str, Any]:
         "w_common": mean("common", "wasserstein"),
         "j_fitted": mean("independent", "jeffreys"),
         "j_exact": float(gaussian_kl(p, q) + gaussian_kl(q, p)),
-        "seen_by": float(above_null(found, dimension, "wasserstein").loc[most]),
     }

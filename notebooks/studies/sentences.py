@@ -114,29 +114,6 @@ def table_beside_published(table: SetTable) -> Styler:
     return styled(whole.rename(index=METHODS, columns=NAMES), caption)
 
 
-def of_table(found: Opened, name: str = "sts12", *, resamples: int = 300, seed: int = 0) -> str:
-    """Whether the table's intervals know that sentences recur, as the set where most do shows.
-
-    They are held against a bootstrap over pairs alone, and one that knows; a record made before
-    the second was had names neither.
-    """
-    if name not in found.joined:
-        return f"whether those of the table are, {NAMES[name]} would show, which is not at hand"
-    part, rows = found.joined[name], found.results
-    row = rows[(rows["benchmark"] == name) & (rows["method"] == "noise") & (rows["group"] == "")]
-    values, people = part["noise"].to_numpy(float), part["people"].to_numpy(float)
-    how: Any = {"resamples": resamples, "seed": seed}
-    plain, wide = (
-        one.high - one.low
-        for one in (
-            spearman(values, people, texts=texts, **how) for texts in (None, both_texts(part))
-        )
-    )
-    width = float((row["spearman_high"] - row["spearman_low"]).iloc[0])
-    alone = wide > 1.1 * plain and width < (plain + wide) / 2
-    return "those of the table are not" if alone else "and so are those of the table"
-
-
 def facts(table: SetTable) -> dict[str, Any]:
     """What the table says, in numbers."""
     mean, rho, weighting = table.mean, table.rho, table.weighting

@@ -223,7 +223,6 @@ class Study:
             down = int(((gaps["high"] < 0) & (gaps["pairs_high"] < 0)).sum())
         return {
             "n_gaps": n,
-            "n_clear": up + down,
             "n_up": up,
             "n_down": down,
             "by_chance": 0.05 * n,
