@@ -15,9 +15,10 @@ import conjure_lib as cj
 from studies import known_laws as laws
 from studies import sample_evidence as evidence
 from studies import sample_sizes as sizes
+from studies.gaussians import mixture
 
 SAID = re.compile(r"-?\d+ \[-?\d+, -?\d+\]")
-NARROW = laws.on_axis([-0.4], [0.5], [1.0]), laws.on_axis([0.6], [0.5], [1.0])
+NARROW = mixture([[-0.4]], [0.5], [1.0]), mixture([[0.6]], [0.5], [1.0])
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ MODELS = {
     "shipped": "shipped model",
     "distilled": "arm distilled",
     "scratch": "arm scratch",
-    "plain": "arm plain",
     "untrained": "untrained U-Net",
 }
 PEOPLE = {
@@ -84,17 +83,12 @@ class Readers:
 
     def facts(self) -> dict[str, Any]:
         """What the arms say, in sentences."""
-        plain = "plain" in self.trained
         compared = {"distilled", "scratch", "untrained"} <= set(self.trained)
         answer = "The record of this question has not been made yet."
         told = {
             "answer_readers": self.answer() if compared else answer,
             "reading": self.reading() if compared else "",
-            "named": self.named() if plain else "",
             "arms_trained": self.training() if self.arms else "",
-            "plain_there": "its results stand beside the others."
-            if plain
-            else "it is not in the record that is drawn here.",
         }
         return {name: Markdown(text) for name, text in told.items()}
 
@@ -124,24 +118,6 @@ class Readers:
             f"on SimLex-999 and by {self.less('scratch', 'rg65')} on RG-65, the untrained U-Net by "
             f"{self.less('untrained')} and {self.less('untrained', 'rg65')}. Training the U-Net "
             f"{change} the agreement on SimLex-999 that its distilled encoder brings along."
-        )
-
-    def named(self) -> str:
-        """What the arm "plain" has learned of words that name emoji, and of others."""
-        yes, no = (self.rho("plain", group=g)["pairs"] for g in ("named", "not named"))
-        reached = {
-            (model, group): self.reached(model, group=group)
-            for model in ("plain", "scratch")
-            for group in ("named", "not named")
-        }
-        return (
-            f"The arm *plain* shows what pictures and dictionary words can teach on their own: "
-            f"{reached['plain', 'named']} on the {yes:.0f} pairs whose words both name emoji, and "
-            f"{reached['plain', 'not named']} on the {no:.0f} others, where it can only guess from "
-            f"pieces of words. *scratch*, whose captions hold the words that the teacher put "
-            f"beside the emoji, has {reached['scratch', 'named']} and "
-            f"{reached['scratch', 'not named']}: what it has more than *plain* is what the teacher "
-            "put in through the captions."
         )
 
     def training(self) -> str:
@@ -196,7 +172,7 @@ def draw_readers(found: Readers) -> None:
             for m in found.trained
         }
 
-    readers = ["shipped", "scratch", "plain"]  # the others read as the shipped model does
+    readers = ["shipped", "scratch"]  # the others read as the shipped model does
     forest(left, series(found.weighting, found.trained), list(PEOPLE.values()), zero=True)
     forest(right, series("text_encoder_last", readers), list(PEOPLE.values()), zero=True)
     label = "Spearman's ρ × 100"
@@ -277,8 +253,6 @@ class Answers:
             ("distilled", self.weighting): "arm distilled",
             ("scratch", self.weighting): "arm scratch",
             ("scratch", "text_encoder_last"): "… its text encoder",
-            ("plain", self.weighting): "arm plain",
-            ("plain", "text_encoder_last"): "… its text encoder",
             ("", "minilm"): "all-MiniLM-L6-v2",
             ("", "letter_overlap"): "letters shared",
             ("", "word_overlap"): "words shared",

@@ -23,11 +23,6 @@ BOTH = (("KL($p_1$‖$p_2$)", PALETTE[0]), ("KL($p_2$‖$p_1$)", PALETTE[1]))
 """Names and colours of the two directions."""
 
 
-def mixture(means: list[list[float]], stds: list[float], weights: list[float]) -> Mixture:
-    """K isotropic Gaussians in D dimensions: means (K, D), stds (K,), weights (K,)."""
-    return Mixture(*(torch.tensor(v, dtype=torch.float64) for v in (means, stds, weights)))
-
-
 @dataclass(frozen=True)
 class Diffusion:
     """A schedule, and laws that diffuse under it; every random number comes from ``seed``."""
