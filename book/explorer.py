@@ -31,6 +31,8 @@ from scipy.spatial.distance import squareform
 import conjure_lib as cj
 from conjure_lib.reading import UnreadWarning
 from conjure_tools import benchmarks, plots, runs
+from studies.people import with_ratings
+from studies.records import results_of_record
 
 RESULTS = ROOT / "data" / "results"
 MATRIX, SCATTER = "sde", "noise"  # the weightings of the figures: those that chapters 8 and 5 show
@@ -148,9 +150,9 @@ def write_part(
 
 def draw_matrix(folder: Path) -> None:
     """Half of the distance matrix of chapter 8, its words in the order of their clusters."""
-    table, record = runs.results_of_record("matrix")
-    weighting = MATRIX
-    groups = {word: i for i, members in enumerate(record["groups"].values()) for word in members}
+    record, weighting = results_of_record("matrix"), MATRIX
+    table, members_of = record.table, record.notes["groups"]
+    groups = {word: i for i, members in enumerate(members_of.values()) for word in members}
     at = {word: i for i, word in enumerate(groups)}
     whole = np.zeros((len(at), len(at)))
     rows, columns = table["text1"].map(at), table["text2"].map(at)
@@ -167,10 +169,10 @@ def draw_matrix(folder: Path) -> None:
     axis = figure.add_axes((0.13, 0.125, 0.865, 0.865))
     limits = dict(zip(("vmin", "vmax"), np.quantile(table[weighting], [0.02, 0.98]), strict=True))
     image = axis.imshow(shown, cmap=plots.SEQUENTIAL, interpolation="nearest", **limits)
-    palette = sns.color_palette("colorblind", len(record["groups"]))
+    palette = sns.color_palette("colorblind", len(members_of))
     colours = [palette[groups[word]] for word in words]
     label_words(axis, words, colours)
-    colour_legend(figure, axis, image, record["groups"], weighting)
+    colour_legend(figure, axis, image, members_of, weighting)
     pairs = table.assign(
         text1=[words[i] for i in lower],
         text2=[words[i] for i in upper],
@@ -220,10 +222,9 @@ def rated_pairs() -> pd.DataFrame:
     Raises:
         FileNotFoundError: a set cannot be had.
     """
-    table, _ = runs.results_of_record("sts")
-    rated = pd.concat([benchmarks.load_pairs(name) for name in RATED], ignore_index=True)
-    people = rated.rename(columns={"score": "people"})  # the record has a weighting of that name
-    return people.merge(table, on="id", validate="one_to_one")
+    rated = {name: benchmarks.load_pairs(name) for name in RATED}
+    parts = with_ratings(results_of_record("sts").table, rated)
+    return pd.concat(parts.values(), ignore_index=True)
 
 
 def draw_scatter(folder: Path, table: pd.DataFrame) -> None:

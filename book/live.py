@@ -160,14 +160,14 @@ def megabytes(*files: Path) -> float:
 
 def ruler() -> dict[str, Any]:
     """Recorded distances of pairs of words, by which the page says how far a number is."""
-    from conjure_tools import runs
+    from studies.records import results_of_record  # not at the top: bench has no studies
 
-    table, record = runs.results_of_record("matrix")
-    table = table.sort_values("sde")
+    record = results_of_record("matrix")
+    table, settings = record.table.sort_values("sde"), record.notes["settings"]
     rows = [table.iloc[i] for i in (0, len(table) // 2, -1)]
     return {
-        "steps": record["settings"]["steps"],
-        "guidance": record["settings"]["guidance"],
+        "steps": settings["steps"],
+        "guidance": settings["guidance"],
         "pairs": len(table),
         "quantiles": [
             float(f"{q:.4g}") for q in table["sde"].quantile([i / 100 for i in range(101)])

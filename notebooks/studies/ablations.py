@@ -30,6 +30,10 @@ GUIDANCES = (3.0, 7.5)
 SAMPLERS = ("ddpm", "dpm++2m")
 BASE = ("base", "10 steps")
 MIRRORED = ("variance", "antithetic")
+RHO = ["spearman", "low", "high"]
+DIFFERENCE = ["difference", "difference_low", "difference_high"]
+MEASURED = RHO + DIFFERENCE
+"""Columns of `agreement_and_gap`."""
 Fit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Curves (n, S) and human scores (n,) to weights over t, (S,)."""
 

@@ -21,9 +21,9 @@ import conjure_lib as cj
 from conjure_lib import Quadrature, Weighting
 from conjure_lib.sampling import Settings
 from conjure_lib.sde import FlowSchedule, Schedule, log_snr
-from conjure_tools.correlation import Correlation, pearson, spearman
+from conjure_tools.correlation import pearson, spearman
 from conjure_tools.plots import PALETTE
-from studies.pages import bracketed
+from studies.pages import bracketed, bracketed_of
 from studies.records import Pairs
 
 PARTS = ("same x", "crossed", "drift")
@@ -56,12 +56,8 @@ def ranked_alike(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
     """Spearman's ρ over pairs (P,), with an interval for other pairs of texts that recur."""
     if len(first) < 3:
         return "of too few pairs for a correlation"
-    return said(spearman(first, second, texts=np.array(pairs), resamples=RESAMPLES))
-
-
-def said(found: Correlation) -> str:
-    """A correlation with its interval, where it has one."""
-    return bracketed((found.value, found.low, found.high), ".2f")
+    found = spearman(first, second, texts=np.array(pairs), resamples=RESAMPLES)
+    return bracketed_of(found, ".2f")
 
 
 @torch.no_grad()
@@ -298,10 +294,11 @@ def common_facts(first: np.ndarray, second: np.ndarray, seed: int) -> dict[str, 
     how |= {"n_resamples": RESAMPLES, "rng": np.random.default_rng(seed)}
     low, high = bootstrap((first, second), saving, **how).confidence_interval
     factor = float(saving(first, second))
+    alike = pearson(first, second, resamples=RESAMPLES, seed=seed)
     return {
         "crn_difference": float((first - second).mean()),
         "crn_error": error(first - second),
-        "crn_correlation": said(pearson(first, second, resamples=RESAMPLES, seed=seed)),
+        "crn_correlation": bracketed_of(alike, ".2f"),
         "crn_shared": float((first - second).std(ddof=1)),
         "crn_independent": float(np.sqrt(first.var(ddof=1) + second.var(ddof=1))),
         "crn_saving": bracketed((factor, low, high), ".1f"),

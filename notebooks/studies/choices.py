@@ -22,11 +22,10 @@ from conjure_tools.correlation import both_texts, paired_bootstrap
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies import ablations
-from studies.ablations import BASE, MIRRORED
-from studies.pages import bracketed
-from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
+from studies.ablations import BASE, DIFFERENCE, MEASURED, MIRRORED
+from studies.pages import bracketed, bracketed_of
+from studies.records import ROOT, Overlay, Record, laid_over, matching, opened
 
-MEASURED = ["spearman", "low", "high", "difference", "difference_low", "difference_high"]
 LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}  # on record
 """Sets of the record, as the page names them."""
 LEARNED = "learned on "
@@ -124,11 +123,10 @@ def of_record(process: cj.GenerativeProcess, recompute: bool) -> OfRecord:
     if recompute:
         table, variance, _ = ablations.make(process, ROOT / "_build" / "runs")
         return _named(table, variance)
-    found, spread = opened("ablations"), opened("variance", notes_of="ablations")
+    found, spread = opened("ablations"), opened("variance")
     if found is None or spread is None:
         return OfRecord({}, pd.DataFrame())
-    if weights_hash(process) not in weights_in(found):
-        laid_over("ablations", pd.DataFrame(columns=["recorded", "fresh"]), others=True)
+    found.checked(weights_hash(process))
     return _named(found.table, spread.table)
 
 
@@ -146,12 +144,11 @@ def _named(table: pd.DataFrame, variance: pd.DataFrame) -> OfRecord:
 def overlay(process: cj.GenerativeProcess, live: Live, weighting: Weighting) -> Overlay:
     """Distances of the base run laid over those of the record of words."""
     known = opened("words") if process.name == EMBEDDED else None
-    nothing = pd.DataFrame(columns=["recorded", "fresh"])
     if known is None:
-        return laid_over("words", nothing)
+        return laid_over("words")
     if (draws := known.notes[live.benchmark]["draws"]) > live.draws:
         why = f"the record has {draws} draws a pair, this page {live.draws}"
-        return laid_over("words", nothing, missing=why)
+        return laid_over("words", missing=why)
     table = known.table[known.table["benchmark"] == live.benchmark]
     fresh = live.base.distances(weighting, draws=draws).rename(columns={"distance": weighting})
     record, weights = Record("words", table, known.notes), weights_hash(process)
@@ -197,8 +194,7 @@ def clear_of_zero(rows: pd.DataFrame) -> pd.DataFrame:
 
 def difference(row: Any) -> str:
     """The difference of ρ × 100 of a row, with its interval."""
-    numbers = np.array([row.difference, row.difference_low, row.difference_high])
-    return bracketed(100 * numbers, "+.1f")
+    return bracketed_of(row, "+.1f", times=100, names=DIFFERENCE)
 
 
 def changes_in_words(rows: pd.DataFrame) -> str:
@@ -238,7 +234,7 @@ def draw_changes(results: Mapping[str, pd.DataFrame]) -> None:
         for i, (weighting, colour) in enumerate(zip(cj.WEIGHTINGS, PALETTE, strict=False)):
             part = rows[(rows["weighting"] == weighting) & rows["label"].isin(order)]
             y = np.array([order.index(label) for label in part["label"]]) + 0.22 * (i - 1)
-            x, low, high = (100 * part[c] for c in MEASURED[3:])
+            x, low, high = (100 * part[c] for c in DIFFERENCE)
             axis.plot(x, y, "o", ms=4, color=colour, label=weighting)
             axis.hlines(y, low, high, color=colour)
         axis.axvline(0, color="0.6", linewidth=1, zorder=0)
@@ -580,9 +576,7 @@ def few_draw_facts(
         "falls": at["% downwards"],
         "change_sd": at["standard deviation"],
         "change_mean": at["mean change"],
-        "change_pairs": bracketed(
-            (100 * x for x in (change.value, change.low, change.high)), "+.1f"
-        ),
+        "change_pairs": bracketed_of(change, "+.1f", times=100),
         "worst": worst,
         "worst_three": 100 * float(found[worst].of(3)),
         "falls_record": falls(record),
@@ -594,7 +588,7 @@ def falls(record: Mapping[str, pd.DataFrame]) -> str:
     """How often five draws do worse than three on the sets of the record."""
     said = []
     for name, table in record.items():
-        five = table[(table["study"] == "draws") & (table["value"] == "5")].itertuples()
+        five = matching(table, study="draws", value="5").itertuples()
         each = ", ".join(f"{100 * row.falls:.0f} % under “{row.weighting}”" for row in five)
         said.append(f"{each} ({name})")
     return "; ".join(said) or "unknown, for want of a record"

@@ -18,7 +18,7 @@ from studies import choices, evidence, limits, sentences
 from studies.evidence import FindingsTable
 from studies.findings import WEIGHTING, Numbers, combined
 from studies.pages import bracketed
-from studies.records import Record, published
+from studies.records import Record, matching, published
 
 UNTESTED = "could not be tested here"
 METHOD = "Conjuring similarity (SD v1.4)"
@@ -169,8 +169,7 @@ def on_spaces(record: Record) -> list[Claim]:
 
 def of_ablations(record: Record) -> list[Claim]:
     """Three draws above five."""
-    t = record.table
-    rows = t[(t["study"] == "draws") & (t["value"] == "5") & (t["weighting"] == WEIGHTING)]
+    rows = matching(record.table, study="draws", value="5", weighting=WEIGHTING)
     share = rows["falls"].to_numpy(float)
     names = rows["benchmark"].replace({"rg65": "RG-65"} | choices.LABELS)
     said = "; ".join(f"{name}: {100 * x:.0f} %" for name, x in zip(names, share, strict=True))

@@ -14,10 +14,10 @@ import pandas as pd
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
-from studies.ablations import agreement_and_gap
+from conjure_tools.neighbors import nngs
+from studies.ablations import MEASURED, agreement_and_gap
 
 BASE = "ddim"  # the space that agreement with people is compared with
-MEASURED = ("spearman", "low", "high", "difference", "difference_low", "difference_high")
 
 
 def matrices(
@@ -89,6 +89,17 @@ def more_alike(
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     value = rho(one[upper], to[upper]) - rho(other[upper], to[upper])
     return value, float(low), float(high)
+
+
+def beyond_chance(space: np.ndarray, other: np.ndarray, k: int, ties: int) -> np.ndarray:
+    """NNGS of two matrices (n, n) corrected for chance, and its interval over the n, (3,).
+
+    The mean over as many orders of what is tied as ``ties`` says.
+    """
+    how: dict[str, Any] = {"metric": "precomputed", "permutations": 0}
+    drawn = [nngs(space, other, k, seed=seed, **how) for seed in range(ties)]
+    plain = np.mean([[one.value, one.low, one.high] for one in drawn], axis=0)
+    return np.asarray((plain - drawn[0].chance) / (1 - drawn[0].chance))
 
 
 def rho(x: np.ndarray, y: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import nngs, nngs_profile
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import graphs
-from studies.comparison import BASE, matrices
+from studies.comparison import BASE, beyond_chance, matrices
 from studies.likeness import LABELS
 from studies.neighbourhoods import plain_ticks
 from studies.pages import bracketed
@@ -125,11 +125,8 @@ class Joined:
         """The same with its bootstrap interval over the words."""
         if name not in self.profiles:
             return "not measured"
-        pair: Any = self.spaces.matrices[name], self.spaces.people, k
-        how: dict[str, Any] = {"metric": "precomputed", "permutations": 0}
-        drawn = [nngs(*pair, seed=seed, **how) for seed in range(self.ties)]
-        plain = np.mean([[one.value, one.low, one.high] for one in drawn], axis=0)
-        return bracketed((plain - drawn[0].chance) / (1 - drawn[0].chance), ".2f")
+        pair = self.spaces.matrices[name], self.spaces.people
+        return bracketed(beyond_chance(*pair, k, self.ties), ".2f")
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -218,7 +215,7 @@ def conjured_again(process: cj.GenerativeProcess, found: Spaces, words: int) -> 
     """All pairs of a few words conjured anew, laid over the record."""
     key = ["space", "weighting", "text1", "text2"]
     if found.record is None or not words:
-        return laid_over("spaces", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))
+        return laid_over("spaces")
     picked = found.words[:: max(1, len(found.words) // words)][:words]
     again = graphs.conjured_space(process, picked, BASE, 0)
     overlay = found.record.overlay(again, key, weights=weights_hash(process))

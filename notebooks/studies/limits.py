@@ -6,7 +6,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,7 +20,8 @@ from scipy.stats import spearmanr
 import conjure_lib as cj
 from conjure_tools.plots import PALETTE, forest
 from studies import arms, probes
-from studies.pages import bracketed
+from studies.ablations import DIFFERENCE, MEASURED, RHO
+from studies.pages import bracketed_of
 from studies.records import Overlay, Record, laid_over
 
 MODELS = {
@@ -62,8 +63,7 @@ class Readers:
             self.trained = [m for m in MODELS if m in set(record.table["model"])]
             keys = ["benchmark", "group", "model", "method"]
             self.rows = record.table.set_index(keys).sort_index()
-            wide = ["spearman", "low", "high"]
-            self.rows[[*wide, "difference", "difference_low", "difference_high"]] *= 100
+            self.rows[MEASURED] *= 100
         self.colours = dict(zip(self.trained, PALETTE, strict=False))  # as in all figures
 
     def rho(self, model: str, benchmark: str = "simlex999", group: str = "") -> pd.Series:
@@ -73,13 +73,11 @@ class Readers:
 
     def reached(self, model: str, benchmark: str = "simlex999", group: str = "") -> str:
         """A correlation × 100 with its interval."""
-        row = self.rho(model, benchmark, group)
-        return bracketed(row[["spearman", "low", "high"]], ".0f")
+        return bracketed_of(self.rho(model, benchmark, group), ".0f", names=RHO)
 
     def less(self, model: str, benchmark: str = "simlex999") -> str:
         """The difference from the arm "distilled" with its interval."""
-        row = self.rho(model, benchmark)
-        return bracketed(row[["difference", "difference_low", "difference_high"]], "+.0f")
+        return bracketed_of(self.rho(model, benchmark), "+.0f", names=DIFFERENCE)
 
     def facts(self) -> dict[str, Any]:
         """What the arms say, in sentences."""
@@ -186,21 +184,14 @@ def draw_readers(found: Readers) -> None:
 
 
 def overlay(record: Record | None, fresh: pd.DataFrame, weights: str) -> Overlay:
-    """Both distances of every probe scored now over those of the record."""
-    keys = ["id", "model", "method"]
-    columns = [*keys, "side", "recorded", "fresh"]
+    """Both distances of every probe scored now over those of the record; stale if of others."""
     if record is None:
-        return laid_over("probes", pd.DataFrame(columns=columns))
-    both = fresh.merge(record.table, on=keys, suffixes=("_now", "_recorded"))
-    rows = [
-        both.assign(side=side, recorded=both[f"{side}_recorded"], fresh=both[f"{side}_now"])
-        for side in SIDES
-    ]
-    of_other = (
-        record.notes["probes_sha256"] != hashlib.sha256(probes.PROBES.read_bytes()).hexdigest()
-    )
-    others = record.notes["runs"]["shipped"]["settings"]["weights"] != weights
-    return laid_over("probes", pd.concat(rows)[columns], others=others or of_other)
+        return laid_over("probes")
+    keys = ["id", "model", "method"]
+    then, now = (t.melt(keys, SIDES, "side", "distance") for t in (record.table, fresh))
+    same = record.notes["probes_sha256"] == hashlib.sha256(probes.PROBES.read_bytes()).hexdigest()
+    of = weights if same else "those of other probes"
+    return replace(record, table=then).overlay(now, [*keys, "side"], weights=of)
 
 
 def overlay_facts(found: Overlay) -> dict[str, Any]:

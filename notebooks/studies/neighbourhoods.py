@@ -21,7 +21,7 @@ from conjure_tools.correlation import paired_bootstrap
 from conjure_tools.neighbors import chance, chance_bound, cka, mutual_knn, nngs, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, records
-from studies.pages import bracketed
+from studies.pages import bracketed, bracketed_of
 
 WAYS = ("items with replacement", "Jaccard indices with replacement", "influence (ours)")
 POPULATION = 400  # samples that tell how much NNGS varies
@@ -35,10 +35,7 @@ def of_authors(study: str) -> pd.DataFrame:
 
 def published_value(study: str, **wanted: str) -> str:
     """One of them, in words."""
-    table = of_authors(study)
-    for column, value in wanted.items():
-        table = table[table[column] == value]
-    return f"{table['value'].iloc[0]:.3f}"
+    return f"{records.matching(of_authors(study), **wanted)['value'].iloc[0]:.3f}"
 
 
 def plain_ticks(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
@@ -189,12 +186,10 @@ def draw_toys(found: pd.DataFrame) -> None:
 
 def correlation(table: pd.DataFrame, **wanted: str) -> str:
     """One correlation of a table with its interval."""
-    for column, value in wanted.items():
-        table = table[table[column] == value]
-    row = table.iloc[0]
+    row = records.matching(table, **wanted).iloc[0]
     if np.isnan(row["value"]):
         return "undefined (one of the two does not vary)"
-    return bracketed(row[["value", "low", "high"]], ".2f")
+    return bracketed_of(row, ".2f")
 
 
 def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
@@ -202,7 +197,7 @@ def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
     found = paired_bootstrap(table["nngs"], table["cka"], table[against])
     if np.isnan(found.value):
         return "undefined"
-    return bracketed((found.value, found.low, found.high), "+.2f")
+    return bracketed_of(found, "+.2f")
 
 
 # -- analogies --------------------------------------------------------------------------------
@@ -255,7 +250,7 @@ def category_names(table: pd.DataFrame) -> list[str]:
 def correlation_table(found: pd.DataFrame) -> Styler:
     """The correlations with their intervals, the published ones in the caption."""
     index, columns = ["vectors", "rule"], ["measure", "statistic"]
-    said = [bracketed((r.value, r.low, r.high), ".2f") for r in found.itertuples()]
+    said = [bracketed_of(r, ".2f") for r in found.itertuples()]
     rules = found["accuracy"].replace({"accuracy": "usual", "as published": "published"})
     named = spoken(found.assign(r=said, accuracy=rules)).rename(columns={"accuracy": "rule"})
     shown = named.pivot(index=index, columns=columns, values="r")

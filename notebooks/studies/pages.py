@@ -48,6 +48,13 @@ def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
     return f"{value:{of}}" + ends * (not (math.isnan(low) or math.isnan(high)))
 
 
+def bracketed_of(
+    row: Any, spec: str, *, times: float = 1, names: Sequence[str] = ("value", "low", "high")
+) -> str:
+    """`bracketed` of three entries of a row: a series, a named tuple or a correlation."""
+    return bracketed((times * float(getattr(row, name)) for name in names), spec)
+
+
 def captioned(
     caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
 ) -> str:

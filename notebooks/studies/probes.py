@@ -20,6 +20,7 @@ from studies.records import ROOT
 
 PROBES = ROOT / "data" / "probes" / "probes.csv"
 POOLINGS: dict[str, Any] = {"text_encoder_last": "last", "text_encoder_mean": "mean"}
+COSINES = [*POOLINGS]
 Z = float(norm.ppf(0.975))  # of a 95 % interval
 Pairs = Sequence[tuple[str, str]]
 

@@ -23,16 +23,15 @@ from conjure_tools.distributions import METHODS
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import image_distances as study
-from studies.pages import bracketed
-from studies.records import WORK, Overlay, Record, laid_over, opened
+from studies.ablations import DIFFERENCE, RHO
+from studies.pages import bracketed_of
+from studies.records import WORK, Overlay, Record, laid_over, matching, opened
 
 COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
 ALONE = ("coupled", "wasserstein", "sliced", "energy", "sde")  # do not depend on the other pairs
 SETS = {"rg65": "RG-65", "simlex999": "SimLex-999"}
 STARTS = ("common", "independent")
 RESAMPLES = 2000  # of the intervals between two distances
-RHO = ("spearman", "low", "high")
-DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def of_record(process: cj.GenerativeProcess, recompute: bool) -> Evidence | None
     labels = SETS | {f"simlex999-{study.NOUNS}": f"SimLex-999, {study.NOUNS} pairs of nouns"}
     if recompute:
         return Evidence(*study.make(process, study.pair_sets(), WORK / "distances"), labels, True)
-    found, agreed = opened("distances"), opened("distances_agreement", notes_of="distances")
+    found, agreed = opened("distances"), opened("distances_agreement")
     if found is None or agreed is None:
         print("What follows shows how the figures read, not what is true.")
         return None
@@ -137,7 +136,7 @@ def overlay(process: cj.GenerativeProcess, record: Evidence | None, here: Eviden
     An unbiased distance can be close to zero, so that its own size is no measure.
     """
     if record is None or process.name != record.notes["model"]:
-        return laid_over("distances", pd.DataFrame(columns=["method", "recorded", "fresh"]))
+        return laid_over("distances")
     keys = ["id", "method", "start", "images"]
     fresh = here.table[here.table["method"].isin(ALONE)]
     return Record("distances", record.table, record.notes).overlay(
@@ -218,7 +217,7 @@ def draw_floors(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) ->
 
 def hundredths(row: Any, names: Sequence[str] = RHO, sign: str = "") -> str:
     """A number × 100 with its interval, where there is one: of few pairs there is none."""
-    return bracketed((100 * float(getattr(row, name)) for name in names), f"{sign}.0f")
+    return bracketed_of(row, f"{sign}.0f", times=100, names=names)
 
 
 def ranks_alike(x: pd.Series, y: pd.Series, texts: np.ndarray | None = None) -> str:
@@ -288,7 +287,7 @@ def draw_prices(axis: Any, of_set: pd.DataFrame, start: str) -> None:
         axis.plot(part["evaluations_per_pair"], 100 * part["spearman"], style, ms=4, **look)
 
     for method in METHODS:
-        part = of_set[(of_set["method"] == method) & (of_set["start"] == start)]
+        part = matching(of_set, method=method, start=start)
         draw(part, "o-", color=COLOURS[method], label=method)
     for weighting, style in zip(("sde", "noise"), ("s-", "s--"), strict=True):
         part = of_set[of_set["method"] == weighting]
@@ -325,9 +324,8 @@ def draw_same(same: pd.DataFrame) -> None:
 
 def at_price(found: Evidence, method: str) -> str:
     """Agreement of a distance from common noise, of as many pictures as the paths would pay."""
-    of_set = found.agreed[found.agreed["benchmark"] == found.first]
+    rows = matching(found.agreed, benchmark=found.first, method=method, start="common")
     limit = first_path(found, "sde")["evaluations_per_pair"]
-    rows = of_set[(of_set["method"] == method) & (of_set["start"] == "common")]
     rows = rows[rows["evaluations_per_pair"] <= limit]
     if not len(rows):
         return f"“{method}” cannot be had at that price here"
@@ -338,8 +336,7 @@ def at_price(found: Evidence, method: str) -> str:
 
 def first_path(found: Evidence, weighting: str) -> pd.Series:
     """The row of a weighting of the paths on the first set."""
-    rows = found.of_paths
-    return rows[(rows["benchmark"] == found.first) & (rows["method"] == weighting)].iloc[0]
+    return matching(found.of_paths, benchmark=found.first, method=weighting).iloc[0]
 
 
 def people_facts(found: Evidence) -> dict[str, Any]:

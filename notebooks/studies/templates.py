@@ -23,7 +23,7 @@ from studies.neighbourhoods import (
     published_value,
     spoken,
 )
-from studies.pages import bracketed
+from studies.pages import bracketed, bracketed_of
 from studies.records import Overlay, Record, opened
 
 FEATURES = {"unet": "U-Net", "latents": "latents"}
@@ -128,7 +128,7 @@ def template_correlations(found: pd.DataFrame, k: int) -> Styler:
     theirs = of_authors("zero-shot").assign(low=np.nan, high=np.nan)
     theirs["space"] += ", published"
     both = spoken(pd.concat([found.replace({"space": FEATURES}), theirs[found.columns]]))
-    both["r [95 %]"] = [bracketed((r.value, r.low, r.high), ".2f") for r in both.itertuples()]
+    both["r [95 %]"] = [bracketed_of(r, ".2f") for r in both.itertuples()]
     wide = both.pivot(index="space", columns=["measure", "statistic"], values="r [95 %]")
     return wide.style.set_caption(
         f"Correlation over templates with the accuracy of naming, k = {k}"

@@ -6,7 +6,6 @@ Similarities come from `people.opened_with_people`; ρ stands × 100 in everythi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
@@ -27,8 +26,17 @@ from conjure_tools.correlation import (
     text_ratio,
 )
 from conjure_tools.plots import PALETTE, forest
-from studies.pages import bracketed
-from studies.people import Opened, in_hundredths, interval_columns, styled, with_interval
+from studies.pages import bracketed, bracketed_of
+from studies.people import (
+    MethodTable,
+    Opened,
+    in_hundredths,
+    interval_columns,
+    method_table,
+    styled,
+    with_interval,
+)
+from studies.probes import COSINES
 
 NAMES = {
     "rg65": "RG-65",
@@ -48,7 +56,6 @@ METHODS = {
     "text_encoder_mean": "text encoder, mean",
     "minilm": "MiniLM",
 }
-COSINES = ["text_encoder_last", "text_encoder_mean"]
 GROUPS = {  # set and part of speech, in the order of the figures
     ("rg65", ""): "RG-65 (nouns)",
     ("simlex999", ""): "SimLex-999",
@@ -69,42 +76,16 @@ NOUNS, VERBS = "nouns of SimLex-999", "verbs of SimVerb-3500"
 # -- the table --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class GroupTable:
-    """Agreement by group: rows of agreement by method, set and part of speech, and ρ × 100."""
-
-    grouped: pd.DataFrame
-    groups: list[tuple[str, str]]
-    methods: list[str]
-    rho: pd.DataFrame  # groups × methods
-    weighting: str
-
-    @property
-    def own(self) -> str:
-        """The pooling of the model's own text encoder that agrees better with people."""
-        return str(self.rho[COSINES].mean().idxmax())
-
-    @property
-    def columns(self) -> list[str]:
-        """What `statistics` takes: conjured, people, own cosine, other cosine."""
-        return [self.weighting, "people", self.own, *(c for c in COSINES if c != self.own)]
-
-
-def group_table(found: Opened, weighting: str) -> GroupTable:
+def group_table(found: Opened, weighting: str) -> MethodTable:
     """The table of all methods and groups."""
-    grouped = found.results.set_index(["method", "benchmark", "group"])
-    grouped[["spearman", "spearman_low", "spearman_high"]] *= 100
-    methods = [m for m in METHODS if m in grouped.index.unique("method")]
-    groups = [g for g in GROUPS if (weighting, *g) in grouped.index]
-    rho = grouped["spearman"].unstack("method").loc[groups, methods]
-    return GroupTable(grouped, groups, methods, rho, weighting)
+    return method_table(found.results, weighting, METHODS, GROUPS, "benchmark", "group")
 
 
-def show_table(table: GroupTable) -> Styler:
+def show_table(table: MethodTable) -> Styler:
     """ρ with intervals, and the numbers of pairs."""
-    cells = with_interval(table.grouped).unstack("method").loc[table.groups, table.methods]
-    pairs = table.grouped["pairs"].loc[table.weighting].loc[table.groups].to_numpy()
-    cells = cells.set_axis([GROUPS[g] for g in table.groups])
+    cells = with_interval(table.rows).unstack("method").loc[table.keys, table.methods]
+    pairs = table.rows["pairs"].loc[table.weighting].loc[table.keys].to_numpy()
+    cells = cells.set_axis([GROUPS[g] for g in table.keys])
     cells["pairs"] = [f"{n:,}" for n in pairs]
     caption = "Spearman's ρ × 100, 95 % interval in brackets"
     return styled(cells.rename(columns=METHODS), caption)
@@ -124,12 +105,13 @@ def beyond_cosines(
     return kept
 
 
-def draw_groups(table: GroupTable, kept: Mapping[str, Correlation]) -> None:
+def draw_groups(table: MethodTable, kept: Mapping[str, Correlation]) -> None:
     """ρ by group, and what is left of it given both cosines."""
-    shown = [m for m in (table.weighting, table.own, "minilm") if m in table.methods]
-    labels = [GROUPS[g] for g in table.groups]
+    labels = [GROUPS[g] for g in table.keys]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 5), sharey=True, width_ratios=[1.5, 1])
-    rows = {METHODS[m]: interval_columns(table.grouped.loc[m].reindex(table.groups)) for m in shown}
+    rows = {
+        METHODS[m]: interval_columns(table.rows.loc[m].reindex(table.keys)) for m in table.compared
+    }
     forest(left, rows, labels, zero=True)
     left.set_xlabel("Spearman's ρ × 100")
     if kept:
@@ -280,14 +262,14 @@ def in_words(row: pd.Series) -> str:
     return bracketed(row[["difference", "low", "high"]], "+.1f", ".1f")
 
 
-def facts(table: GroupTable, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def facts(table: MethodTable, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """How many pairs there are, and what the test says of the claim."""
-    whole = [g for g in table.groups if not g[1] and not g[0].startswith("wordsim353_")]  # parts
-    pairs = int(table.grouped.loc[table.weighting].loc[whole, "pairs"].sum())
+    whole = [g for g in table.keys if not g[1] and not g[0].startswith("wordsim353_")]  # parts
+    pairs = int(table.rows.loc[table.weighting].loc[whole, "pairs"].sum())
     said = {"n_pairs": pairs, "weighting": table.weighting}
     if gaps:
         return said | {name: Markdown(f"{text}.") for name, text in claims(gaps).items()}
-    reached = (table.rho.loc[("simlex999", p), table.weighting] for p in "NVA")
+    reached = (table.rho.loc[table.weighting, ("simlex999", p)] for p in "NVA")
     answer = Markdown(
         "Nouns, verbs and adjectives of SimLex-999 reach "
         f"{', '.join(f'{value:.1f}' for value in reached)} (× 100); a test of the difference needs "
@@ -425,7 +407,7 @@ def concrete_pairs(found: Opened) -> dict[str, pd.DataFrame]:
 
 
 def by_concreteness(
-    part: pd.DataFrame, table: GroupTable, **how: Unpack[Resampling]
+    part: pd.DataFrame, table: MethodTable, **how: Unpack[Resampling]
 ) -> dict[str, pd.DataFrame]:
     """By method, ρ in the quartiles of concreteness, with the mean of each."""
     slices = part.groupby(pd.qcut(part["concreteness"], 4, labels=False))
@@ -541,7 +523,7 @@ def trend_facts(
 
 
 def control(
-    some: pd.DataFrame, table: GroupTable, **how: Unpack[Resampling]
+    some: pd.DataFrame, table: MethodTable, **how: Unpack[Resampling]
 ) -> dict[str, Correlation]:
     """How the trained and the untrained U-Net agree with people, alone and given the cosines.
 
@@ -598,6 +580,6 @@ def control_facts(found: Mapping[str, Correlation]) -> dict[str, Any]:
             f"{100 * plain.value:.1f} and one with random weights, behind the same text encoder, "
             f"at {100 * stirred.value:.1f}; with the cosines held constant the trained one keeps "
             f"{100 * given.value:.1f}, with the random one held constant too "
-            f"{bracketed((100 * x for x in (last.value, last.low, last.high)), '.1f')}, {outcome}."
+            f"{bracketed_of(last, '.1f', times=100)}, {outcome}."
         )
     return {"control_sentence": Markdown(sentence)}

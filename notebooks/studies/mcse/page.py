@@ -34,7 +34,7 @@ from studies.mcse.trainings import (
     tested,
 )
 from studies.pages import bracketed
-from studies.records import ROOT, Overlay, Record, laid_over, opened, published, weights_in
+from studies.records import ROOT, Overlay, Record, laid_over, matching, opened, published
 
 NAMES = {
     "stsb": "STS-B, test",
@@ -96,11 +96,10 @@ def study(
     if recompute:
         table, notes = make(plan, process, WORK / plan.key(weights_hash(process)))
         return Study(plan, Record("grounding", table, notes))
-    found = opened("grounding") or Record("grounding", pd.DataFrame(), {})
-    known = weights_in(found)
-    if known and process.name == EMBEDDED and weights_hash(process) not in known:
-        laid_over("grounding", pd.DataFrame(columns=["recorded", "fresh"]), others=True)
-    return Study(plan, found)
+    found = opened("grounding")
+    if found and process.name == EMBEDDED:
+        found.checked(weights_hash(process))
+    return Study(plan, found or Record("grounding", pd.DataFrame(), {}))
 
 
 @dataclass(frozen=True)
@@ -122,12 +121,7 @@ class Study:
     def rows(self, study: str, **where: Any) -> pd.DataFrame:
         """Rows of one part of the table; none where there is no table."""
         table = self.record.table
-        if not self.there:
-            return table
-        rows = table[table["study"] == study]
-        for column, value in where.items():
-            rows = rows[rows[column] == value]
-        return rows
+        return matching(table, study=study, **where) if self.there else table
 
     @cached_property
     def shown(self) -> list[str]:
@@ -286,7 +280,7 @@ class Study:
 def made_anew(study: Study) -> Overlay:
     """One value of the record made anew: the untrained encoder of the first seed on SimLex-999."""
     if not (study.there and study.of_record):
-        return laid_over("grounding", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))
+        return laid_over("grounding")
     encoder, tokenizer = load_encoder(study.plan.encoder, seed=0)
     measured = tested(["simlex999"], lambda texts: embed(encoder, tokenizer, texts))
     human = benchmarks.load_pairs("simlex999")["score"]
