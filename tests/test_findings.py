@@ -20,7 +20,7 @@ from scipy.stats import norm, rankdata, spearmanr
 
 from conjure_tools.correlation import of_ranks
 from conjure_tools.neighbors import nngs
-from studies import claims, comparison, evidence, findings, records, sentences, tolerances
+from studies import claims, comparison, evidence, findings, records, tolerances
 from studies.evidence import Finding
 
 NOTEBOOKS = execute.chapters(ROOT / "notebooks")
@@ -310,7 +310,6 @@ def test_the_weightings_are_those_of_the_chapters() -> None:
     said = {p.name[:2]: execute.declared_parameters(p).get("WEIGHTING") for p in NOTEBOOKS}
     assert {said[number] for number in ("05", "06", "09", "11", "12")} == {findings.WEIGHTING}
     assert {said[number] for number in ("07", "08")} == {evidence.PATHS}
-    assert set(sentences.COSINES) == set(findings.COSINES)
 
 
 # -- the page ---------------------------------------------------------------------------------
@@ -318,7 +317,7 @@ def test_the_weightings_are_those_of_the_chapters() -> None:
 
 @pytest.fixture(scope="module")
 def found() -> Mapping[str, list[Finding]]:
-    there = {name: records.opened(name, evidence.NOTES.get(name, "")) for name in evidence.SOURCES}
+    there = {name: records.opened(name) for name in evidence.SOURCES}
     return evidence.everything({name: one for name, one in there.items() if one})
 
 

@@ -23,7 +23,7 @@ from conjure_lib.sampling import Settings
 from conjure_lib.sde import FlowSchedule, Schedule, log_snr
 from conjure_tools.correlation import pearson, spearman
 from conjure_tools.plots import PALETTE
-from studies.pages import bracketed, bracketed_of
+from studies.pages import bracketed, bracketed_of, plain_ticks
 from studies.records import Pairs
 
 PARTS = ("same x", "crossed", "drift")
@@ -340,8 +340,7 @@ def _draw_spread(axis: Any, by_draw: np.ndarray) -> None:
     law = by_draw.std(ddof=1) / np.sqrt(every_size)
     axis.plot(every_size, law, "--", color="0.4", label=r"spread of one$\,/\sqrt{k}$")
     axis.set(xlabel="draws k", ylabel="nats", title="spread of means\nof k draws", xscale="log")
-    axis.set_xticks(sizes, [str(k) for k in sizes])
-    axis.minorticks_off()
+    plain_ticks(axis, sizes)
     axis.set_ylim(bottom=0)
     axis.legend(loc="lower left")
 
@@ -499,8 +498,7 @@ def draw_steps(found: Steps) -> None:
     ratio_axis.axhline(1, color="0.5", linestyle="--", linewidth=1)
     ratio_axis.set(xlabel="steps S", ylabel="value / reference", xscale="log", yscale="log")
     for axis in (value_axis, ratio_axis):
-        axis.set_xticks(table["steps"], [str(s) for s in table["steps"]])
-        axis.minorticks_off()
+        plain_ticks(axis, table["steps"])
         axis.legend()
     plt.show()
 

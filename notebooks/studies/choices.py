@@ -23,7 +23,7 @@ from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies import ablations
 from studies.ablations import BASE, DIFFERENCE, MEASURED, MIRRORED
-from studies.pages import bracketed, bracketed_of
+from studies.pages import bracketed, bracketed_of, plain_ticks
 from studies.records import ROOT, Overlay, Record, laid_over, matching, opened
 
 LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}  # on record
@@ -503,8 +503,7 @@ def draw_draws(live: Live, found: Mapping[Weighting, Reliability], weighting: We
     axes[1].legend(title="weighting")
     axes[2].set(xscale="log", xlabel="draws k; right: over pairs", ylabel=r"$\rho$ × 100")
     for axis in axes[1:]:
-        axis.set_xticks(ablations.COUNTS, [str(k) for k in ablations.COUNTS])
-        axis.minorticks_off()
+        plain_ticks(axis, ablations.COUNTS)
     plt.show()
 
 

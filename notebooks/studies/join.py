@@ -21,8 +21,7 @@ from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import graphs
 from studies.comparison import BASE, beyond_chance, matrices
 from studies.likeness import LABELS
-from studies.neighbourhoods import plain_ticks
-from studies.pages import bracketed
+from studies.pages import bracketed, plain_ticks
 from studies.records import Overlay, Record, laid_over, opened
 
 TEXT = "text encoder, last"

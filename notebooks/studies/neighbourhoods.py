@@ -21,7 +21,7 @@ from conjure_tools.correlation import paired_bootstrap
 from conjure_tools.neighbors import chance, chance_bound, cka, mutual_knn, nngs, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, records
-from studies.pages import bracketed, bracketed_of
+from studies.pages import bracketed, bracketed_of, plain_ticks
 
 WAYS = ("items with replacement", "Jaccard indices with replacement", "influence (ours)")
 POPULATION = 400  # samples that tell how much NNGS varies
@@ -36,13 +36,6 @@ def of_authors(study: str) -> pd.DataFrame:
 def published_value(study: str, **wanted: str) -> str:
     """One of them, in words."""
     return f"{records.matching(of_authors(study), **wanted)['value'].iloc[0]:.3f}"
-
-
-def plain_ticks(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
-    """Ticks of logarithmic axes as plain numbers."""
-    axis.set_xticks(x, [f"{v:g}" for v in x])
-    axis.set_yticks(y, [f"{v:g}" for v in y])
-    axis.minorticks_off()
 
 
 def draw_chance(unrelated: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from IPython.display import Markdown
+from matplotlib.axes import Axes
 
 import conjure_lib as cj
 
@@ -53,6 +54,14 @@ def bracketed_of(
 ) -> str:
     """`bracketed` of three entries of a row: a series, a named tuple or a correlation."""
     return bracketed((times * float(getattr(row, name)) for name in names), spec)
+
+
+def plain_ticks(axis: Axes, x: Sequence[float], y: Sequence[float] = ()) -> None:
+    """Ticks of logarithmic axes as plain numbers; those of y stay as they are without any."""
+    axis.set_xticks(x, [f"{v:g}" for v in x])
+    if y:
+        axis.set_yticks(y, [f"{v:g}" for v in y])
+    axis.minorticks_off()
 
 
 def captioned(

@@ -24,7 +24,7 @@ from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import image_distances as study
 from studies.ablations import DIFFERENCE, RHO
-from studies.pages import bracketed_of
+from studies.pages import bracketed_of, plain_ticks
 from studies.records import WORK, Overlay, Record, laid_over, matching, opened
 
 COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
@@ -206,8 +206,7 @@ def draw_floors(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) ->
     axes[1].set_ylabel("ρ × 100 of repetitions")
     for axis in axes:
         axis.set(xscale="log", xlabel="pictures a text")
-        axis.set_xticks(counts, counts)
-        axis.minorticks_off()
+        plain_ticks(axis, counts)
     figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     plt.show()
 
