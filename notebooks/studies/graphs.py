@@ -219,7 +219,8 @@ def read_vectors(file: Path) -> dict[str, np.ndarray]:
     """Word to vector of a text file of GloVe or, with a first line "count width", of word2vec.
 
     A word may hold spaces: the numbers are as many last fields as most lines have. Of a word that
-    is there twice the first counts.
+    is there twice the first counts. By hand: gensim's KeyedVectors refuse words with spaces, which
+    GloVe's largest file has, and take a line that is cut off after one number for a whole vector.
 
     Raises:
         ValueError: a line that is not a word and its numbers, named.

@@ -25,7 +25,7 @@ from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import image_distances as study
 from studies.ablations import DIFFERENCE, RHO
 from studies.pages import bracketed_of, plain_ticks
-from studies.records import WORK, Overlay, Record, laid_over, matching, opened
+from studies.records import WORK, Overlay, Record, laid_over, matching, results_of_record
 
 COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
 ALONE = ("coupled", "wasserstein", "sliced", "energy", "sde")  # do not depend on the other pairs
@@ -42,16 +42,6 @@ class Evidence:
     agreed: pd.DataFrame
     notes: dict[str, Any]
     labels: Mapping[str, str]  # of the sets
-    recorded: bool
-
-    @property
-    def source(self) -> str:
-        """Where the numbers are from, in words."""
-        return (
-            "the record"
-            if self.recorded
-            else "the few pairs of this page alone, for want of a record"
-        )
 
     @property
     def many(self) -> int:
@@ -115,27 +105,28 @@ def measured_here(
             process, {name: few}, Path(folder), images=images, draws=draws, resamples=resamples,
             batch_size=batch_size, report=lambda _: None,
         )  # fmt: skip
-    return Evidence(*made, {name: f"{len(few)} pairs of {SETS[name]}"}, False), few
+    return Evidence(*made, {name: f"{len(few)} pairs of {SETS[name]}"}), few
 
 
-def of_record(process: cj.GenerativeProcess, recompute: bool) -> Evidence | None:
-    """The evidence of record; None where there is none."""
+def of_record(process: cj.GenerativeProcess, recompute: bool) -> Evidence:
+    """The evidence of record, or that made anew.
+
+    Raises:
+        FileNotFoundError: there is no record; the message names the command that makes it.
+    """
     labels = SETS | {f"simlex999-{study.NOUNS}": f"SimLex-999, {study.NOUNS} pairs of nouns"}
     if recompute:
-        return Evidence(*study.make(process, study.pair_sets(), WORK / "distances"), labels, True)
-    found, agreed = opened("distances"), opened("distances_agreement")
-    if found is None or agreed is None:
-        print("What follows shows how the figures read, not what is true.")
-        return None
-    return Evidence(found.table, agreed.table, found.notes, labels, True)
+        return Evidence(*study.make(process, study.pair_sets(), WORK / "distances"), labels)
+    found, agreed = (results_of_record(f"distances{part}") for part in ("", "_agreement"))
+    return Evidence(found.table, agreed.table, found.notes, labels)
 
 
-def overlay(process: cj.GenerativeProcess, record: Evidence | None, here: Evidence) -> Overlay:
+def overlay(process: cj.GenerativeProcess, record: Evidence, here: Evidence) -> Overlay:
     """Distances of this page over those of record, in units of the median of their method.
 
     An unbiased distance can be close to zero, so that its own size is no measure.
     """
-    if record is None or process.name != record.notes["model"]:
+    if process.name != record.notes["model"]:
         return laid_over("distances")
     keys = ["id", "method", "start", "images"]
     fresh = here.table[here.table["method"].isin(ALONE)]
@@ -374,7 +365,6 @@ def facts(found: Evidence, floor: pd.Series, same: pd.DataFrame) -> dict[str, An
         "images": many,
         "images_record": study.IMAGES,
         "n_nouns": study.NOUNS,
-        "source": found.source,
         "record_cost": f"{found.notes['evaluations']:,}",
         "identical": share_said(identical.mean()),
         "closest": f"“{near}”",
