@@ -6,7 +6,6 @@ each in its picture, from which web/src/explorer.js tells what is under the poin
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -27,6 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
+from strict import copy_into, embedded
 
 import conjure_lib as cj
 from conjure_lib.reading import UnreadWarning
@@ -136,11 +136,10 @@ def write_part(
     ]
     sheet = f"{name}.webp?{fingerprint([folder / f'{name}.webp'])[:8]}"
     content = {"sheet": sheet, "columns": COLUMNS, "texts": texts, "marks": marks, **more}
-    packed = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     (folder / f"{name}.txt").write_text(
         f"```{{raw}} html\n"
         f'<div class="explorer" data-figure="fig-{name}" hidden>\n'
-        f'<script type="application/json">{packed}</script>\n</div>\n```\n',
+        f'<script type="application/json">{embedded(content)}</script>\n</div>\n```\n',
         encoding="utf-8",
     )
 
@@ -305,7 +304,4 @@ def put_beside(page: Path) -> None:
 
 def publish(html: Path) -> None:
     """Put the pictures of the texts among the static files of the built book."""
-    place = html / "_static" / "live"
-    place.mkdir(parents=True, exist_ok=True)
-    for sheet in files().glob("*.webp"):
-        shutil.copy(sheet, place)
+    copy_into(html / "_static" / "live", files().glob("*.webp"))

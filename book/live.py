@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from typing import Any
 
 from execute import ROOT, fingerprint
 from filelock import FileLock
-from strict import ChapterError
+from strict import ChapterError, embedded
 
 BUILT = ROOT / "_build" / "live"
 WEB = ROOT / "web"
@@ -178,8 +177,7 @@ def ruler() -> dict[str, Any]:
 
 def put_beside(page: Path) -> None:
     """What book/live.md includes: the examples, the ruler, and how much its readers load."""
-    packed = json.dumps(ruler(), ensure_ascii=False).replace("<", "\\u003c")
-    script = f'<script type="application/json" data-part="recorded">{packed}</script>'
+    script = f'<script type="application/json" data-part="recorded">{embedded(ruler())}</script>'
     (page / "live_ruler.txt").write_text(f"```{{raw}} html\n{script}\n```\n", encoding="utf-8")
     for file in examples().iterdir():
         place = page / "images" if file.suffix == ".png" else page

@@ -40,8 +40,8 @@ from studies.probes import (
 from studies.records import ROOT, Made
 from training import text_encoder, unet
 from training.loop import save_atomically
-from training.pictures import Emoji, Picture, load_emoji
-from training.sources import ANNOTATIONS, FONT, TEACHER, WORDNET, fetch
+from training.pictures import Emoji, Picture, fetched_emoji
+from training.sources import TEACHER, WORDNET
 
 MODEL = ROOT / "data" / "emoji-diffusion"
 TRAINING = ROOT / "_training"  # the recipe's own caches: read where they are there
@@ -96,8 +96,7 @@ class Joint(nn.Module):
 def named_emoji(training: Path, work: Path) -> tuple[Path, list[Emoji]]:
     """The folder of the recipe's sources, and the emoji with their names and keywords."""
     sources = training / "sources" if (training / "sources").is_dir() else work / "sources"
-    fetch(sources)
-    return sources, load_emoji(sources / FONT, sources / ANNOTATIONS)
+    return sources, fetched_emoji(sources)
 
 
 def recipe(training: Path, work: Path) -> tuple[list[Emoji], list[Picture], Tensor]:
@@ -158,10 +157,10 @@ def passed_on(input_ids: Tensor) -> SimpleNamespace:
     return SimpleNamespace(last_hidden_state=input_ids)
 
 
-def fresh_reader(tokenizer: Any, seed: int = 6) -> Any:
+def fresh_reader(tokenizer: Any) -> Any:
     """The architecture of the shipped text encoder with random weights, the token table too."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(6)
         ends = tokenizer.sep_token_id, tokenizer.cls_token_id, tokenizer.pad_token_id
         model = text_encoder.build(len(tokenizer), *ends)
         table = model.get_input_embeddings().weight

@@ -22,7 +22,7 @@ from conjure_tools.correlation import both_texts, paired_bootstrap
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies import ablations
-from studies.ablations import BASE, DIFFERENCE, MEASURED, MIRRORED
+from studies.ablations import BASE, CHOICES, DIFFERENCE, MEASURED, MIRRORED
 from studies.pages import bracketed, bracketed_of, plain_ticks
 from studies.records import ROOT, Overlay, Record, laid_over, matching, opened
 
@@ -265,14 +265,14 @@ class Halves:
         """How unequal they are, (P,)."""
         return np.abs(self.log_ratio.mean(1))
 
-    def table(self, pairs: pd.DataFrame, weighting: str, count: int = 6) -> Styler:
-        """The pairs with the most unequal halves."""
+    def table(self, pairs: pd.DataFrame, weighting: str) -> Styler:
+        """The six pairs with the most unequal halves."""
         first, second = self.values.mean(1).T
         found = pairs[["text1", "text2"]].assign(
             first=first, second=second, ratio=np.exp(self.log_ratio.mean(1))
         )
         found.columns = pd.Index(["y1", "y2", "along y1", "along y2", "ratio"])
-        rows = found.iloc[np.argsort(-self.size)[:count]].style.hide().format(precision=2)
+        rows = found.iloc[np.argsort(-self.size)[:6]].style.hide().format(precision=2)
         unit = ", in nats" if weighting == "sde" else ""
         return rows.set_caption(f"The pairs with the most unequal halves (“{weighting}”{unit})")
 
@@ -317,7 +317,7 @@ def prior_facts(priors: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     own, all_pairs = "learned on the other half", "learned on all pairs (not a test)"
     learned = [f"{name}: {difference(rows.loc[own])}" for name, rows in elsewhere]
     transferred = [
-        f"{name}, {LEARNED}{({'rg65': 'RG-65'} | LABELS)[key]}: {difference(rows.loc[value])}"
+        f"{name}, {LEARNED}{(benchmarks.NAMES | LABELS)[key]}: {difference(rows.loc[value])}"
         for name, rows in elsewhere
         for value in rows.index
         if (key := value.removeprefix(LEARNED)) in ablations.SETS
@@ -507,20 +507,18 @@ def draw_draws(live: Live, found: Mapping[Weighting, Reliability], weighting: We
     plt.show()
 
 
-def three_and_five(
-    live: Live, weighting: Weighting, nested: bool, choices: int = 500
-) -> np.ndarray:
-    """Spearman of 3 and of 5 draws in random choices of them, (choices, 2); needs 5 or 8 draws.
+def three_and_five(live: Live, weighting: Weighting, nested: bool) -> np.ndarray:
+    """Spearman of 3 and of 5 draws in random choices of them, (CHOICES, 2); needs 5 or 8 draws.
 
     All choices come from the draws of one base run.
     """
     values, rng = live.base.by_draw(weighting), np.random.default_rng(0)
     needed = 5 if nested else 8
     if live.draws < needed:
-        return np.full((choices, 2), np.nan)
-    picked = np.stack([rng.permutation(live.draws)[:needed] for _ in range(choices)])
+        return np.full((CHOICES, 2), np.nan)
+    picked = np.stack([rng.permutation(live.draws)[:needed] for _ in range(CHOICES)])
     three, five = picked[:, :3], picked[:, -5:]
-    means = [values[:, chosen].mean(2).T for chosen in (three, five)]  # (choices, P) each
+    means = [values[:, chosen].mean(2).T for chosen in (three, five)]  # (CHOICES, P) each
     return np.stack([ablations.rank_correlations(-mean, live.human) for mean in means], axis=1)
 
 

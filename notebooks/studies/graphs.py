@@ -114,11 +114,11 @@ def toy(name: str, seed: int, *, width: int = 20) -> tuple[np.ndarray, np.ndarra
 # -- which interval ---------------------------------------------------------------------------
 
 
-def noisy_pair(seed: int, n: int, width: int = 5, noise: float = 0.7) -> tuple[Any, Any]:
-    """n items of a Gaussian population in two spaces (n, width), the second with noise."""
+def noisy_pair(seed: int, n: int) -> tuple[Any, Any]:
+    """n items of a Gaussian population in two spaces (n, 5), the second with noise."""
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, width))
-    return x, x + noise * rng.normal(size=x.shape)
+    x = rng.normal(size=(n, 5))
+    return x, x + 0.7 * rng.normal(size=x.shape)
 
 
 def three_intervals(x: np.ndarray, y: np.ndarray, k: int, resamples: int, seed: int) -> Any:
@@ -306,12 +306,11 @@ def template_study(
     texts: Mapping[str, np.ndarray],
     accuracy: Mapping[str, float],
     k: int = 3,
-    metric: str = "euclidean",
 ) -> pd.DataFrame:
     """One row per template: accuracy, nngs with its interval and chance, cka; n classes paired."""
     rows = []
     for template, space in texts.items():
-        found = nngs(images, space, k, metric=metric, permutations=0)
+        found = nngs(images, space, k, permutations=0)
         row = {"template": template, "accuracy": accuracy[template], "nngs": found.value}
         row |= {"low": found.low, "high": found.high, "chance": found.chance}
         rows.append(row | {"cka": cka(images, space)})

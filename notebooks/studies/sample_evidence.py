@@ -29,7 +29,7 @@ from studies.records import WORK, Overlay, Record, laid_over, matching, results_
 
 COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
 ALONE = ("coupled", "wasserstein", "sliced", "energy", "sde")  # do not depend on the other pairs
-SETS = {"rg65": "RG-65", "simlex999": "SimLex-999"}
+SETS = {name: benchmarks.NAMES[name] for name in ("rg65", "simlex999")}
 STARTS = ("common", "independent")
 RESAMPLES = 2000  # of the intervals between two distances
 

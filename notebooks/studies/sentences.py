@@ -16,8 +16,8 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
+from conjure_tools import benchmarks
 from conjure_tools.baselines import lengths
-from conjure_tools.benchmarks import STS
 from conjure_tools.correlation import Correlation, Resampling, both_texts, spearman
 from conjure_tools.plots import PALETTE, forest
 from studies.pages import bracketed
@@ -32,7 +32,7 @@ from studies.people import (
 )
 from studies.records import matching, published
 
-NAMES = {name: name.upper() for name in STS} | {"stsb": "STS-B", "sickr": "SICK-R"}
+NAMES = {name: benchmarks.NAMES[name] for name in benchmarks.STS}
 METHODS = {
     "noise": "conjured, weighting noise",
     "score": "conjured, weighting score",

@@ -16,7 +16,7 @@ from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
 from conjure_lib.engine import chunks
-from conjure_tools.benchmarks import load_concreteness
+from conjure_tools import benchmarks
 from conjure_tools.correlation import (
     Correlation,
     Resampling,
@@ -38,14 +38,7 @@ from studies.people import (
 )
 from studies.probes import COSINES
 
-NAMES = {
-    "rg65": "RG-65",
-    "simlex999": "SimLex-999",
-    "simverb3500": "SimVerb-3500",
-    "wordsim353": "WordSim-353",
-    "wordsim353_similarity": "WordSim-353, similarity",
-    "wordsim353_relatedness": "WordSim-353, relatedness",
-}
+NAMES = {name: title for name, title in benchmarks.NAMES.items() if name in benchmarks.WORDS}
 METHODS = {
     "noise": "conjured, noise",
     "score": "conjured, score",
@@ -387,7 +380,7 @@ def relation_facts(rows: pd.DataFrame) -> dict[str, Any]:
 def concrete_pairs(found: Opened) -> dict[str, pd.DataFrame]:
     """Pairs whose two words are rated, with their mean concreteness; sets with forty or more."""
     try:
-        ratings = load_concreteness()
+        ratings = benchmarks.load_concreteness()
     except FileNotFoundError as error:
         print("No slices by concreteness:", error)
         return {}

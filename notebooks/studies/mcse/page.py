@@ -20,15 +20,14 @@ from conjure_tools import benchmarks
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.grounding import embed, load_encoder
 from conjure_tools.plots import PALETTE
-from studies.mcse.data import EVERY, REAL, SHUFFLED, photo_data
+from studies.mcse.data import EVERY, REAL, SHUFFLED
 from studies.mcse.live import Imitation
-from studies.mcse.study import WORK, make, summary
+from studies.mcse.study import WORK, make, of_photographs
 from studies.mcse.trainings import (
     DEV,
     SIMCSE,
     UNTRAINED,
     Plan,
-    all_runs,
     full,
     spearman_rho,
     tested,
@@ -68,15 +67,13 @@ class Photographs:
     def study(self, encoder: str, seeds: int) -> Study:
         """The study of photographs, resumable; empty if its captions are not there."""
         given = Path(os.environ.get("CONJURE_DATA", ROOT))
-        plan = full(encoder, seeds, texts=bool(self.texts))
         if not (given / self.captions).is_file():
             print(f"There is no file {self.captions} in CONJURE_DATA: its study is left out.")
+            plan = full(encoder, seeds, texts=bool(self.texts))
             return Study(plan, Record("grounding", pd.DataFrame(), {}), of_record=False)
         names, texts = (given / f if f else None for f in (self.names, self.texts))
-        key = plan.key(self.captions + self.texts + self.names)
-        work = WORK / f"{Path(encoder).name}-{key}"
-        photos = photo_data(texts, given / self.captions, given / self.folder, names, work)
-        table = summary(plan, all_runs(plan, photos, work))
+        where = texts, given / self.captions, given / self.folder, names
+        plan, photos, table, _ = of_photographs(encoder, seeds, *where)
         sizes = [len(photos.texts), len(photos.captions), 0]
         notes = {"texts": sizes, "plan": {"seeds": seeds}}
         return Study(plan, Record("grounding", table, notes), of_record=False)
