@@ -216,7 +216,10 @@ def over_choices(values: np.ndarray, human: np.ndarray, counts: Sequence[int]) -
 
 
 def rank_correlations(predicted: np.ndarray, human: np.ndarray) -> np.ndarray:
-    """Spearman's ρ of each row of (m, P) with (P,)."""
+    """Spearman's ρ of each row of (m, P) with (P,).
+
+    By hand: of a table scipy's spearmanr correlates every two of the m + 1 rows.
+    """
     x, y = rankdata(predicted, axis=1), rankdata(human)
     x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
     return x @ y / np.linalg.norm(x, axis=1) / np.linalg.norm(y)

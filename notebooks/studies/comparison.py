@@ -45,7 +45,8 @@ def resemblance(
 
     The interval is a bootstrap over words, in which pairs of a word with itself are left out; p
     is Mantel's: how often the second matrix agrees as well after its words have been permuted. All
-    are NaN where one of the matrices does not vary.
+    are NaN where one of the matrices does not vary. By hand: neither scipy nor scikit-learn has
+    Mantel's test, whose permutations move rows and columns together.
     """
     rng, n = np.random.default_rng(seed), len(first)
     upper = np.triu_indices(n, 1)
@@ -103,7 +104,11 @@ def beyond_chance(space: np.ndarray, other: np.ndarray, k: int, ties: int) -> np
 
 
 def rho(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's ρ of (m,) and (m,); NaN where there are few or one does not vary."""
+    """Spearman's ρ of (m,) and (m,); NaN where there are few or one does not vary.
+
+    By hand: scipy's spearmanr warns where one does not vary, as happens among resampled words, and
+    computes a p-value each time.
+    """
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

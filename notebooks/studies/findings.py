@@ -19,6 +19,7 @@ from conjure_tools import benchmarks
 from conjure_tools.correlation import (
     Correlation,
     both_texts,
+    left_over,
     of_ranks,
     paired_bootstrap,
     partial_spearman,
@@ -52,9 +53,7 @@ def share(c: np.ndarray) -> np.ndarray:
     others, is the square of the semipartial correlation: by how much R² grows with it. From
     correlation matrices (b, k, k); (b,).
     """
-    cross = c[:, :2, 2:]
-    inverse = np.linalg.pinv(c[:, 2:, 2:], rcond=1e-10, hermitian=True)
-    left = c[:, :2, :2] - cross @ inverse @ cross.transpose(0, 2, 1)
+    left = left_over(c)
     whole, rest = c[:, 0, 1] ** 2, left[:, 0, 0]
     own = left[:, 0, 1] ** 2 / np.where(rest > 1e-12, rest, np.nan)
     return np.asarray(1 - own / np.where(whole > 1e-12, whole, np.nan))

@@ -148,7 +148,10 @@ def bootstrap(x: np.ndarray, key: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def shuffled(x: np.ndarray, y: np.ndarray, key: int, resamples: int, seed: int) -> np.ndarray:
-    """Differences of the statistics of two groups (n, 4), (m, 4) under shuffled labels."""
+    """Differences of the statistics of two groups (n, 4), (m, 4) under shuffled labels.
+
+    By hand: scipy's permutation_test takes a statistic of each column, and here four make three.
+    """
     pooled = np.concatenate([rankdata(g, axis=0) / (len(g) + 1) for g in (x, y)])
     order = np.tile(np.arange(len(pooled)), (resamples, 1))
     order = np.random.default_rng([seed, key]).permuted(order, axis=1)
@@ -329,7 +332,8 @@ def some_words(simlex: pd.DataFrame, count: int, seed: int) -> list[str]:
 def relation(found: Opened, columns: Sequence[str], resamples: int, seed: int) -> pd.DataFrame:
     """The statistics on both parts of WordSim-353, and their difference with its interval.
 
-    The parts share the unrelated pairs, so resamples are drawn from the union and serve both.
+    The parts share the unrelated pairs, so resamples are drawn from the union and serve both. By
+    hand: scipy's bootstrap could draw no more than their row numbers, and what follows is the rest.
     """
     two = ("wordsim353_similarity", "wordsim353_relatedness")
     if not all(name in found.joined for name in two):
@@ -448,7 +452,8 @@ def matched_rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of either, one to one and nearest first, whose concreteness differs by so much at most.
 
-    Greedy: the nearest couple is taken out, then the nearest of the rest.
+    Greedy: the nearest couple is taken out, then the nearest of the rest. By hand: scipy's
+    linear_sum_assignment makes the sum of all differences small, and knows of no largest one.
     """
     a, b = first["concreteness"].to_numpy(), second["concreteness"].to_numpy()
     apart = np.abs(a[:, None] - b[None])
