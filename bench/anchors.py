@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
@@ -98,15 +98,11 @@ def _agreement(
     distances: np.ndarray, exact: np.ndarray, judged: list[tuple[int, int, float]]
 ) -> Row:
     """Spearman with the exact distance over all pairs, and of minus both with people."""
-    n = round((1 + np.sqrt(1 + 8 * len(distances))) / 2)
-    square = np.zeros((2, n, n))
-    square[:, *np.triu_indices(n, 1)] = distances, exact
-    square += square.transpose(0, 2, 1)
     i, j, scores = zip(*judged, strict=True)
     return {
         "pairs": len(distances),
         "spearman_exact": float(spearmanr(distances, exact).statistic),
-        "spearman_people": float(spearmanr(-square[0, i, j], scores).statistic),
-        "exact_spearman_people": float(spearmanr(-square[1, i, j], scores).statistic),
+        "spearman_people": float(spearmanr(-squareform(distances)[i, j], scores).statistic),
+        "exact_spearman_people": float(spearmanr(-squareform(exact)[i, j], scores).statistic),
         "judged_pairs": len(judged),
     }

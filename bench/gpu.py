@@ -22,7 +22,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from models import fill, operations
+from models import STABLE_DIFFUSION, ceiling, fill, operations, timed
 from torch import Tensor
 
 from conjure_lib.process import generator
@@ -104,9 +104,8 @@ def architectures(tiny: bool) -> list[Architecture]:
     """The three, in full or as small as their classes allow."""
     unet, flux = diffusers.UNet2DConditionModel, diffusers.FluxTransformer2DModel
     if not tiny:
-        sd: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
         return [
-            Architecture("Stable Diffusion 1.x", unet, sd, unet_inputs(64, 77, 768)),
+            Architecture("Stable Diffusion 1.x", unet, STABLE_DIFFUSION, unet_inputs(64, 77, 768)),
             Architecture("SDXL", unet, SDXL, unet_inputs(128, 77, 2048, 1280)),
             Architecture("Flux", flux, FLUX, flux_inputs(64, 64, 512, 4096, 768)),
         ]
@@ -146,30 +145,10 @@ def flops(one: Architecture) -> int:
     return operations(one.kind, one.config, told)
 
 
-def ceiling(dtype: torch.dtype, device: torch.device, tiny: bool) -> float:
-    """Floating-point operations a second of products of square matrices, the best of some."""
-    best = 0.0
-    for size in (128,) if tiny else (4096, 8192):
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        for _ in range(6):
-            seconds, _ = timed(lambda a=a, b=b: [a @ b for _ in range(10)][-1], device)  # type: ignore[misc]
-            best = max(best, 20 * size**3 / seconds)
-    return best
-
-
-def timed(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds that a call takes until the device has done its work, and its result."""
-    _wait(device)
-    began = time.perf_counter()
-    found = call()
-    _wait(device)
-    return time.perf_counter() - began, found
-
-
-def rate(call: Callable[[], Any], batch: int, work: int, limit: float, device: torch.device) -> Row:
+def rate(call: Callable[[], Any], batch: int, work: int, limit: float) -> Row:
     """Evaluations a second of calls of ``batch`` rows, and their share of the ceiling."""
-    first = timed(call, device)[0]
-    seconds = float(np.median([timed(call, device)[0] for _ in range(CALLS)]))
+    first, *others = (timed(call)[1]["seconds"] for _ in range(1 + CALLS))
+    seconds = float(np.median(others))
     return {
         "batch": batch,
         "first_call_seconds": first,
@@ -193,7 +172,7 @@ def of_architecture(
             break
         told = _moved(one.inputs(batch), device, dtype)
         try:
-            found = rate(lambda told=told: network(**told), batch, work, limit, device)  # type: ignore[misc]
+            found = rate(lambda told=told: network(**told), batch, work, limit)  # type: ignore[misc]
         except torch.OutOfMemoryError:
             yield shared | {"part": "rate", "batch": batch, "no_memory": True}
             break
@@ -204,7 +183,7 @@ def of_architecture(
     told = _moved(one.inputs(batch), device, dtype)
     plain = _first(network(**told))
     for way, call in faster(network, told, device, tiny):
-        found = rate(call, batch, work, limit, device)
+        found = rate(call, batch, work, limit)
         found["difference"] = _apart(_first(call()), plain)
         yield shared | {"part": "rate", "compiled": way, **found}
 
@@ -261,7 +240,7 @@ def measure(device: torch.device, tiny: bool, budget: float = BUDGET) -> dict[st
     dtypes = [torch.float32, torch.bfloat16] + ([torch.float16] if device.type == "cuda" else [])
     with _exact_products():
         for dtype in dtypes:
-            limit = ceiling(dtype, device, tiny)
+            limit = ceiling(dtype, device, (128,) if tiny else (4096, 8192))
             for one in architectures(tiny):
                 if time.perf_counter() - began > budget:
                     left.append(f"{one.name} in {dtype}: no time")
@@ -332,11 +311,6 @@ def _apart(a: Tensor, b: Tensor) -> float:
     """‖a - b‖ / ‖b‖."""
     a, b = a.double(), b.double()
     return float((a - b).norm() / b.norm())
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _name(device: torch.device) -> str:

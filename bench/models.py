@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -54,7 +55,7 @@ def stable_diffusion(
     )
 
 
-def stub(side: int = 16) -> cj.GenerativeProcess:
+def stub() -> cj.GenerativeProcess:
     """No network but a few operations, so that what is around the network shows."""
 
     def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
@@ -64,9 +65,38 @@ def stub(side: int = 16) -> cj.GenerativeProcess:
         predict,
         _hidden_states(4, 8, "cpu"),
         DDIMScheduler(**SCHEDULE),
-        (4, side, side),
-        name=f"stub, {side}×{side} latents",
+        (4, 16, 16),
+        name="stub, 16×16 latents",
     )
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """What ``call`` returns, and the wall and CPU seconds until the device has done its work.
+
+    On a machine that does other work too, CPU seconds are those that can be compared.
+    """
+    _wait()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    _wait()
+    spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    return result, spent
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ceiling(dtype: torch.dtype, device: torch.device, sizes: Sequence[int]) -> float:
+    """Floating-point operations a second of products of square matrices, the best of some."""
+    clock, best = "seconds" if device.type == "cuda" else "cpu_seconds", 0.0
+    for size in sizes:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        for _ in range(6):  # ten at a time, beside which a launch is nothing
+            _, spent = timed(lambda a=a, b=b: [a @ b for _ in range(10)][-1])  # type: ignore[misc]
+            best = max(best, 20 * size**3 / spent[clock])
+    return best
 
 
 def flops(process: cj.GenerativeProcess, tokens: int) -> int:

@@ -16,7 +16,6 @@ from typing import Any
 
 import models
 import pandas as pd
-from speed import timed
 
 import conjure_lib as cj
 from conjure_tools import runs
@@ -51,7 +50,7 @@ def measure(kind: str, count: int) -> Row:
     pairs = [(f"left {i}", f"right {i}") for i in range(count)]
     _score(process, kind, [(f"warm {i}", f"too {i}") for i in range(SETTINGS["batch_size"])])
     before, base = process.evaluations, _peak_mib()
-    _, spent = timed(lambda: _score(process, kind, pairs))
+    _, spent = models.timed(lambda: _score(process, kind, pairs))
     return {
         "part": "scaling",
         "case": kind,

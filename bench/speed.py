@@ -129,7 +129,7 @@ def _timed_in_processes(work: Callable[[Pairs], np.ndarray], parts: list[Pairs])
         waiting = [pool.submit(time.sleep, 0) for _ in range(count)]  # starts all of them
         ready.wait(PATIENCE)
         _ = [one.result() for one in waiting]
-        found, spent = timed(partial(_mapped, pool, work, parts))
+        found, spent = models.timed(partial(_mapped, pool, work, parts))
     return np.concatenate(found), spent["seconds"]
 
 
@@ -194,7 +194,7 @@ def against_naive_in_full(small: bool) -> list[Row]:
         rows += compare(process, unet, process.encode, process.name, apart, count, **way)
     if not cuda and not small:  # with a GPU, :func:`device` has measured it
         process.latent_shape = (4, 64, 64)
-        limit = ceiling(torch.float32, process.device, small)
+        limit = models.ceiling(torch.float32, process.device, _sizes(process, small))
         shared: Row = {"part": "device", "model": models.NAME, "device": device_name(process)}
         shared |= {"dtype": "float32", "ceiling_flops": limit, "compiled": False}
         rows.append({**shared, **rate(process, 1, limit, calls=1)})
@@ -225,8 +225,10 @@ def compare(
     if warm:
         naive.distances(unet, scheduler, embed, [WARM], noise, steps=1, guidance=guidance)
         cj.distances(process, [WARM], draws=1, steps=2, progress=False)
-    plain, spent = timed(lambda: naive.distances(unet, scheduler, embed, some, noise, **way), unet)
-    mine, ours = timed(
+    plain, spent = counted(
+        lambda: naive.distances(unet, scheduler, embed, some, noise, **way), unet
+    )
+    mine, ours = counted(
         lambda: cj.distances(process, pairs, draws=1, progress=False, quadrature="sum", **way),
         process.modules["unet"],
     )
@@ -267,7 +269,7 @@ def device(small: bool) -> list[Row]:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
             process = models.stable_diffusion(64, "cuda", dtype) if cuda else cj.load(dtype=dtype)
             name = "tf32" if tf32 else str(dtype).removeprefix("torch.")
-            limit = ceiling(dtype, process.device, small)
+            limit = models.ceiling(dtype, process.device, _sizes(process, small))
             shared: Row = {"part": "device", "model": process.name, "device": device_name(process)}
             shared |= {"dtype": name, "ceiling_flops": limit}
             shared["floor_sde"], found = _rounding(process)
@@ -318,7 +320,7 @@ def rate(process: cj.GenerativeProcess, batch: int, limit: float, calls: int = 3
     t = torch.full((batch,), 501, device=process.device)
     found = []
     for _ in range(calls + 1):
-        _, spent = timed(lambda: process.eps(x, t, condition).sum().item())
+        _, spent = models.timed(lambda: process.eps(x, t, condition).sum().item())
         found.append((spent["seconds"], spent["cpu_seconds"]))
     first, (wall, cpu) = found[0], np.median(found[1:], axis=0)
     operations = models.flops(process, condition.shape[1])
@@ -336,15 +338,9 @@ def rate(process: cj.GenerativeProcess, batch: int, limit: float, calls: int = 3
     return row
 
 
-def ceiling(dtype: torch.dtype, device: torch.device, small: bool) -> float:
-    """Floating-point operations a second of products of square matrices, the best of some."""
-    cuda, best = device.type == "cuda", 0.0
-    for size in (512,) if small else (4096, 8192) if cuda else (512, 1024, 2048):
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        for _ in range(6):  # ten at a time, beside which a launch is nothing
-            _, spent = timed(lambda a=a, b=b: [a @ b for _ in range(10)][-1][0, 0].item())  # type: ignore[misc]
-            best = max(best, 20 * size**3 / spent["seconds" if cuda else "cpu_seconds"])
-    return best
+def _sizes(process: cj.GenerativeProcess, small: bool) -> tuple[int, ...]:
+    """Of the matrices whose products are the ceiling."""
+    return (512,) if small else (4096, 8192) if process.device.type == "cuda" else (512, 1024, 2048)
 
 
 def _rounding(process: cj.GenerativeProcess) -> tuple[float, np.ndarray]:
@@ -384,30 +380,20 @@ def live_page(small: bool) -> list[Row]:
     return [{"part": "live", "case": "live page", **settings, "cpu_seconds": seconds}]
 
 
-def timed(
-    call: Callable[[], Any], unet: torch.nn.Module | None = None
-) -> tuple[Any, dict[str, Any]]:
-    """What ``call`` returns, and what it took: wall and CPU seconds, rows that ``unet`` was given.
-
-    On a machine that does other work too, CPU seconds are those that can be compared.
-    """
+def counted(call: Callable[[], Any], unet: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
+    """What ``call`` returns, and what it took: seconds, and rows that ``unet`` was given."""
     with _counting(unet) as rows:
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+        result, spent = models.timed(call)
     return result, {**spent, "evaluations": sum(rows)}
 
 
 @contextmanager
-def _counting(unet: torch.nn.Module | None) -> Iterator[list[int]]:
+def _counting(unet: torch.nn.Module) -> Iterator[list[int]]:
     """The rows of every call of ``unet``, counted in the network itself."""
     rows: list[int] = []
-    handle = unet and unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    handle = unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     yield rows
-    if handle:
-        handle.remove()
+    handle.remove()
 
 
 def _per_pair(pairs: int, spent: dict[str, Any]) -> Row:

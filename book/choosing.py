@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from studies import ablations, choices, records, tolerances, words
+from conjure_tools.benchmarks import NAMES
+from studies import ablations, choices, records, tolerances
 from studies.findings import WEIGHTING
 from studies.pages import bracketed, captioned
 
-SETS = {name: (words.NAMES | choices.LABELS)[name] for name in ablations.SETS}
+SETS = {name: (NAMES | choices.LABELS)[name] for name in ablations.SETS}
 
 
 def put_beside(page: Path) -> None:

@@ -6,7 +6,6 @@ each in its picture, from which web/src/explorer.js tells what is under the poin
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -27,10 +26,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
+from strict import copy_into, embedded
 
 import conjure_lib as cj
 from conjure_lib.reading import UnreadWarning
 from conjure_tools import benchmarks, plots, runs
+from studies.people import with_ratings
+from studies.records import results_of_record
 
 RESULTS = ROOT / "data" / "results"
 MATRIX, SCATTER = "sde", "noise"  # the weightings of the figures: those that chapters 8 and 5 show
@@ -134,11 +136,10 @@ def write_part(
     ]
     sheet = f"{name}.webp?{fingerprint([folder / f'{name}.webp'])[:8]}"
     content = {"sheet": sheet, "columns": COLUMNS, "texts": texts, "marks": marks, **more}
-    packed = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     (folder / f"{name}.txt").write_text(
         f"```{{raw}} html\n"
         f'<div class="explorer" data-figure="fig-{name}" hidden>\n'
-        f'<script type="application/json">{packed}</script>\n</div>\n```\n',
+        f'<script type="application/json">{embedded(content)}</script>\n</div>\n```\n',
         encoding="utf-8",
     )
 
@@ -148,9 +149,9 @@ def write_part(
 
 def draw_matrix(folder: Path) -> None:
     """Half of the distance matrix of chapter 8, its words in the order of their clusters."""
-    table, record = runs.results_of_record("matrix")
-    weighting = MATRIX
-    groups = {word: i for i, members in enumerate(record["groups"].values()) for word in members}
+    record, weighting = results_of_record("matrix"), MATRIX
+    table, members_of = record.table, record.notes["groups"]
+    groups = {word: i for i, members in enumerate(members_of.values()) for word in members}
     at = {word: i for i, word in enumerate(groups)}
     whole = np.zeros((len(at), len(at)))
     rows, columns = table["text1"].map(at), table["text2"].map(at)
@@ -167,10 +168,10 @@ def draw_matrix(folder: Path) -> None:
     axis = figure.add_axes((0.13, 0.125, 0.865, 0.865))
     limits = dict(zip(("vmin", "vmax"), np.quantile(table[weighting], [0.02, 0.98]), strict=True))
     image = axis.imshow(shown, cmap=plots.SEQUENTIAL, interpolation="nearest", **limits)
-    palette = sns.color_palette("colorblind", len(record["groups"]))
+    palette = sns.color_palette("colorblind", len(members_of))
     colours = [palette[groups[word]] for word in words]
     label_words(axis, words, colours)
-    colour_legend(figure, axis, image, record["groups"], weighting)
+    colour_legend(figure, axis, image, members_of, weighting)
     pairs = table.assign(
         text1=[words[i] for i in lower],
         text2=[words[i] for i in upper],
@@ -220,10 +221,9 @@ def rated_pairs() -> pd.DataFrame:
     Raises:
         FileNotFoundError: a set cannot be had.
     """
-    table, _ = runs.results_of_record("sts")
-    rated = pd.concat([benchmarks.load_pairs(name) for name in RATED], ignore_index=True)
-    people = rated.rename(columns={"score": "people"})  # the record has a weighting of that name
-    return people.merge(table, on="id", validate="one_to_one")
+    rated = {name: benchmarks.load_pairs(name) for name in RATED}
+    parts = with_ratings(results_of_record("sts").table, rated)
+    return pd.concat(parts.values(), ignore_index=True)
 
 
 def draw_scatter(folder: Path, table: pd.DataFrame) -> None:
@@ -304,7 +304,4 @@ def put_beside(page: Path) -> None:
 
 def publish(html: Path) -> None:
     """Put the pictures of the texts among the static files of the built book."""
-    place = html / "_static" / "live"
-    place.mkdir(parents=True, exist_ok=True)
-    for sheet in files().glob("*.webp"):
-        shutil.copy(sheet, place)
+    copy_into(html / "_static" / "live", files().glob("*.webp"))

@@ -6,8 +6,7 @@ off the records, and how, stands in notebooks/studies: findings.py, evidence.py 
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,13 +16,13 @@ from matplotlib.figure import Figure
 
 import conjure_lib as cj
 from conjure_tools import plots
+from conjure_tools.benchmarks import NAMES
 from conjure_tools.fingerprints import weights_hash
-from studies import claims, evidence, findings, records, words
+from studies import claims, evidence, findings, records
 from studies.evidence import Finding, FindingsTable, Kept
-from studies.pages import bracketed, captioned
-from studies.sentences import NAMES
+from studies.pages import bracketed, captioned, show_source
 
-SETS = NAMES | words.NAMES
+SHOWN = (findings.averaged, findings.learned, findings.over_the_better, findings.share)
 COLOURS = {1: plots.PALETTE[0], -1: plots.PALETTE[1], 0: "0.45"}  # by side of zero
 KINDS = evidence.KINDS
 GAINS = ("averaged, over the better", "learned, over the better")
@@ -44,7 +43,7 @@ def put_beside(page: Path) -> None:
         "list": listed(by_part),
         "sets": by_set(table) if table else "",
         "claims": claimed(claims.every(found.records)),
-        "code": code(findings.averaged, findings.learned, findings.over_the_better, findings.share),
+        "code": str(show_source(*SHOWN).data),
     }
     for name, text in parts.items():
         (page / f"findings_{name}.txt").write_text(text, encoding="utf-8")
@@ -140,11 +139,6 @@ def state(found: Kept) -> str:
     return "\n".join([*told, now]) + "\n"
 
 
-def code(*functions: Callable[..., object]) -> str:
-    """Functions as the page shows them."""
-    return "\n".join(f"```python\n{inspect.getsource(one)}```\n" for one in functions)
-
-
 # -- tables -----------------------------------------------------------------------------------
 
 
@@ -162,7 +156,7 @@ def by_set(table: FindingsTable) -> str:
             for s in ("conjured", "text encoder", "averaged")
         ]
         gains = [bracketed(100 * table.at(name, benchmark, s), "+.1f") for s in (*GAINS, "partial")]
-        rows.append([SETS[benchmark], *alone, *gains])
+        rows.append([NAMES[benchmark], *alone, *gains])
     return captioned("Agreement with people by set, ρ × 100 [95 %].", head, rows)
 
 

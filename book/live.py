@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from typing import Any
 
 from execute import ROOT, fingerprint
 from filelock import FileLock
-from strict import ChapterError
+from strict import ChapterError, embedded
 
 BUILT = ROOT / "_build" / "live"
 WEB = ROOT / "web"
@@ -160,14 +159,14 @@ def megabytes(*files: Path) -> float:
 
 def ruler() -> dict[str, Any]:
     """Recorded distances of pairs of words, by which the page says how far a number is."""
-    from conjure_tools import runs
+    from studies.records import results_of_record  # not at the top: bench has no studies
 
-    table, record = runs.results_of_record("matrix")
-    table = table.sort_values("sde")
+    record = results_of_record("matrix")
+    table, settings = record.table.sort_values("sde"), record.notes["settings"]
     rows = [table.iloc[i] for i in (0, len(table) // 2, -1)]
     return {
-        "steps": record["settings"]["steps"],
-        "guidance": record["settings"]["guidance"],
+        "steps": settings["steps"],
+        "guidance": settings["guidance"],
         "pairs": len(table),
         "quantiles": [
             float(f"{q:.4g}") for q in table["sde"].quantile([i / 100 for i in range(101)])
@@ -178,8 +177,7 @@ def ruler() -> dict[str, Any]:
 
 def put_beside(page: Path) -> None:
     """What book/live.md includes: the examples, the ruler, and how much its readers load."""
-    packed = json.dumps(ruler(), ensure_ascii=False).replace("<", "\\u003c")
-    script = f'<script type="application/json" data-part="recorded">{packed}</script>'
+    script = f'<script type="application/json" data-part="recorded">{embedded(ruler())}</script>'
     (page / "live_ruler.txt").write_text(f"```{{raw}} html\n{script}\n```\n", encoding="utf-8")
     for file in examples().iterdir():
         place = page / "images" if file.suffix == ".png" else page

@@ -10,7 +10,6 @@ run as one animated picture, and the numbers with their settings and provenance.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any
 
 import numpy as np
 from execute import ROOT, fingerprint
+from live import WEIGHTS
 from PIL import Image, ImageDraw, ImageFont
+from strict import copy_into, embedded
 
 PROMPTS = ("a red heart", "a blue heart")
 SETTINGS: dict[str, Any] = {
@@ -29,7 +30,6 @@ SETTINGS: dict[str, Any] = {
     "quadrature": "linear",  # as on the live page: each step adds a part that is not negative
 }
 DRAWS = 20
-WEIGHTS = ROOT / "data" / "emoji-diffusion" / "SHA256SUMS"  # changes whenever the model does
 PAGES = ROOT / "book"
 NUMBERS = PAGES / "recording.json"
 SHEET, STILL, ANIMATED = (
@@ -246,22 +246,21 @@ def draw_pictures(run: dict[str, Any]) -> None:
 # -- the pages -------------------------------------------------------------------------------
 
 
-def player(run: dict[str, Any], place: str = "../_static/recording") -> str:
+def player(run: dict[str, Any]) -> str:
     """The player of the recording as HTML; without JavaScript it is a still."""
     needed = ("prompts", "unit", "side", "by_step", "telling", "by_draw", "intervals")
     content = {name: run[name] for name in needed} | {"columns": COLUMNS, "colours": COLOURS}
-    packed = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     with Image.open(STILL) as still:
         size = still.size
     first, second = run["prompts"]
-    version = fingerprint(PARTS)[:8]
+    place, version = "../_static/recording", fingerprint(PARTS)[:8]
     return (
         f'<link rel="stylesheet" href="{place}/recording.css?{version}">\n'
         f'<conjure-recording data-sheet="{place}/recording.webp?{version}">\n'
         f'<img src="{place}/recording.png" width="{size[0]}" height="{size[1]}" '
         f'alt="Pictures on the way from noise to “{first}” and to “{second}”, what the model '
         'expects of each under either text, and where that differs">\n'
-        f'<script type="application/json">{packed}</script>\n</conjure-recording>\n'
+        f'<script type="application/json">{embedded(content)}</script>\n</conjure-recording>\n'
         f'<script src="{place}/recording.js?{version}" defer></script>\n'
     )
 
@@ -296,10 +295,7 @@ def put_beside(page: Path) -> None:
 
 def publish(html: Path) -> None:
     """Put what the player loads among the static files of the built book."""
-    place = html / "_static" / "recording"
-    place.mkdir(parents=True, exist_ok=True)
-    for file in PARTS:
-        shutil.copy(file, place)
+    copy_into(html / "_static" / "recording", PARTS)
 
 
 def main() -> None:

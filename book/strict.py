@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -130,6 +132,19 @@ def read_notebook(file: Path) -> nbformat.NotebookNode:
     except Exception as error:  # of many kinds
         raise ChapterError(f"{file.name}: no sound notebook: {error!r:.300}") from None
     return notebook
+
+
+def embedded(content: Any) -> str:
+    """JSON for a script element of a page, which no text in it can end."""
+    packed = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return packed.replace("<", "\\u003c")
+
+
+def copy_into(folder: Path, files: Iterable[Path]) -> None:
+    """Put files into a folder that may have to be made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copy(file, folder)
 
 
 def write_text(file: Path, text: str) -> None:

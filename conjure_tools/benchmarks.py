@@ -31,6 +31,18 @@ WORDS = (
     "wordsim353_relatedness",
     "simverb3500",
 )
+NAMES = {
+    "rg65": "RG-65",
+    "simlex999": "SimLex-999",
+    "simverb3500": "SimVerb-3500",
+    "wordsim353": "WordSim-353",
+    "wordsim353_similarity": "WordSim-353, similarity",
+    "wordsim353_relatedness": "WordSim-353, relatedness",
+    **{name: name.upper() for name in STS},
+    "stsb": "STS-B",
+    "sickr": "SICK-R",
+}
+"""The sets, as pages write them."""
 
 SHA256 = {
     "sts12": "7e07b0e93ff109e3739b18b4e8cf0d250fb69632885a9c08bba4a96d063f96c2",

@@ -412,12 +412,19 @@ def _correlations(x: np.ndarray, times: np.ndarray) -> np.ndarray:
     return products / spread[:, :, None] / spread[:, None]
 
 
+def left_over(c: np.ndarray) -> np.ndarray:
+    """What is left of the first two of k variables, the others regressed out of them.
+
+    From correlation matrices (b, k, k) to covariance matrices (b, 2, 2).
+    """
+    cross = c[:, :2, 2:]
+    inverse = np.linalg.pinv(c[:, 2:, 2:], rcond=1e-10, hermitian=True)
+    return np.asarray(c[:, :2, :2] - cross @ inverse @ cross.transpose(0, 2, 1))
+
+
 def _partial(c: np.ndarray) -> np.ndarray:
     """Correlation of the first two of k variables, the others held constant; (b, k, k) to (b,)."""
-    if c.shape[1] > 2:
-        cross = c[:, :2, 2:]
-        inverse = np.linalg.pinv(c[:, 2:, 2:], rcond=1e-10, hermitian=True)
-        c = c[:, :2, :2] - cross @ inverse @ cross.transpose(0, 2, 1)
+    c = left_over(c) if c.shape[1] > 2 else c
     left = c[:, 0, 0] * c[:, 1, 1]  # variance that is left: 1 if nothing is held constant
     return c[:, 0, 1] / np.sqrt(np.where(left > 1e-12, left, np.nan))
 

@@ -54,7 +54,6 @@ from conjure_tools.folders import (
     refuse_others,
 )
 from conjure_tools.hardware import fitting, is_compiled, within_memory
-from conjure_tools.loading import shipped
 from conjure_tools.shards import finished, is_shard, kept_block, set_aside, write_shard
 from conjure_tools.tables import write_dropped
 from conjure_tools.unread import COLUMNS, UNREAD, columns, examples, summary
@@ -365,22 +364,6 @@ def arranged(pairs: pd.DataFrame, block: int = BLOCK) -> pd.DataFrame:
     """
     codes = pd.factorize(pairs[["text1", "text2"]].to_numpy().ravel())[0].reshape(-1, 2)
     return pairs.iloc[tiled(codes.tolist(), max(1, math.isqrt(block)))]
-
-
-def results_of_record(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A table of data/results, and its provenance; texts and human scores are not in it.
-
-    Raises:
-        FileNotFoundError: there is no such record.
-    """
-    file = shipped("results") / f"{name}.parquet"
-    notes = file.with_suffix(".json")
-    record = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-    if file.is_file():
-        return pd.read_parquet(file), record
-    if "rows" in record:  # a small table of mixed rows stands in the JSON itself
-        return pd.DataFrame(record.pop("rows")), record
-    raise FileNotFoundError(f"there is no record {file}: make records NAME={name}, in a clone")
 
 
 def provenance(process: GenerativeProcess) -> dict[str, Any]:

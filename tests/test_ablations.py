@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from studies import ablations, choices
+from studies import ablations
 
 
 @pytest.fixture
@@ -37,29 +36,6 @@ def test_variance_of_chosen_timesteps_is_what_choosing_them_gives(
     simulated = [one() for _ in range(1000)]
     error = np.std(simulated) / np.sqrt(len(simulated))
     assert abs(ablations.per_draw(method, cells, cells) - np.mean(simulated)) < 4 * error
-
-
-def test_a_record_of_timesteps_with_replacement_is_read_as_without(cells: np.ndarray) -> None:
-    steps = np.arange(cells.shape[2])
-    common = ablations.per_draw("common", cells, cells)
-    twice = common + ablations.within_strata(cells, [steps] * (len(steps) // 2))
-    kept = {"benchmark": "words", "weighting": "sde", "relative_stderr": 0.1}
-    rows = pd.DataFrame(
-        [
-            {"method": name, "variance_per_draw": value, "relative_to_independent": value / 2}
-            | {"evaluations_per_pair": 4.0 * len(steps), **kept}
-            for name, value in (("independent", 2.0), ("common", common), ("random", twice))
-        ]
-    )
-    found = choices.none_twice(rows).set_index("method")
-    once = ablations.per_draw("random half", cells, cells)
-    assert once < twice
-    assert found.at["random half", "variance_per_draw"] == pytest.approx(once)
-    assert found.at["random half", "relative_to_independent"] == pytest.approx(once / 2)
-    assert np.isnan(found.at["random half", "relative_stderr"])
-    assert "random" not in found.index
-    again = choices.none_twice(found.reset_index()).set_index("method")
-    assert again.equals(found)
 
 
 def test_independent_noise_is_what_unpaired_draws_give(cells: np.ndarray) -> None:

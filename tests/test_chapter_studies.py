@@ -17,7 +17,6 @@ from scipy.stats import spearmanr
 
 import conjure_lib as cj
 from conjure_lib.process import generator
-from conjure_tools.correlation import agreement
 from conjure_tools.distributions import energy, mmd
 from conjure_tools.fingerprints import weights_hash
 from studies import (
@@ -127,25 +126,6 @@ def test_means_over_subsets_weigh_by_pairs() -> None:
     assert found["value"] == pytest.approx(17.5)
     error = 1.96 * math.hypot(0.75 * 4 / 3.92, 0.25 * 4 / 3.92)
     assert found["high"] - found["value"] == pytest.approx(error)
-
-
-@pytest.mark.parametrize("aware", [False, True])
-def test_a_page_says_whether_its_intervals_know_of_texts_that_recur(aware: bool) -> None:
-    rng = np.random.default_rng(0)
-    at = np.stack(np.triu_indices(20, 1), axis=1)  # all pairs of twenty texts
-    names = np.array([f"text {i}" for i in range(20)])[at]
-    mine, other = rng.normal(size=(2, 20))[:, at].sum(2)
-    part = pd.DataFrame(
-        {"text1": names[:, 0], "text2": names[:, 1], "noise": mine, "people": mine + other}
-    )
-    pairs = part[["text1", "text2"]] if aware else part[[]]
-    (row, *_) = agreement(pairs.assign(score=part["people"]), mine, resamples=2000, seed=3)
-    results = pd.DataFrame([{"benchmark": "sts12", "method": "noise", **row}])
-    found: Any = SimpleNamespace(joined={"sts12": part}, results=results)
-    said = sentences.of_table(found)
-    assert said == ("and so are those of the table" if aware else "those of the table are not")
-    absent: Any = SimpleNamespace(joined={}, results=results)
-    assert "STS12 would show" in sentences.of_table(absent)
 
 
 def test_the_printed_figure_is_that_of_another_column() -> None:

@@ -20,8 +20,9 @@ from execute import ROOT, declared_parameters
 from matplotlib.image import imread
 
 import conjure_lib as cj
-from conjure_tools import plots, runs
+from conjure_tools import plots
 from studies import matrix
+from studies.records import results_of_record
 
 
 def numbers_of(name: str) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def numbers_of(name: str) -> dict[str, Any]:
 
 
 def test_the_record_is_what_the_model_gives_now(process: cj.GenerativeProcess) -> None:
-    table, record = runs.results_of_record("matrix")
+    found = results_of_record("matrix")
+    table, record = found.table, found.notes
     few = table.sample(3, random_state=0)
     rule = record["settings"]["quadrature"]
     how = {name: record["settings"][name] for name in ("steps", "guidance", "sampler", "seed")}
@@ -49,7 +51,8 @@ def test_the_record_is_what_the_model_gives_now(process: cj.GenerativeProcess) -
 
 
 def test_the_record_has_all_pairs_of_the_chapters_words() -> None:
-    table, record = runs.results_of_record("matrix")
+    found = results_of_record("matrix")
+    table, record = found.table, found.notes
     words = [word for members in record["groups"].values() for word in members]
     assert len(table) == len(words) * (len(words) - 1) // 2
     assert set(table["text1"]) | set(table["text2"]) == set(words)
@@ -66,7 +69,7 @@ def test_the_figures_weight_as_the_chapters_do_by_default() -> None:
 
 def test_every_place_in_the_matrix_has_the_colour_of_its_distance() -> None:
     found = numbers_of("explorer-matrix")
-    table, _ = runs.results_of_record("matrix")
+    table = results_of_record("matrix").table
     picture = imread(explorer.files() / "explorer-matrix.png")[:, :, :3]
     height, width = picture.shape[:2]
     low, high = np.quantile(table["sde"], [0.02, 0.98])
@@ -81,7 +84,7 @@ def test_every_place_in_the_matrix_has_the_colour_of_its_distance() -> None:
 
 def test_marks_come_in_the_order_of_distance() -> None:
     found = numbers_of("explorer-matrix")
-    table, _ = runs.results_of_record("matrix")
+    table = results_of_record("matrix").table
     known = {frozenset((row.text1, row.text2)): row.sde for row in table.itertuples()}
     distances = [
         known[frozenset(found["texts"][text] for text in mark[:2])] for mark in found["marks"]

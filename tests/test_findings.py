@@ -18,10 +18,9 @@ import pytest
 from execute import ROOT
 from scipy.stats import norm, rankdata, spearmanr
 
-from conjure_tools import runs
 from conjure_tools.correlation import of_ranks
 from conjure_tools.neighbors import nngs
-from studies import claims, comparison, evidence, findings, records, sentences, tolerances
+from studies import claims, comparison, evidence, findings, records, tolerances
 from studies.evidence import Finding
 
 NOTEBOOKS = execute.chapters(ROOT / "notebooks")
@@ -221,10 +220,10 @@ def test_the_record_is_what_the_ratings_give() -> None:
 
 
 def test_different_models_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-        return pd.DataFrame(), {"weights": "b" if name == "sts" else "a"}
+    def made(name: str) -> records.Record:
+        return records.Record(name, pd.DataFrame(), {"weights": "b" if name == "sts" else "a"})
 
-    monkeypatch.setattr(findings.runs, "results_of_record", made)
+    monkeypatch.setattr(records, "results_of_record", made)
     with pytest.raises(ValueError, match="words, sts were made with different models"):
         findings.common_weights()
 
@@ -233,10 +232,11 @@ def test_different_models_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_spaces_of_another_model_are_left_out(
     spaces: str, read: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-        return pd.DataFrame(), {"weights": spaces if name == "spaces" else "a"}
+    def made(name: str) -> records.Record:
+        weights = spaces if name == "spaces" else "a"
+        return records.Record(name, pd.DataFrame(), {"weights": weights})
 
-    monkeypatch.setattr(findings.runs, "results_of_record", made)
+    monkeypatch.setattr(records, "results_of_record", made)
     assert findings.made_alike() == ["words", "sts", *["spaces"] * read]
 
 
@@ -310,7 +310,6 @@ def test_the_weightings_are_those_of_the_chapters() -> None:
     said = {p.name[:2]: execute.declared_parameters(p).get("WEIGHTING") for p in NOTEBOOKS}
     assert {said[number] for number in ("05", "06", "09", "11", "12")} == {findings.WEIGHTING}
     assert {said[number] for number in ("07", "08")} == {evidence.PATHS}
-    assert set(sentences.COSINES) == set(findings.COSINES)
 
 
 # -- the page ---------------------------------------------------------------------------------
@@ -318,7 +317,7 @@ def test_the_weightings_are_those_of_the_chapters() -> None:
 
 @pytest.fixture(scope="module")
 def found() -> Mapping[str, list[Finding]]:
-    there = {name: records.opened(name, evidence.NOTES.get(name, "")) for name in evidence.SOURCES}
+    there = {name: records.opened(name) for name in evidence.SOURCES}
     return evidence.everything({name: one for name, one in there.items() if one})
 
 
@@ -368,7 +367,7 @@ def test_the_page_is_made_without_ratings(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_page_is_made_without_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "opened", lambda name, notes_of="": None)
+    monkeypatch.setattr(records, "opened", lambda name: None)
     parts = written(tmp_path)
     assert "have not been made: `findings`, `encoders`" in parts["findings_state"]
     assert "not been made yet" in parts["findings_answer"]
@@ -393,7 +392,7 @@ def test_the_page_of_settings_has_agreement_and_error_of_the_records(tmp_path: P
     rows = (tmp_path / "settings_ranks.txt").read_text().splitlines()[4:-2]
     prices = [int(row.split("|")[3].replace(",", "")) for row in rows]
     assert prices == sorted(prices)
-    table, _ = runs.results_of_record("ablations")
+    table = records.results_of_record("ablations").table
     table = table[(table["weighting"] == "noise") & (table["study"] == "draws")]
     for row in table[table["benchmark"] == "rg65"].itertuples():
         (line,) = [r for r in rows if r.startswith(f"| {row.steps} | {row.draws} |")]

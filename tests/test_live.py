@@ -601,9 +601,10 @@ def test_a_number_is_placed_among_recorded_ones(fresh: Page) -> None:
 
 
 def test_the_ruler_is_of_the_rule_of_the_page() -> None:
-    from conjure_tools import runs
+    from studies.records import results_of_record
 
-    table, record = runs.results_of_record("matrix")
+    found = results_of_record("matrix")
+    table, record = found.table, found.notes
     ruler = live.ruler()
     assert record["settings"]["quadrature"] == "log-snr"
     assert ruler["pairs"] == len(table)

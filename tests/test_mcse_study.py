@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel, ConvNextImageProcessor, ResNetCo
 
 import conjure_lib as cj
 from conjure_tools import benchmarks
-from conjure_tools.grounding import Batches, Corpus, alignment, load_encoder, uniformity
+from conjure_tools.grounding import Batches, Corpus, load_encoder
 from studies import records
 from studies.mcse import data as data_of
 from studies.mcse import student as distilled
@@ -269,7 +269,7 @@ def test_the_table_holds_differences_within_seeds(done: Done) -> None:
         expected = stats.ttest_1samp(apart, 0).confidence_interval(0.95)
         assert (row.low, row.high) == pytest.approx(tuple(expected))
         assert row.pairs_low <= row.pairs_high
-    assert {"alignment", "uniformity", "alignment by batch"} <= set(done.table["study"])
+    assert {"alignment", "uniformity"} <= set(done.table["study"])
     dev = done.table[done.table["benchmark"] == study.DEV]
     best = [max(r["measured"].values()) for r in done.runs]
     assert dev["value"].tolist() == pytest.approx(best)
@@ -316,15 +316,3 @@ def test_students_are_compared_with_algorithm_1(done: Done, process: cj.Generati
     assert found == pytest.approx(stats.spearmanr(-apart, human).statistic)
     speed = done.notes["speed"]
     assert 0 < speed["evaluations_per_pair"] <= 80 and speed["ratio"] > 1
-
-
-def test_published_habit_is_a_mean_over_batches() -> None:
-    keys = torch.Generator().manual_seed(0)
-    x, y = torch.randn(10, 4, generator=keys), torch.randn(10, 4, generator=keys)
-    like = torch.tensor([True, True, False, True] + [False] * 6)
-    found = study.by_batch(x, y, like, size=4)
-    batches = [(x[i : i + 4], y[i : i + 4], like[i : i + 4]) for i in (0, 4, 8)]
-    first = alignment(x[[0, 1, 3]], y[[0, 1, 3]])
-    assert found["alignment by batch"] == pytest.approx(first / 3)  # two batches without any: 0
-    uniform = np.mean([uniformity(torch.cat([a, b])) for a, b, _ in batches])
-    assert found["uniformity by batch"] == pytest.approx(uniform)

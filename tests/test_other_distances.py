@@ -15,9 +15,10 @@ import conjure_lib as cj
 from studies import known_laws as laws
 from studies import sample_evidence as evidence
 from studies import sample_sizes as sizes
+from studies.gaussians import mixture
 
 SAID = re.compile(r"-?\d+ \[-?\d+, -?\d+\]")
-NARROW = laws.on_axis([-0.4], [0.5], [1.0]), laws.on_axis([0.6], [0.5], [1.0])
+NARROW = mixture([[-0.4]], [0.5], [1.0]), mixture([[0.6]], [0.5], [1.0])
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,6 @@ def test_numbers_are_said_with_their_intervals_where_there_are_any() -> None:
 
 def test_the_record_is_told_with_intervals(process: cj.GenerativeProcess) -> None:
     found = evidence.of_record(process, False)
-    assert found is not None
     same = evidence.same_noise(found)
     facts = evidence.people_facts(found) | evidence.facts(found, evidence.floors(found), same)
     for name in ("path_rho", "best_rho", "closest_rho", "furthest_rho", "again_energy_common"):

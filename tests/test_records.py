@@ -91,7 +91,7 @@ def test_a_record_that_is_not_there_is_said_to_be_missing(
     ("name", "shared"), [("ablations", "variance"), ("distances", "distances_agreement")]
 )
 def test_tables_of_one_record_share_their_provenance(name: str, shared: str) -> None:
-    one, other = records.opened(name), records.opened(shared, notes_of=name)
+    one, other = records.opened(name), records.opened(shared)
     assert one and other
     assert other.notes == one.notes
     assert not (records.RESULTS / f"{shared}.json").exists()

@@ -20,7 +20,7 @@ from conjure_lib.sde import (
     eps_from_score,
     term_weights,
 )
-from studies.gaussians import Mixture, gaussian_kl
+from studies.gaussians import Mixture, gaussian_kl, mixture
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 SCHEDULE = Schedule.of(SCHEDULER)
@@ -32,10 +32,6 @@ BLOCKS = 32  # independent stratified estimates that the standard error comes fr
 def random(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def mixture(means: list[list[float]], stds: list[float], weights: list[float]) -> Mixture:
-    return Mixture(*(torch.tensor(part, dtype=torch.float64) for part in (means, stds, weights)))
 
 
 # -- the schedule ----------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import math
 from pathlib import Path
 
 from training.autoencoder import train_autoencoder, train_decoder
-from training.pictures import load_emoji, save_sample
+from training.pictures import fetched_emoji, save_sample
 from training.pipeline import assemble, contact_sheet, halfway_sheet, write_log
-from training.sources import ANNOTATIONS, DERIVED, FONT, TEACHER, WORDNET, fetch
+from training.sources import ANNOTATIONS, DERIVED, TEACHER, WORDNET
 from training.text_encoder import (
     caption_texts,
     near_words,
@@ -50,8 +50,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     work, sources = options.work, options.work / "sources"
 
-    fetch(sources)
-    emoji = load_emoji(sources / FONT, sources / ANNOTATIONS)
+    emoji = fetched_emoji(sources)
     logging.info("%d emoji", len(emoji))
     save_sample(emoji, options.out.parent / "emoji-sample")
     autoencoder = train_autoencoder(emoji, work / "autoencoder", options.autoencoder_steps)

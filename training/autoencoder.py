@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
+from tqdm import tqdm
 
 from conjure_tools.hardware import autocast
 from training.loop import train
-from training.pictures import Emoji, Picture, compose, draw
+from training.pictures import Emoji, Picture, compose, drawn, singles
 
 WIDTHS = (16, 32, 96, 160)
 CHANNELS = 16  # as Stable Diffusion 3 has: four do not carry a leopard's spots
@@ -44,6 +46,16 @@ def to_tensor(pictures: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
+def encoded(model: Any, pictures: Sequence[Picture], emoji: Sequence[Emoji]) -> Tensor:
+    """Latents (n, 16, 8, 8) of pictures, float32 on the CPU; a bar is shown of what takes long."""
+    parts = []
+    for first in tqdm(range(0, len(pictures), 64), desc="latents", mininterval=5, delay=60):
+        x = to_tensor(drawn(pictures[first : first + 64], emoji)).to(model.device, model.dtype)
+        parts.append(model.encode(x).latent_dist.mode().float().cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
 def reconstructions(model: AutoencoderKL, x: Tensor) -> Tensor:
     """Decoded latents of pictures x (n, 3, 64, 64), in [-1, 1]."""
     parts = [model.decode(model.encode(part).latent_dist.mode()).sample for part in x.split(64)]
@@ -52,7 +64,7 @@ def reconstructions(model: AutoencoderKL, x: Tensor) -> Tensor:
 
 def reconstruction_psnr(model: AutoencoderKL, emoji: Sequence[Emoji]) -> float:
     """PSNR in dB of the mean squared error over all emoji, each drawn alone; values in [0, 1]."""
-    x = to_tensor(np.stack([draw(Picture((k,), "single"), emoji) for k in range(len(emoji))]))
+    x = to_tensor(drawn(singles(emoji), emoji))
     return float(-10 * ((x - reconstructions(model, x)) / 2).square().mean().log10())
 
 
@@ -118,7 +130,7 @@ def _drawings(emoji: Sequence[Emoji], batch: int, generator: torch.Generator) ->
     alone = round(ALONE * batch)
     pictures = [Picture((int(k),), "single") for k in rng.integers(len(emoji), size=alone)]
     pictures += compose(batch - alone, len(emoji), rng)
-    return to_tensor(np.stack([draw(p, emoji) for p in pictures]))
+    return to_tensor(drawn(pictures, emoji))
 
 
 def _difference(y: Tensor, x: Tensor) -> Tensor:

@@ -23,14 +23,14 @@ import torch
 import transformers
 
 from conjure_lib import GenerativeProcess, from_pipeline, load, pair_terms
+from conjure_tools import benchmarks
 from conjure_tools.baselines import text_encoder_cosine
-from conjure_tools.benchmarks import load_pairs
 from conjure_tools.correlation import both_texts, paired_bootstrap, partial_spearman, spearman
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.loading import open_pipeline
 from training.autoencoder import reconstruction_psnr, reconstructions, to_tensor
 from training.exact import exact_denoiser, known_pictures
-from training.pictures import Emoji, Picture, draw, load_emoji
+from training.pictures import Emoji, drawn, load_emoji, singles
 from training.recognise import NAMES, chosen, conjured_ranks, ranks
 from training.sources import ANNOTATIONS, FONT, TEACHER
 from training.text_encoder import near_words
@@ -40,7 +40,6 @@ TWIN_DRAWS = {"rg65": 3, "simlex999": 1}  # of networks whose answers hardly dep
 SETTINGS: dict[str, Any] = {"steps": 10, "sampler": "ddim", "seed": 0}
 TWINS = 4  # untrained U-Nets, seeds 0 to 3
 NOUNS = "nouns"
-TITLES = {"rg65": "RG-65", "simlex999": "SimLex-999"}
 POOLINGS: tuple[Literal["last", "mean"], ...] = ("last", "mean")
 
 
@@ -54,9 +53,8 @@ def recognised(
     pipeline: Any, processes: Mapping[str, GenerativeProcess], emoji: Sequence[Emoji]
 ) -> dict[str, dict[str, float]]:
     """How many conjured pictures can be told, of the model and of what it is compared with."""
-    everyone = [Picture((k,), "single") for k in range(len(emoji))]
-    drawn = to_tensor(np.stack([draw(one, emoji) for one in everyone]))
-    again = (reconstructions(pipeline.vae, drawn).permute(0, 2, 3, 1) + 1) * 127.5
+    again = reconstructions(pipeline.vae, to_tensor(drawn(singles(emoji), emoji)))
+    again = (again.permute(0, 2, 3, 1) + 1) * 127.5
     seen = ranks(list(again.round().byte().numpy()), emoji, range(len(emoji)))
     found = {name: shares(conjured_ranks(one, emoji)) for name, one in processes.items()}
     return found | {"reconstructed": shares(seen[chosen(len(emoji))])}
@@ -73,7 +71,7 @@ def twins(folder: Path) -> Iterator[GenerativeProcess]:
 
 def similarity(process: GenerativeProcess, name: str, draws: Mapping[str, int]) -> np.ndarray:
     """Minus the distance of every pair of a benchmark, noise weighting, (draws, P)."""
-    table = load_pairs(name)
+    table = benchmarks.load_pairs(name)
     pairs = list(zip(table["text1"], table["text2"], strict=True))
     terms = pair_terms(process, pairs, draws=draws[name], **SETTINGS)
     return -np.asarray([estimate.by_draw for estimate in terms.estimates("noise")]).T
@@ -83,7 +81,7 @@ def people(
     folder: Path, process: GenerativeProcess, exact: GenerativeProcess | None, name: str
 ) -> list[dict[str, Any]]:
     """How far the model agrees with a benchmark; with the ``exact`` one what training adds, too."""
-    table = load_pairs(name)
+    table = benchmarks.load_pairs(name)
     human, texts = table["score"].to_numpy(), both_texts(table)
     pairs = list(zip(table["text1"], table["text2"], strict=True))
     cosines = np.stack([text_encoder_cosine(process, pairs, pooling=p) for p in POOLINGS])
@@ -117,7 +115,7 @@ def people(
 
 def words_with_a_picture(emoji: Sequence[Emoji], name: str) -> dict[str, int]:
     """Words of a benchmark, and those that are a name, keyword or near word of some emoji."""
-    table = load_pairs(name)
+    table = benchmarks.load_pairs(name)
     words = {w.lower() for w in [*table["text1"], *table["text2"]]}
     named = {e.name.lower() for e in emoji}
     near = {w.lower() for e in emoji for w in (*e.keywords, *e.near)}
@@ -188,7 +186,7 @@ def agreement_table(now: Sequence[Mapping[str, Any]], before: Sequence[Mapping[s
 
     def cells(rows: Sequence[Mapping[str, Any]], when: str) -> pd.DataFrame:
         table = pd.DataFrame(rows)
-        table["column"] = table["benchmark"].map(TITLES) + when
+        table["column"] = table["benchmark"].map(benchmarks.NAMES) + when
         table["cell"] = [
             f"{100 * r.value:z.1f} [{100 * r.low:z.0f}, {100 * r.high:z.0f}]"
             for r in table.itertuples()
@@ -208,7 +206,7 @@ def words_table(found: Mapping[str, Mapping[str, int]]) -> str:
     lines = ["| benchmark | words | names of an emoji | in some caption |", "|---|---:|---:|---:|"]
     for name, count in found.items():
         counts = " | ".join(str(count[key]) for key in ("words", "names", "captions"))
-        lines.append(f"| {TITLES[name]} | {counts} |")
+        lines.append(f"| {benchmarks.NAMES[name]} | {counts} |")
     return "\n".join(lines)
 
 

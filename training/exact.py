@@ -13,15 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from conjure_lib import GenerativeProcess
 from conjure_tools.baselines import lengths
-from training.autoencoder import to_tensor
-from training.pictures import Emoji, Picture, draw
+from training.autoencoder import encoded
+from training.pictures import Emoji, singles
 
 STD = 0.1  # s, of latents of unit variance: a little more than the autoencoder's own noise
 TEMPERATURE = 0.02  # of the cosines of a text and the names of pictures
@@ -77,11 +76,8 @@ def embed(process: GenerativeProcess, texts: Sequence[str]) -> Tensor:
 def known_pictures(process: GenerativeProcess, emoji: Sequence[Emoji]) -> KnownPictures:
     """The pictures of ``emoji``, in the latents and the words of a model on the CPU."""
     vae: Any = process.modules["vae"]
-    drawn = np.stack([draw(Picture((k,), "single"), emoji) for k in range(len(emoji))])
-    parts = to_tensor(drawn).split(64)
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in parts])
     return KnownPictures(
-        latents.flatten(1) * vae.config.scaling_factor,
+        encoded(vae, singles(emoji), emoji).flatten(1) * vae.config.scaling_factor,
         embed(process, [one.name for one in emoji]),
     )
 

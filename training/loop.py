@@ -45,7 +45,9 @@ def train(
     average, the optimizer's moments) and ``log.jsonl`` (step, loss, seconds, measurements). At the
     end the model holds the moving average where ``ema`` > 0: by hand, since diffusers' EMAModel,
     which decays alike from the second step on, keeps its averages in a list without names and
-    counts its own steps, and a checkpoint holds both by name and resumes at any step.
+    counts its own steps, and a checkpoint holds both by name and resumes at any step. The rate
+    rises, then falls along a cosine to a fiftieth: by hand too, as a function of the step alone,
+    where a scheduler of torch or transformers has a state of its own to be kept and resumed.
 
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint stays as it is.

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from training.sources import ANNOTATIONS, FONT, fetch
+
 SIZE = 64  # pixels on a side
 SINGLE = 60  # pixels of the longer side of an emoji that stands alone
 CELL_SIZE = 30  # and of one in a scene
@@ -97,6 +99,12 @@ SAMPLE = (
 """Names of the sixty-four emoji that come with the repository."""
 
 
+def fetched_emoji(sources: Path) -> list[Emoji]:
+    """All emoji, of files that are brought into ``sources`` first, if need be."""
+    fetch(sources)
+    return load_emoji(sources / FONT, sources / ANNOTATIONS)
+
+
 def save_sample(emoji: Sequence[Emoji], folder: Path) -> None:
     """Keep the emoji of ``SAMPLE`` as one sheet (8×8 bitmaps) and their words as JSON."""
     by_name = {e.name: e for e in emoji}
@@ -143,6 +151,16 @@ def draw(picture: Picture, emoji: Sequence[Emoji]) -> np.ndarray:
     for part, centre in zip(picture.parts, _centres(picture), strict=True):
         paste(canvas, emoji[part].bitmap, size, centre)
     return np.array(canvas.convert("RGB"))
+
+
+def drawn(pictures: Sequence[Picture], emoji: Sequence[Emoji]) -> np.ndarray:
+    """Pictures as uint8 (n, 64, 64, 3)."""
+    return np.stack([draw(picture, emoji) for picture in pictures])
+
+
+def singles(emoji: Sequence[Emoji]) -> list[Picture]:
+    """Every emoji alone."""
+    return [Picture((k,), "single") for k in range(len(emoji))]
 
 
 def _centres(picture: Picture) -> list[tuple[int, int]]:

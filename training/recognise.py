@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from conjure_lib import GenerativeProcess
-from training.pictures import Emoji, Picture, draw
+from training.pictures import Emoji, drawn, singles
 
 SIDE = 32  # pixels that are compared
 WHITE = 230  # of 255: what is lighter in all three channels is background
@@ -41,9 +41,9 @@ def ranks(
     pictures: Sequence[np.ndarray], emoji: Sequence[Emoji], shown: Sequence[int]
 ) -> np.ndarray:
     """Rank (1 is nearest) of emoji ``shown[i]`` among all by likeness to picture i; (n,)."""
-    drawn = [draw(Picture((k,), "single"), emoji) for k in range(len(emoji))]
-    known = np.stack([essence(one) for one in drawn])
-    mirrored = np.stack([essence(one[:, ::-1]) for one in drawn])
+    alone = drawn(singles(emoji), emoji)
+    known = np.stack([essence(one) for one in alone])
+    mirrored = np.stack([essence(one[:, ::-1]) for one in alone])
     looks = np.stack([essence(one) for one in pictures])
     likeness = np.maximum(looks @ known.T, looks @ mirrored.T)  # (n, emoji)
     own = likeness[np.arange(len(shown)), list(shown)]

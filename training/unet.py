@@ -19,14 +19,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import CLIPTextModel
 
 from conjure_tools.hardware import autocast
-from training.autoencoder import CHANNELS, to_tensor
+from training.autoencoder import CHANNELS, encoded
 from training.exact import KnownPictures, at_ends
 from training.loop import save_atomically, train
-from training.pictures import Emoji, Picture, caption, compose, draw
+from training.pictures import Emoji, Picture, caption, compose
 from training.text_encoder import LENGTH, WIDTH
 
 WIDTHS = (96, 160)
@@ -143,11 +142,7 @@ def encode_pictures(
         if len(latents) != len(pictures):
             raise ValueError(f"{cache} was made for other pictures: delete it")
         return latents
-    chunks = []
-    for first in tqdm(range(0, len(pictures), 64), desc="latents", mininterval=5):
-        x = np.stack([draw(p, emoji) for p in pictures[first : first + 64]])
-        chunks.append(autoencoder.encode(to_tensor(x)).latent_dist.mode())
-    latents = torch.cat(chunks)
+    latents = encoded(autoencoder, pictures, emoji)
     save_atomically({"latents": latents.half()}, cache)
     return latents.half().float()
 

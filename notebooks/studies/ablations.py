@@ -25,11 +25,16 @@ SETS = ("rg65", "simlex999-150", "stsb-100")
 DRAWS = 10  # of the run that everything is compared with
 FEW = 2  # of every other run
 COUNTS = (1, 2, 3, 5, 10)  # of draws
+CHOICES = 500  # of the draws that are counted, by lot
 STEPS = (2, 5, 20)
 GUIDANCES = (3.0, 7.5)
 SAMPLERS = ("ddpm", "dpm++2m")
 BASE = ("base", "10 steps")
 MIRRORED = ("variance", "antithetic")
+RHO = ["spearman", "low", "high"]
+DIFFERENCE = ["difference", "difference_low", "difference_high"]
+MEASURED = RHO + DIFFERENCE
+"""Columns of `agreement_and_gap`."""
 Fit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Curves (n, S) and human scores (n,) to weights over t, (S,)."""
 
@@ -188,7 +193,7 @@ def by_count(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict[
     values, human = base.by_draw(weighting), base.pairs["score"].to_numpy(float)
     most = values.shape[1]
     counts = [k for k in COUNTS if k <= most]
-    chosen = over_choices(values, human, counts)  # (choices, counts)
+    chosen = over_choices(values, human, counts)  # (CHOICES, counts)
     rows = []
     for i, k in enumerate(counts):
         row = configuration("draws", str(k), base, base, weighting, k, resamples)
@@ -199,21 +204,22 @@ def by_count(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict[
     return rows
 
 
-def over_choices(
-    values: np.ndarray, human: np.ndarray, counts: Sequence[int], choices: int = 500, seed: int = 0
-) -> np.ndarray:
-    """Spearman of the first k draws in random orders of the draws, (choices, len(counts)).
+def over_choices(values: np.ndarray, human: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Spearman of the first k draws in random orders of the draws, (CHOICES, len(counts)).
 
     ``values`` are (P, draws). Within one order the fewer draws are part of the more.
     """
-    rng = np.random.default_rng(seed)
-    orders = np.argsort(rng.random((choices, values.shape[1])), axis=1)
-    means = [values[:, orders[:, :k]].mean(axis=2) for k in counts]  # (P, choices) each
+    rng = np.random.default_rng(0)
+    orders = np.argsort(rng.random((CHOICES, values.shape[1])), axis=1)
+    means = [values[:, orders[:, :k]].mean(axis=2) for k in counts]  # (P, CHOICES) each
     return np.stack([rank_correlations(-mean.T, human) for mean in means], axis=1)
 
 
 def rank_correlations(predicted: np.ndarray, human: np.ndarray) -> np.ndarray:
-    """Spearman's ρ of each row of (m, P) with (P,)."""
+    """Spearman's ρ of each row of (m, P) with (P,).
+
+    By hand: of a table scipy's spearmanr correlates every two of the m + 1 rows.
+    """
     x, y = rankdata(predicted, axis=1), rankdata(human)
     x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
     return x @ y / np.linalg.norm(x, axis=1) / np.linalg.norm(y)
@@ -258,14 +264,14 @@ def best_single(curve: np.ndarray, human: np.ndarray) -> np.ndarray:
 
 
 def held_out(
-    curve: np.ndarray, human: np.ndarray, fit: Fit, halvings: int = 50, seed: int = 0
+    curve: np.ndarray, human: np.ndarray, fit: Fit, halvings: int = 50
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances (P,) under weights that never saw the pair's own score, and the weights.
 
     The pairs are halved at random, weights fitted on either half, and used on the other; a pair's
     distance is the mean over the halvings. The weights are (2 · halvings, S).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     total, fitted = np.zeros(len(curve)), []
     for _ in range(halvings):
         order = rng.permutation(len(curve))

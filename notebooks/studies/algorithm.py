@@ -21,9 +21,9 @@ import conjure_lib as cj
 from conjure_lib import Quadrature, Weighting
 from conjure_lib.sampling import Settings
 from conjure_lib.sde import FlowSchedule, Schedule, log_snr
-from conjure_tools.correlation import Correlation, pearson, spearman
+from conjure_tools.correlation import pearson, spearman
 from conjure_tools.plots import PALETTE
-from studies.pages import bracketed
+from studies.pages import bracketed, bracketed_of, plain_ticks
 from studies.records import Pairs
 
 PARTS = ("same x", "crossed", "drift")
@@ -56,12 +56,8 @@ def ranked_alike(first: np.ndarray, second: np.ndarray, pairs: Pairs) -> str:
     """Spearman's ρ over pairs (P,), with an interval for other pairs of texts that recur."""
     if len(first) < 3:
         return "of too few pairs for a correlation"
-    return said(spearman(first, second, texts=np.array(pairs), resamples=RESAMPLES))
-
-
-def said(found: Correlation) -> str:
-    """A correlation with its interval, where it has one."""
-    return bracketed((found.value, found.low, found.high), ".2f")
+    found = spearman(first, second, texts=np.array(pairs), resamples=RESAMPLES)
+    return bracketed_of(found, ".2f")
 
 
 @torch.no_grad()
@@ -298,10 +294,11 @@ def common_facts(first: np.ndarray, second: np.ndarray, seed: int) -> dict[str, 
     how |= {"n_resamples": RESAMPLES, "rng": np.random.default_rng(seed)}
     low, high = bootstrap((first, second), saving, **how).confidence_interval
     factor = float(saving(first, second))
+    alike = pearson(first, second, resamples=RESAMPLES, seed=seed)
     return {
         "crn_difference": float((first - second).mean()),
         "crn_error": error(first - second),
-        "crn_correlation": said(pearson(first, second, resamples=RESAMPLES, seed=seed)),
+        "crn_correlation": bracketed_of(alike, ".2f"),
         "crn_shared": float((first - second).std(ddof=1)),
         "crn_independent": float(np.sqrt(first.var(ddof=1) + second.var(ddof=1))),
         "crn_saving": bracketed((factor, low, high), ".1f"),
@@ -343,8 +340,7 @@ def _draw_spread(axis: Any, by_draw: np.ndarray) -> None:
     law = by_draw.std(ddof=1) / np.sqrt(every_size)
     axis.plot(every_size, law, "--", color="0.4", label=r"spread of one$\,/\sqrt{k}$")
     axis.set(xlabel="draws k", ylabel="nats", title="spread of means\nof k draws", xscale="log")
-    axis.set_xticks(sizes, [str(k) for k in sizes])
-    axis.minorticks_off()
+    plain_ticks(axis, sizes)
     axis.set_ylim(bottom=0)
     axis.legend(loc="lower left")
 
@@ -427,9 +423,7 @@ class Steps:
             "finest": self.finest,
             "sum": plain.value,
             "sum_error": plain.stderr,
-            "finest_sum": self.estimate(self.finest, "sum").value,
             "whole": str(whole),
-            "whole_value": whole.value,
             "best": str(self.reference()),
             "excess": excess,
             "excess_error": excess_error,
@@ -504,8 +498,7 @@ def draw_steps(found: Steps) -> None:
     ratio_axis.axhline(1, color="0.5", linestyle="--", linewidth=1)
     ratio_axis.set(xlabel="steps S", ylabel="value / reference", xscale="log", yscale="log")
     for axis in (value_axis, ratio_axis):
-        axis.set_xticks(table["steps"], [str(s) for s in table["steps"]])
-        axis.minorticks_off()
+        plain_ticks(axis, table["steps"])
         axis.legend()
     plt.show()
 

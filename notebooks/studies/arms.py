@@ -12,7 +12,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 import conjure_lib as cj
-from conjure_tools import baselines, benchmarks, correlation, runs
+from conjure_tools import baselines, benchmarks, correlation, runs, weights
 from conjure_tools.fingerprints import weights_hash
 from studies import records, spaces
 from studies.probes import (
@@ -41,8 +40,8 @@ from studies.probes import (
 from studies.records import ROOT, Made
 from training import text_encoder, unet
 from training.loop import save_atomically
-from training.pictures import Emoji, Picture, load_emoji
-from training.sources import ANNOTATIONS, FONT, TEACHER, WORDNET, fetch
+from training.pictures import Emoji, Picture, fetched_emoji
+from training.sources import TEACHER, WORDNET
 
 MODEL = ROOT / "data" / "emoji-diffusion"
 TRAINING = ROOT / "_training"  # the recipe's own caches: read where they are there
@@ -50,9 +49,7 @@ WORK = ROOT / "_build" / "encoders"
 ARMS = {
     "distilled": "reads with the shipped text encoder, frozen",
     "scratch": "learns to read from the captions, together with the U-Net",
-    "plain": "as scratch, from captions without the words that the teacher put beside the emoji",
 }
-RECORDED = ("distilled", "scratch")  # "plain" where it has been trained too
 STEPS, BATCH, SCENES = 3000, 32, 8000
 RATE = 1e-3
 DRAWS = {"probes": 3, "rg65": 5, "simlex999": 2}
@@ -72,14 +69,14 @@ def agreement_record() -> Made:
     return {"encoders": table}, notes
 
 
-def train(arms: Sequence[str] = RECORDED, steps: int = STEPS) -> None:
+def train() -> None:
     """Train those arms that are not trained yet."""
-    folders = {name: WORK / f"{name}-{steps}" for name in arms}
+    folders = {name: WORK / f"{name}-{STEPS}" for name in ARMS}
     missing = [n for n, f in folders.items() if not (f / "weights.safetensors").is_file()]
     if missing:
         seen = recipe(TRAINING, WORK)
         for name in missing:
-            train_arm(name, *seen, folder=folders[name], steps=steps)
+            train_arm(name, *seen, folder=folders[name], steps=STEPS)
 
 
 # -- the arms ---------------------------------------------------------------------------------
@@ -99,8 +96,7 @@ class Joint(nn.Module):
 def named_emoji(training: Path, work: Path) -> tuple[Path, list[Emoji]]:
     """The folder of the recipe's sources, and the emoji with their names and keywords."""
     sources = training / "sources" if (training / "sources").is_dir() else work / "sources"
-    fetch(sources)
-    return sources, load_emoji(sources / FONT, sources / ANNOTATIONS)
+    return sources, fetched_emoji(sources)
 
 
 def recipe(training: Path, work: Path) -> tuple[list[Emoji], list[Picture], Tensor]:
@@ -133,9 +129,7 @@ def train_arm(
     """Train an arm, or go on; its finished weights come to ``folder``/weights.safetensors."""
     if (folder / "weights.safetensors").is_file():
         return
-    tokenizer = cj.weights.reader(AutoTokenizer, MODEL / "tokenizer")
-    if name == "plain":
-        emoji = [replace(one, near=()) for one in emoji]
+    tokenizer = weights.reader(AutoTokenizer, MODEL / "tokenizer")
     start: Any = None
     reader: Any = cj.load(device="cpu").modules["text_encoder"]
     if name != "distilled":  # the ids pass the place of the reader, and are read in Joint
@@ -163,10 +157,10 @@ def passed_on(input_ids: Tensor) -> SimpleNamespace:
     return SimpleNamespace(last_hidden_state=input_ids)
 
 
-def fresh_reader(tokenizer: Any, seed: int = 6) -> Any:
+def fresh_reader(tokenizer: Any) -> Any:
     """The architecture of the shipped text encoder with random weights, the token table too."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(6)
         ends = tokenizer.sep_token_id, tokenizer.cls_token_id, tokenizer.pad_token_id
         model = text_encoder.build(len(tokenizer), *ends)
         table = model.get_input_embeddings().weight
@@ -176,11 +170,11 @@ def fresh_reader(tokenizer: Any, seed: int = 6) -> Any:
 
 def load_arm(folder: Path, name: str) -> cj.GenerativeProcess:
     """The process of a finished arm: the shipped one with the weights that the arm has learned."""
-    weights, process = load_file(folder / "weights.safetensors"), cj.load()
+    learned, process = load_file(folder / "weights.safetensors"), cj.load()
     for part in ("unet",) if name == "distilled" else ("unet", "text_encoder"):
         start = f"{part}."
         process.modules[part].load_state_dict(
-            {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+            {k.removeprefix(start): v for k, v in learned.items() if k.startswith(start)}
         )
     process.name = f"arm {name}"
     return process

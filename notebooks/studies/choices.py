@@ -23,11 +23,10 @@ from conjure_tools.correlation import both_texts, paired_bootstrap
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE
 from studies import ablations
-from studies.ablations import BASE, MIRRORED
-from studies.pages import bracketed
-from studies.records import ROOT, Overlay, Record, laid_over, opened, weights_in
+from studies.ablations import BASE, CHOICES, DIFFERENCE, MEASURED, MIRRORED
+from studies.pages import bracketed, bracketed_of, plain_ticks
+from studies.records import ROOT, Overlay, Record, laid_over, matching, opened
 
-MEASURED = ["spearman", "low", "high", "difference", "difference_low", "difference_high"]
 LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}  # on record
 """Sets of the record, as the page names them."""
 LEARNED = "learned on "
@@ -130,11 +129,10 @@ def of_record(process: cj.GenerativeProcess, recompute: bool) -> OfRecord:
     if recompute:
         table, variance, _ = ablations.make(process, ROOT / "_build" / "runs")
         return _named(table, variance)
-    found, spread = opened("ablations"), opened("variance", notes_of="ablations")
+    found, spread = opened("ablations"), opened("variance")
     if found is None or spread is None:
         return OfRecord({}, pd.DataFrame())
-    if weights_hash(process) not in weights_in(found):
-        laid_over("ablations", pd.DataFrame(columns=["recorded", "fresh"]), others=True)
+    found.checked(weights_hash(process))
     return _named(found.table, spread.table)
 
 
@@ -152,12 +150,11 @@ def _named(table: pd.DataFrame, variance: pd.DataFrame) -> OfRecord:
 def overlay(process: cj.GenerativeProcess, live: Live, weighting: Weighting) -> Overlay:
     """Distances of the base run laid over those of the record of words."""
     known = opened("words") if process.name == EMBEDDED else None
-    nothing = pd.DataFrame(columns=["recorded", "fresh"])
     if known is None:
-        return laid_over("words", nothing)
+        return laid_over("words")
     if (draws := known.notes[live.benchmark]["draws"]) > live.draws:
         why = f"the record has {draws} draws a pair, this page {live.draws}"
-        return laid_over("words", nothing, missing=why)
+        return laid_over("words", missing=why)
     table = known.table[known.table["benchmark"] == live.benchmark]
     fresh = live.base.distances(weighting, draws=draws).rename(columns={"distance": weighting})
     record, weights = Record("words", table, known.notes), weights_hash(process)
@@ -203,8 +200,7 @@ def clear_of_zero(rows: pd.DataFrame) -> pd.DataFrame:
 
 def difference(row: Any) -> str:
     """The difference of ρ × 100 of a row, with its interval."""
-    numbers = np.array([row.difference, row.difference_low, row.difference_high])
-    return bracketed(100 * numbers, "+.1f")
+    return bracketed_of(row, "+.1f", times=100, names=DIFFERENCE)
 
 
 def changes_in_words(rows: pd.DataFrame) -> str:
@@ -244,7 +240,7 @@ def draw_changes(results: Mapping[str, pd.DataFrame]) -> None:
         for i, (weighting, colour) in enumerate(zip(cj.WEIGHTINGS, PALETTE, strict=False)):
             part = rows[(rows["weighting"] == weighting) & rows["label"].isin(order)]
             y = np.array([order.index(label) for label in part["label"]]) + 0.22 * (i - 1)
-            x, low, high = (100 * part[c] for c in MEASURED[3:])
+            x, low, high = (100 * part[c] for c in DIFFERENCE)
             axis.plot(x, y, "o", ms=4, color=colour, label=weighting)
             axis.hlines(y, low, high, color=colour)
         axis.axvline(0, color="0.6", linewidth=1, zorder=0)
@@ -275,14 +271,14 @@ class Halves:
         """How unequal they are, (P,)."""
         return np.abs(self.log_ratio.mean(1))
 
-    def table(self, pairs: pd.DataFrame, weighting: str, count: int = 6) -> Styler:
-        """The pairs with the most unequal halves."""
+    def table(self, pairs: pd.DataFrame, weighting: str) -> Styler:
+        """The six pairs with the most unequal halves."""
         first, second = self.values.mean(1).T
         found = pairs[["text1", "text2"]].assign(
             first=first, second=second, ratio=np.exp(self.log_ratio.mean(1))
         )
         found.columns = pd.Index(["y1", "y2", "along y1", "along y2", "ratio"])
-        rows = found.iloc[np.argsort(-self.size)[:count]].style.hide().format(precision=2)
+        rows = found.iloc[np.argsort(-self.size)[:6]].style.hide().format(precision=2)
         unit = ", in nats" if weighting == "sde" else ""
         return rows.set_caption(f"The pairs with the most unequal halves (“{weighting}”{unit})")
 
@@ -327,7 +323,7 @@ def prior_facts(priors: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     own, all_pairs = "learned on the other half", "learned on all pairs (not a test)"
     learned = [f"{name}: {difference(rows.loc[own])}" for name, rows in elsewhere]
     transferred = [
-        f"{name}, {LEARNED}{({'rg65': 'RG-65'} | LABELS)[key]}: {difference(rows.loc[value])}"
+        f"{name}, {LEARNED}{(benchmarks.NAMES | LABELS)[key]}: {difference(rows.loc[value])}"
         for name, rows in elsewhere
         for value in rows.index
         if (key := value.removeprefix(LEARNED)) in ablations.SETS
@@ -513,25 +509,22 @@ def draw_draws(live: Live, found: Mapping[Weighting, Reliability], weighting: We
     axes[1].legend(title="weighting")
     axes[2].set(xscale="log", xlabel="draws k; right: over pairs", ylabel=r"$\rho$ × 100")
     for axis in axes[1:]:
-        axis.set_xticks(ablations.COUNTS, [str(k) for k in ablations.COUNTS])
-        axis.minorticks_off()
+        plain_ticks(axis, ablations.COUNTS)
     plt.show()
 
 
-def three_and_five(
-    live: Live, weighting: Weighting, nested: bool, choices: int = 500
-) -> np.ndarray:
-    """Spearman of 3 and of 5 draws in random choices of them, (choices, 2); needs 5 or 8 draws.
+def three_and_five(live: Live, weighting: Weighting, nested: bool) -> np.ndarray:
+    """Spearman of 3 and of 5 draws in random choices of them, (CHOICES, 2); needs 5 or 8 draws.
 
     All choices come from the draws of one base run.
     """
     values, rng = live.base.by_draw(weighting), np.random.default_rng(0)
     needed = 5 if nested else 8
     if live.draws < needed:
-        return np.full((choices, 2), np.nan)
-    picked = np.stack([rng.permutation(live.draws)[:needed] for _ in range(choices)])
+        return np.full((CHOICES, 2), np.nan)
+    picked = np.stack([rng.permutation(live.draws)[:needed] for _ in range(CHOICES)])
     three, five = picked[:, :3], picked[:, -5:]
-    means = [values[:, chosen].mean(2).T for chosen in (three, five)]  # (choices, P) each
+    means = [values[:, chosen].mean(2).T for chosen in (three, five)]  # (CHOICES, P) each
     return np.stack([ablations.rank_correlations(-mean, live.human) for mean in means], axis=1)
 
 
@@ -586,9 +579,7 @@ def few_draw_facts(
         "falls": at["% downwards"],
         "change_sd": at["standard deviation"],
         "change_mean": at["mean change"],
-        "change_pairs": bracketed(
-            (100 * x for x in (change.value, change.low, change.high)), "+.1f"
-        ),
+        "change_pairs": bracketed_of(change, "+.1f", times=100),
         "worst": worst,
         "worst_three": 100 * float(found[worst].of(3)),
         "falls_record": falls(record),
@@ -600,7 +591,7 @@ def falls(record: Mapping[str, pd.DataFrame]) -> str:
     """How often five draws do worse than three on the sets of the record."""
     said = []
     for name, table in record.items():
-        five = table[(table["study"] == "draws") & (table["value"] == "5")].itertuples()
+        five = matching(table, study="draws", value="5").itertuples()
         each = ", ".join(f"{100 * row.falls:.0f} % under “{row.weighting}”" for row in five)
         said.append(f"{each} ({name})")
     return "; ".join(said) or "unknown, for want of a record"
@@ -612,32 +603,12 @@ def falls(record: Mapping[str, pd.DataFrame]) -> str:
 def variances_beside(live: Live, record: pd.DataFrame) -> pd.DataFrame:
     """`ablations.variances` of the page and of the record, with a column for equal cost."""
     here = ablations.variances(live.scored).assign(benchmark=live.name)
-    parts = record.groupby(["benchmark", "weighting"]) if len(record) else ()
-    known = [none_twice(rows) for _, rows in parts]
-    table = pd.concat([here, *known], ignore_index=True)
+    known = record.sort_values(["benchmark", "weighting"], kind="stable") if len(record) else record
+    table = pd.concat([here, known], ignore_index=True)
     own = table[table["method"] == "independent"].set_index(["benchmark", "weighting"])
     keys = pd.MultiIndex.from_frame(table[["benchmark", "weighting"]])
     cost = table["evaluations_per_pair"] / own.loc[keys, "evaluations_per_pair"].to_numpy()
     return table.assign(**{"at equal cost": table["relative_to_independent"] * cost})
-
-
-def none_twice(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one set and weighting, for timesteps that are drawn without replacement.
-
-    Where "random" stands in a record its timesteps were drawn with replacement. What that adds to
-    the variance of "common" is a known multiple of what drawing none twice adds; its standard error
-    is not known. Tables that have "random half" stay as they are.
-    """
-    by_method = rows.set_index("method")
-    if "random" not in by_method.index:
-        return rows
-    values = ["variance_per_draw", "relative_to_independent"]
-    old, common = by_method.loc["random", values], by_method.loc["common", values]
-    steps = round(by_method.at["independent", "evaluations_per_pair"] / 4)
-    found = rows.replace({"method": {"random": "random half"}}).set_index("method")
-    found.loc["random half", values] = common + ablations.unseen(steps) * (old - common)
-    found.loc["random half", "relative_stderr"] = np.nan
-    return found.reset_index()
 
 
 def variance_table(table: pd.DataFrame, name: str) -> Styler:

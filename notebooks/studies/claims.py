@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conjure_tools.benchmarks import STS
+from conjure_tools.benchmarks import NAMES, STS
 from studies import choices, evidence, limits, sentences
 from studies.evidence import FindingsTable
 from studies.findings import WEIGHTING, Numbers, combined
 from studies.pages import bracketed
-from studies.records import Record, published
+from studies.records import Record, matching, published
 
 UNTESTED = "could not be tested here"
 METHOD = "Conjuring similarity (SD v1.4)"
@@ -133,8 +133,10 @@ def on_simcse() -> list[Claim]:
 
 def on_encoders(record: Record) -> list[Claim]:
     """The text encoder as a bottleneck."""
-    names = {"rg65": "RG-65", "simlex999": "SimLex-999"}
-    less = {n: 100 * evidence.distilled_less(record, "scratch", b) for b, n in names.items()}
+    less = {
+        NAMES[name]: 100 * evidence.distilled_less(record, "scratch", name)
+        for name in ("rg65", "simlex999")
+    }
     ours = ", ".join(f"{name} {bracketed(row, '+.1f')}" for name, row in less.items())
     text = "The text encoder is a bottleneck: with a poorer one, agreement with people falls."
     ours = f"encoder from a language model less one from captions: {ours}"
@@ -169,10 +171,9 @@ def on_spaces(record: Record) -> list[Claim]:
 
 def of_ablations(record: Record) -> list[Claim]:
     """Three draws above five."""
-    t = record.table
-    rows = t[(t["study"] == "draws") & (t["value"] == "5") & (t["weighting"] == WEIGHTING)]
+    rows = matching(record.table, study="draws", value="5", weighting=WEIGHTING)
     share = rows["falls"].to_numpy(float)
-    names = rows["benchmark"].replace({"rg65": "RG-65"} | choices.LABELS)
+    names = rows["benchmark"].replace(NAMES | choices.LABELS)
     said = "; ".join(f"{name}: {100 * x:.0f} %" for name, x in zip(names, share, strict=True))
     text = "Three draws agree better with people than five."
     ours = f"five are below three in this share of choices of the draws ({said})"

@@ -201,7 +201,6 @@ class Clusterings:
         return {
             "n_words": len(self.words.words),
             "n_groups": len(self.words.groups),
-            "n_pairs": len(self.words.pairs),
             "ari_conjured": self.ari(name),
             "ari_text": self.ari(TEXT),
             "p_conjured": mine["p"],
@@ -222,7 +221,6 @@ class Clusterings:
         """What levels make of ``name``, and what its cosine finds."""
         cosine, words = f"{name}, cosine", self.words.words
         farthest = np.argsort(-self.matrices[name].sum(1))[:3]
-        best = self.scores.loc[self.cosines, "ARI"].idxmax()
         text = self.flat(TEXT)
         return {
             "ari_cosine": self.ari(cosine),
@@ -233,8 +231,6 @@ class Clusterings:
             "farthest": ", ".join(words[i] for i in farthest),
             "separation_cosine": self.scores.loc[cosine, "separation"],
             "neighbour_cosine": 100 * self.scores.loc[cosine, "neighbour"],
-            "best_cosine": best,
-            "best_cosine_ari": self.ari(best),
             "matrix_corr": spearmanr(self.flat(name), text).statistic,
             "matrix_corr_cosine": spearmanr(self.flat(cosine), text).statistic,
         }

@@ -14,10 +14,10 @@ import pandas as pd
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
-from studies.ablations import agreement_and_gap
+from conjure_tools.neighbors import nngs
+from studies.ablations import MEASURED, agreement_and_gap
 
 BASE = "ddim"  # the space that agreement with people is compared with
-MEASURED = ("spearman", "low", "high", "difference", "difference_low", "difference_high")
 
 
 def matrices(
@@ -45,7 +45,8 @@ def resemblance(
 
     The interval is a bootstrap over words, in which pairs of a word with itself are left out; p
     is Mantel's: how often the second matrix agrees as well after its words have been permuted. All
-    are NaN where one of the matrices does not vary.
+    are NaN where one of the matrices does not vary. By hand: neither scipy nor scikit-learn has
+    Mantel's test, whose permutations move rows and columns together.
     """
     rng, n = np.random.default_rng(seed), len(first)
     upper = np.triu_indices(n, 1)
@@ -91,8 +92,23 @@ def more_alike(
     return value, float(low), float(high)
 
 
+def beyond_chance(space: np.ndarray, other: np.ndarray, k: int, ties: int) -> np.ndarray:
+    """NNGS of two matrices (n, n) corrected for chance, and its interval over the n, (3,).
+
+    The mean over as many orders of what is tied as ``ties`` says.
+    """
+    how: dict[str, Any] = {"metric": "precomputed", "permutations": 0}
+    drawn = [nngs(space, other, k, seed=seed, **how) for seed in range(ties)]
+    plain = np.mean([[one.value, one.low, one.high] for one in drawn], axis=0)
+    return np.asarray((plain - drawn[0].chance) / (1 - drawn[0].chance))
+
+
 def rho(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's ρ of (m,) and (m,); NaN where there are few or one does not vary."""
+    """Spearman's ρ of (m,) and (m,); NaN where there are few or one does not vary.
+
+    By hand: scipy's spearmanr warns where one does not vary, as happens among resampled words, and
+    computes a p-value each time.
+    """
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

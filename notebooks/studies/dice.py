@@ -128,11 +128,10 @@ def fading(
     guidances: Sequence[float],
     weighting: Weighting,
     batch_size: int,
-    draws: int = 2,
 ) -> Fading:
     """All pairs of ``words`` under each guidance, and at the states of the empty prompt."""
-    asked = elsewhere(process, words, draws=draws)["states of the empty prompt"]
-    how: dict[str, Any] = {"steps": STEPS, "draws": draws, "batch_size": batch_size}
+    asked = elsewhere(process, words, draws=2)["states of the empty prompt"]
+    how: dict[str, Any] = {"steps": STEPS, "draws": 2, "batch_size": batch_size}
     found = {}
     for w in guidances:
         terms = cj.pair_terms(process, list(combinations(words, 2)), guidance=w, **how)

@@ -14,19 +14,17 @@ import numpy as np
 import pandas as pd
 
 from conjure_lib import Weighting
-from conjure_tools.neighbors import nngs
 from studies import clusters, comparison, findings, limits, probes, records
+from studies.ablations import DIFFERENCE
 from studies.findings import KEYS, MEANS, RESAMPLES, WEIGHTING, Numbers, combined, mean_of
 from studies.mcse.data import EVERY, REAL, SHUFFLED
 from studies.mcse.page import Study
 from studies.mcse.trainings import SIMCSE, Plan
 from studies.pages import bracketed
-from studies.records import Overlay, Record, laid_over, texts_of, weights_in
+from studies.records import Overlay, Record, matching, texts_of
 
 PATHS: Weighting = "sde"  # what chapters 7, 8 and 10 show by default
 NEIGHBOURS, TIES = 5, 10  # of NNGS: the k of chapter 12's map, and orders of what is tied
-NOTES = {"distances_agreement": "distances"}  # tables, and the records whose notes they share
-DIFFERENCE = ["difference", "difference_low", "difference_high"]
 
 ENCODER = "Text encoder and pictures"
 SPEECH = "Nouns and other words"
@@ -53,9 +51,9 @@ class Kept:
 
 def kept(weights: str) -> Kept:
     """All records that findings are read off, held against the weights of a model (their hash)."""
-    there = {name: records.opened(name, notes_of=NOTES.get(name, "")) for name in SOURCES}
-    found = {n: replace(one, name=NOTES.get(n, n)) for n, one in there.items() if one}
-    stale = tuple(one.name for one in found.values() if other_weights(one, weights).stale)
+    there = {name: records.opened(name) for name in SOURCES}
+    found = {n: replace(one, name=records.NOTES.get(n, n)) for n, one in there.items() if one}
+    stale = tuple(one.name for one in found.values() if one.checked(weights).stale)
     older: tuple[str, ...] = ()
     again = None
     if mine := found.get("findings"):
@@ -63,12 +61,6 @@ def kept(weights: str) -> Kept:
         older = tuple(n for n in was | now if now.get(n) != was.get(n))
         again = computed_again(mine)
     return Kept(found, tuple(n for n in there if n not in found), stale, older, again)
-
-
-def other_weights(record: Record, weights: str) -> Overlay:
-    """An overlay without rows, stale where the record names weights and not these."""
-    empty = pd.DataFrame(columns=["recorded", "fresh"], dtype=float)
-    return laid_over(record.name, empty, others=weights not in weights_in(record))
 
 
 def computed_again(record: Record) -> Overlay | None:
@@ -278,9 +270,8 @@ def of_readers(record: Record) -> list[Finding]:
 
 def distilled_less(record: Record, model: str, benchmark: str = "simlex999") -> Numbers:
     """How much better the arm "distilled" agrees with people, (3,); NaN where unknown."""
-    rows = record.table
-    mine = (rows["benchmark"] == benchmark) & (rows["model"] == model) & (rows["group"] == "")
-    numbers = rows.loc[mine & (rows["method"] == WEIGHTING), DIFFERENCE].to_numpy(float)
+    at = {"benchmark": benchmark, "model": model, "group": "", "method": WEIGHTING}
+    numbers = matching(record.table, **at)[DIFFERENCE].to_numpy(float)
     return -numbers[0, [0, 2, 1]] if len(numbers) else np.full(3, np.nan)
 
 
@@ -307,8 +298,7 @@ def of_choices(record: Record) -> list[Finding]:
 
 def choice(record: Record, study: str, value: str, weighting: str) -> Numbers:
     """Differences from the base run, a row a set, (m, 3): of the most draws that were made."""
-    t = record.table
-    rows = t[(t["study"] == study) & (t["value"] == value) & (t["weighting"] == weighting)]
+    rows = matching(record.table, study=study, value=value, weighting=weighting)
     last = rows.sort_values("draws", kind="stable").groupby("benchmark").last()
     return last[DIFFERENCE].to_numpy(float)
 
@@ -356,17 +346,13 @@ def of_neighbours(record: Record) -> list[Finding]:
     space = comparison.matrices(record.table, record.notes["words"], WEIGHTING)[comparison.BASE]
     group = np.array([record.notes["groups"][word] for word in record.notes["words"]])
     theirs = (group[:, None] != group).astype(float)
-    how: dict[str, Any] = {"metric": "precomputed", "permutations": 0}
-    made = [nngs(space, theirs, NEIGHBOURS, seed=seed, **how) for seed in range(TIES)]
-    chance = made[0].chance
-    plain = np.mean([[one.value, one.low, one.high] for one in made], axis=0)
     near = "near neighbours by conjured distance"
     heads = (
         f"Beyond chance, {near} are of one group of words (NNGS × 100)",
         f"Less than by chance, {near} are of one group of words (NNGS × 100)",
         f"How far {near} are of one group of words, beyond chance (NNGS × 100),",
     )
-    numbers = (plain - chance) / (1 - chance)
+    numbers = comparison.beyond_chance(space, theirs, NEIGHBOURS, TIES)
     return finding(OTHERS, "neighbours of one group (NNGS × 100)", "12_nngs", numbers, heads)
 
 

@@ -125,7 +125,7 @@ class Explainer:
         return masks
 
     @torch.no_grad()
-    def hybrids(self, y1: str, y2: str, masks: Tensor, draw: int = 0) -> tuple[np.ndarray, Tensor]:
+    def hybrids(self, y1: str, y2: str, masks: Tensor) -> tuple[np.ndarray, Tensor]:
         """Trajectories that follow y1 inside each mask and y2 outside; masks (M, S, H, W).
 
         Returns ‖Δε‖² at each place of each state, (M, S, H, W), and final latents (M, …).
@@ -135,7 +135,7 @@ class Explainer:
         scheduler = process.sampler(sampler="ddim", steps=self.steps)
         scheduler.register_to_config(prediction_type="epsilon")  # that is what its steps are given
         masks = masks[:, :, None].to(process.device)  # (M, S, 1, H, W)
-        x = process.noise([draw], self.seed).expand(len(masks), *process.latent_shape)
+        x = process.noise([0], self.seed).expand(len(masks), *process.latent_shape)
         squares = []
         for s, t in enumerate(scheduler.timesteps):
             t_rows = t.to(process.device).expand(len(x))
@@ -146,14 +146,14 @@ class Explainer:
         return torch.stack(squares, 1).double().cpu().numpy(), x
 
     @torch.no_grad()
-    def evidence(self, z: Tensor, y1: str, y2: str, draw: int = 0) -> np.ndarray:
+    def evidence(self, z: Tensor, y1: str, y2: str) -> np.ndarray:
         """The difference of the two squared errors at each timestep, (M, S), for latents z."""
         process = self.process
         c1, c2 = (process.encode([text])[[0] * len(z)] for text in (y1, y2))
         found = []
         for s, t in enumerate(self.timesteps):
             alpha, sigma = (float(part) for part in process.schedule.coefficients(t))
-            rng = generator(self.seed, draw, self.steps + s)
+            rng = generator(self.seed, 0, self.steps + s)
             noise = torch.randn(process.latent_shape, generator=rng).to(z)
             x, t_rows = alpha * z + sigma * noise, t.to(z.device).expand(len(z))
             errors = [(noise - process.eps(x, t_rows, c)).double().flatten(1) for c in (c1, c2)]
@@ -386,12 +386,12 @@ def outline(
     axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=colour, linewidth=1.8))
 
 
-def pictures_of(of: Explainer, pair: Pair, draw: int = 0) -> np.ndarray:
+def pictures_of(of: Explainer, pair: Pair) -> np.ndarray:
     """Pictures of both prompts from one x_T, (2, height, width, 3)."""
     process = of.process
-    x_T = process.noise([draw], of.seed).expand(len(pair), *process.latent_shape)
+    x_T = process.noise([0], of.seed).expand(len(pair), *process.latent_shape)
     how: dict[str, Any] = {"steps": of.steps, "guidance": of.guidance, "seed": of.seed}
-    path = process.trajectories(process.encode(pair), x_T, [draw] * len(pair), **how)
+    path = process.trajectories(process.encode(pair), x_T, [0] * len(pair), **how)
     assert process.decode is not None
     return np.asarray(process.decode(path.final))
 

@@ -15,18 +15,19 @@ import pandas as pd
 
 import conjure_lib as cj
 from conjure_lib import Weighting
-from conjure_tools import benchmarks, runs
+from conjure_tools import benchmarks
 from conjure_tools.correlation import (
     Correlation,
     both_texts,
+    left_over,
     of_ranks,
     paired_bootstrap,
     partial_spearman,
     spearman,
 )
 from studies import comparison, people, records
-from studies.records import Made, Record, texts_of, weights_in
-from studies.words import COSINES
+from studies.probes import COSINES
+from studies.records import Made, texts_of, weights_in
 
 WEIGHTING: Weighting = "noise"  # what chapters 5, 6, 9, 11 and 12 show by default
 READINGS = {"first timestep": "initial_timestep", "final outputs": "direct_output"}
@@ -52,9 +53,7 @@ def share(c: np.ndarray) -> np.ndarray:
     others, is the square of the semipartial correlation: by how much R² grows with it. From
     correlation matrices (b, k, k); (b,).
     """
-    cross = c[:, :2, 2:]
-    inverse = np.linalg.pinv(c[:, 2:, 2:], rcond=1e-10, hermitian=True)
-    left = c[:, :2, :2] - cross @ inverse @ cross.transpose(0, 2, 1)
+    left = left_over(c)
     whole, rest = c[:, 0, 1] ** 2, left[:, 0, 0]
     own = left[:, 0, 1] ** 2 / np.where(rest > 1e-12, rest, np.nan)
     return np.asarray(1 - own / np.where(whole > 1e-12, whole, np.nan))
@@ -150,7 +149,7 @@ def made_alike() -> list[str]:
 
 def weights_of(name: str) -> set[str]:
     """Every hash of weights that a record names."""
-    return weights_in(Record(name, *runs.results_of_record(name)))
+    return weights_in(records.results_of_record(name))
 
 
 def common_weights() -> str:
@@ -188,13 +187,10 @@ def measured_table(resamples: int) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def rated(table: str) -> dict[str, pd.DataFrame]:
     """The sets of a record: texts, people's ratings, and the methods, all as similarities."""
-    made, _ = runs.results_of_record(table)
+    made = records.results_of_record(table).table
     made[list(cj.WEIGHTINGS)] *= -1
-    found = {}
-    for name in people.SETS[table]:
-        pairs = benchmarks.load_pairs(name).rename(columns={"score": "people"})
-        found[name] = pairs.merge(made[made["benchmark"] == name], on="id", validate="one_to_one")
-    return found
+    sets = {name: benchmarks.load_pairs(name) for name in people.SETS[table]}
+    return people.with_ratings(made, sets)
 
 
 def better_cosine(joined: Mapping[str, pd.DataFrame], among: Sequence[str]) -> str:
@@ -248,7 +244,7 @@ def of_parts(whole: pd.DataFrame, own: str, resamples: int) -> dict[tuple[str, s
 
 def beyond_twin(resamples: int) -> Correlation:
     """Partial ρ on RG-65 given both cosines and each U-Net without training of record 'spaces'."""
-    table, _ = runs.results_of_record("spaces")
+    table = records.results_of_record("spaces").table
     pairs, words = benchmarks.load_pairs("rg65"), {*table["text1"], *table["text2"]}
     pairs = pairs[pairs["text1"].isin(words) & pairs["text2"].isin(words)]
     kept = table[table["weighting"].isin(["", WEIGHTING])]

@@ -61,6 +61,11 @@ class Mixture:
         return self.weights.log() - normaliser - 0.5 * square
 
 
+def mixture(means: list[list[float]], stds: list[float], weights: list[float]) -> Mixture:
+    """K isotropic Gaussians in D dimensions: means (K, D), stds (K,), weights (K,)."""
+    return Mixture(*(torch.tensor(v, dtype=torch.float64) for v in (means, stds, weights)))
+
+
 def gaussian_kl(p: Mixture, q: Mixture) -> Tensor:
     """KL(p‖q) in nats of two single isotropic Gaussians, closed form (scalar, float64)."""
     if len(p.stds) != 1 or len(q.stds) != 1:

@@ -114,11 +114,11 @@ def toy(name: str, seed: int, *, width: int = 20) -> tuple[np.ndarray, np.ndarra
 # -- which interval ---------------------------------------------------------------------------
 
 
-def noisy_pair(seed: int, n: int, width: int = 5, noise: float = 0.7) -> tuple[Any, Any]:
-    """n items of a Gaussian population in two spaces (n, width), the second with noise."""
+def noisy_pair(seed: int, n: int) -> tuple[Any, Any]:
+    """n items of a Gaussian population in two spaces (n, 5), the second with noise."""
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, width))
-    return x, x + noise * rng.normal(size=x.shape)
+    x = rng.normal(size=(n, 5))
+    return x, x + 0.7 * rng.normal(size=x.shape)
 
 
 def three_intervals(x: np.ndarray, y: np.ndarray, k: int, resamples: int, seed: int) -> Any:
@@ -219,7 +219,8 @@ def read_vectors(file: Path) -> dict[str, np.ndarray]:
     """Word to vector of a text file of GloVe or, with a first line "count width", of word2vec.
 
     A word may hold spaces: the numbers are as many last fields as most lines have. Of a word that
-    is there twice the first counts.
+    is there twice the first counts. By hand: gensim's KeyedVectors refuse words with spaces, which
+    GloVe's largest file has, and take a line that is cut off after one number for a whole vector.
 
     Raises:
         ValueError: a line that is not a word and its numbers, named.
@@ -305,12 +306,11 @@ def template_study(
     texts: Mapping[str, np.ndarray],
     accuracy: Mapping[str, float],
     k: int = 3,
-    metric: str = "euclidean",
 ) -> pd.DataFrame:
     """One row per template: accuracy, nngs with its interval and chance, cka; n classes paired."""
     rows = []
     for template, space in texts.items():
-        found = nngs(images, space, k, metric=metric, permutations=0)
+        found = nngs(images, space, k, permutations=0)
         row = {"template": template, "accuracy": accuracy[template], "nngs": found.value}
         row |= {"low": found.low, "high": found.high, "chance": found.chance}
         rows.append(row | {"cka": cka(images, space)})

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 import conjure_lib as cj
 from conjure_lib.engine import chunks
-from conjure_tools import baselines, benchmarks, correlation, runs
+from conjure_tools import baselines, benchmarks, runs
 from conjure_tools.distributions import METHODS, sample_distances
 from conjure_tools.fingerprints import weights_hash
+from studies.ablations import agreement_and_gap
 from studies.records import WORK, Made, digest, in_place, in_single, texts_of
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
@@ -175,25 +176,19 @@ def agreement_by_distance(table: pd.DataFrame, pairs: pd.DataFrame, resamples: i
     Columns method, start, images, evaluations_per_pair, spearman, low, high, and the difference
     from "sde" with the most draws of ``table``, with its low and high; bootstraps over pairs.
     """
-    human = pairs["score"].to_numpy(float)
     shown = ~table["start"].str.contains("again") & (table["start"] != "null")
     of = table[shown].groupby(["method", "start", "images"])
     most = table.loc[table["method"] == "sde", "images"].max()
-    columns = {key: -rows.set_index("id").loc[pairs["id"], "value"] for key, rows in of}
-    path = columns["sde", "common", most].to_numpy()
-    how: Any = {"texts": correlation.both_texts(pairs), "resamples": resamples}
+    columns = {key: rows.set_index("id").loc[pairs["id"], "value"].to_numpy() for key, rows in of}
+    path = columns["sde", "common", most]
     rows = []
     for (method, start, images), column in columns.items():
-        found = correlation.spearman(column.to_numpy(), human, **how)
-        more = correlation.paired_bootstrap(column.to_numpy(), path, human, **how)
         spent = image_cost(pairs, method, images * (1 + (start == "less null")))
         rows.append(
             {
                 "method": method, "start": start, "images": images,
                 "evaluations_per_pair": spent,
-                "spearman": found.value, "low": found.low, "high": found.high,
-                "difference": more.value, "difference_low": more.low,
-                "difference_high": more.high, "pairs": found.pairs,
+                **agreement_and_gap(pairs, column, path, resamples), "pairs": len(pairs),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

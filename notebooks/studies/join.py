@@ -12,26 +12,18 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from pandas.io.formats.style import Styler
-from scipy.spatial.distance import pdist, squareform
 
 import conjure_lib as cj
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import nngs, nngs_profile
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import graphs
-from studies.comparison import BASE, matrices
+from studies.comparison import BASE, beyond_chance, matrices
 from studies.likeness import LABELS
-from studies.neighbourhoods import plain_ticks
-from studies.pages import bracketed
-from studies.records import Overlay, Record, laid_over, opened
+from studies.pages import bracketed, plain_ticks
+from studies.records import Overlay, Record, laid_over, results_of_record
 
 TEXT = "text encoder, last"
-LIVE = {
-    "animals": "cat horse bird fish",
-    "food": "bread pizza banana carrot",
-    "vehicles": "automobile bus bicycle rocket",
-}
-"""Words of the small study that stands in where there is no record."""
 STYLES = {
     "all-MiniLM": (PALETTE[4], "-"),
     TEXT: (PALETTE[2], "-"),
@@ -52,7 +44,7 @@ class Spaces:
     matrices: dict[str, np.ndarray]  # (n, n) by space
     kinds: pd.Series
     ratings: pd.Series  # Spearman's ρ with RG-65 by space, where it is known
-    record: Record | None
+    record: Record
 
     @property
     def words(self) -> list[str]:
@@ -70,25 +62,19 @@ class Spaces:
         return (self.labels[:, None] != self.labels[None, :]).astype(float)
 
 
-def spaces(process: cj.GenerativeProcess, weighting: str, live: int) -> Spaces:
-    """Those of the record of chapter 9, or else a few of some ``live`` words, made here."""
-    record = opened("spaces")
-    if record:
-        table, words = record.table, record.notes["words"]
-        groups = {word: record.notes["groups"][word] for word in words}
-        # of networks that differ in the lot of their weights alone, the first
-        table = table[~table["space"].str.contains(", seed ", regex=False)]
-        found = matrices(table, words, weighting)
-        ratings = pd.DataFrame(record.notes.get("agreement", []))
-    else:
-        print("A small study that is made here stands in for it.")
-        each = max(2, live // 3)
-        groups = {w: g for g, members in LIVE.items() for w in members.split()[:each]}
-        seeds = {BASE: 0, f"{BASE}, other noise": 1}
-        conjured = [graphs.conjured_space(process, list(groups), *of) for of in seeds.items()]
-        table, ratings = pd.concat(conjured).assign(kind="process"), pd.DataFrame()
-        found = matrices(table, list(groups), weighting)
-        found[TEXT] = squareform(pdist(graphs.text_vectors(process, list(groups)), "cosine"))
+def spaces(weighting: str) -> Spaces:
+    """Those of the record of chapter 9.
+
+    Raises:
+        FileNotFoundError: it is not there; the message names the command that makes it.
+    """
+    record = results_of_record("spaces")
+    words = record.notes["words"]
+    groups = {word: record.notes["groups"][word] for word in words}
+    # of networks that differ in the lot of their weights alone, the first
+    table = record.table[~record.table["space"].str.contains(", seed ", regex=False)]
+    found = matrices(table, words, weighting)
+    ratings = pd.DataFrame(record.notes.get("agreement", []))
     ratings = ratings.reindex(columns=["space", "weighting", "spearman"])
     ratings = ratings[ratings["weighting"].isin(["", weighting])].set_index("space")["spearman"]
     kinds = table.drop_duplicates("space").set_index("space")["kind"]
@@ -125,11 +111,8 @@ class Joined:
         """The same with its bootstrap interval over the words."""
         if name not in self.profiles:
             return "not measured"
-        pair: Any = self.spaces.matrices[name], self.spaces.people, k
-        how: dict[str, Any] = {"metric": "precomputed", "permutations": 0}
-        drawn = [nngs(*pair, seed=seed, **how) for seed in range(self.ties)]
-        plain = np.mean([[one.value, one.low, one.high] for one in drawn], axis=0)
-        return bracketed((plain - drawn[0].chance) / (1 - drawn[0].chance), ".2f")
+        pair = self.spaces.matrices[name], self.spaces.people
+        return bracketed(beyond_chance(*pair, k, self.ties), ".2f")
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -217,8 +200,8 @@ def draw_profiles(found: Joined) -> None:
 def conjured_again(process: cj.GenerativeProcess, found: Spaces, words: int) -> Overlay:
     """All pairs of a few words conjured anew, laid over the record."""
     key = ["space", "weighting", "text1", "text2"]
-    if found.record is None or not words:
-        return laid_over("spaces", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))
+    if not words:
+        return laid_over("spaces")
     picked = found.words[:: max(1, len(found.words) // words)][:words]
     again = graphs.conjured_space(process, picked, BASE, 0)
     overlay = found.record.overlay(again, key, weights=weights_hash(process))
@@ -239,9 +222,6 @@ def facts(found: Joined) -> dict[str, Any]:
         "n_join": n,
         "n_spaces": len(spaces.matrices),
         "n_groups": len(set(labels)),
-        "join_source": "the record of chapter 9"
-        if spaces.record
-        else "a small study made here for want of it",
         "best_k": peak,
         "map_corrected": found.with_interval(BASE, found.k),
         "map_text": found.with_interval(TEXT, found.k),

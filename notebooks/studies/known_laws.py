@@ -25,7 +25,7 @@ from conjure_lib.process import generator
 from conjure_lib.sde import eps_from_score
 from conjure_tools.distributions import energy, mmd, sliced, wasserstein
 from conjure_tools.plots import PALETTE
-from studies.gaussians import Mixture
+from studies.gaussians import Mixture, mixture
 from studies.sample_evidence import COLOURS
 
 PUSHES = 8  # equal parts of the clock, in one of which two processes differ
@@ -101,9 +101,8 @@ def exact(p: Mixture, q: Mixture, width: float) -> dict[str, float]:
 
 def law(means: list[float], std: float, weights: list[float] | None = None) -> Mixture:
     """A mixture in the plane with its components on the first axis."""
-    centres = torch.tensor([[m, 0.0] for m in means], dtype=torch.float64)
-    shares = torch.tensor(weights or [1 / len(means)] * len(means), dtype=torch.float64)
-    return Mixture(centres, torch.full((len(means),), std, dtype=torch.float64), shares)
+    n = len(means)
+    return mixture([[m, 0.0] for m in means], [std] * n, weights or [1 / n] * n)
 
 
 def sampled(
@@ -140,12 +139,6 @@ def misses(
             off = values.mean() - known.loc[name, method]
             found.setdefault(method, {})[name] = off / values.std(ddof=1) * math.sqrt(repeats)
     return pd.DataFrame(found).T
-
-
-def on_axis(means: list[float], stds: list[float], weights: list[float]) -> Mixture:
-    """A mixture on the line."""
-    parts = ([[m] for m in means], stds, weights)
-    return Mixture(*(torch.tensor(v, dtype=torch.float64) for v in parts))
 
 
 class Line:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,14 +20,14 @@ from scipy.stats import spearmanr
 import conjure_lib as cj
 from conjure_tools.plots import PALETTE, forest
 from studies import arms, probes
-from studies.pages import bracketed
+from studies.ablations import DIFFERENCE, MEASURED, RHO
+from studies.pages import bracketed_of
 from studies.records import Overlay, Record, laid_over
 
 MODELS = {
     "shipped": "shipped model",
     "distilled": "arm distilled",
     "scratch": "arm scratch",
-    "plain": "arm plain",
     "untrained": "untrained U-Net",
 }
 PEOPLE = {
@@ -63,8 +63,7 @@ class Readers:
             self.trained = [m for m in MODELS if m in set(record.table["model"])]
             keys = ["benchmark", "group", "model", "method"]
             self.rows = record.table.set_index(keys).sort_index()
-            wide = ["spearman", "low", "high"]
-            self.rows[[*wide, "difference", "difference_low", "difference_high"]] *= 100
+            self.rows[MEASURED] *= 100
         self.colours = dict(zip(self.trained, PALETTE, strict=False))  # as in all figures
 
     def rho(self, model: str, benchmark: str = "simlex999", group: str = "") -> pd.Series:
@@ -74,27 +73,20 @@ class Readers:
 
     def reached(self, model: str, benchmark: str = "simlex999", group: str = "") -> str:
         """A correlation × 100 with its interval."""
-        row = self.rho(model, benchmark, group)
-        return bracketed(row[["spearman", "low", "high"]], ".0f")
+        return bracketed_of(self.rho(model, benchmark, group), ".0f", names=RHO)
 
     def less(self, model: str, benchmark: str = "simlex999") -> str:
         """The difference from the arm "distilled" with its interval."""
-        row = self.rho(model, benchmark)
-        return bracketed(row[["difference", "difference_low", "difference_high"]], "+.0f")
+        return bracketed_of(self.rho(model, benchmark), "+.0f", names=DIFFERENCE)
 
     def facts(self) -> dict[str, Any]:
         """What the arms say, in sentences."""
-        plain = "plain" in self.trained
         compared = {"distilled", "scratch", "untrained"} <= set(self.trained)
         answer = "The record of this question has not been made yet."
         told = {
             "answer_readers": self.answer() if compared else answer,
             "reading": self.reading() if compared else "",
-            "named": self.named() if plain else "",
             "arms_trained": self.training() if self.arms else "",
-            "plain_there": "its results stand beside the others."
-            if plain
-            else "it is not in the record that is drawn here.",
         }
         return {name: Markdown(text) for name, text in told.items()}
 
@@ -124,24 +116,6 @@ class Readers:
             f"on SimLex-999 and by {self.less('scratch', 'rg65')} on RG-65, the untrained U-Net by "
             f"{self.less('untrained')} and {self.less('untrained', 'rg65')}. Training the U-Net "
             f"{change} the agreement on SimLex-999 that its distilled encoder brings along."
-        )
-
-    def named(self) -> str:
-        """What the arm "plain" has learned of words that name emoji, and of others."""
-        yes, no = (self.rho("plain", group=g)["pairs"] for g in ("named", "not named"))
-        reached = {
-            (model, group): self.reached(model, group=group)
-            for model in ("plain", "scratch")
-            for group in ("named", "not named")
-        }
-        return (
-            f"The arm *plain* shows what pictures and dictionary words can teach on their own: "
-            f"{reached['plain', 'named']} on the {yes:.0f} pairs whose words both name emoji, and "
-            f"{reached['plain', 'not named']} on the {no:.0f} others, where it can only guess from "
-            f"pieces of words. *scratch*, whose captions hold the words that the teacher put "
-            f"beside the emoji, has {reached['scratch', 'named']} and "
-            f"{reached['scratch', 'not named']}: what it has more than *plain* is what the teacher "
-            "put in through the captions."
         )
 
     def training(self) -> str:
@@ -196,7 +170,7 @@ def draw_readers(found: Readers) -> None:
             for m in found.trained
         }
 
-    readers = ["shipped", "scratch", "plain"]  # the others read as the shipped model does
+    readers = ["shipped", "scratch"]  # the others read as the shipped model does
     forest(left, series(found.weighting, found.trained), list(PEOPLE.values()), zero=True)
     forest(right, series("text_encoder_last", readers), list(PEOPLE.values()), zero=True)
     label = "Spearman's ρ × 100"
@@ -210,21 +184,14 @@ def draw_readers(found: Readers) -> None:
 
 
 def overlay(record: Record | None, fresh: pd.DataFrame, weights: str) -> Overlay:
-    """Both distances of every probe scored now over those of the record."""
-    keys = ["id", "model", "method"]
-    columns = [*keys, "side", "recorded", "fresh"]
+    """Both distances of every probe scored now over those of the record; stale if of others."""
     if record is None:
-        return laid_over("probes", pd.DataFrame(columns=columns))
-    both = fresh.merge(record.table, on=keys, suffixes=("_now", "_recorded"))
-    rows = [
-        both.assign(side=side, recorded=both[f"{side}_recorded"], fresh=both[f"{side}_now"])
-        for side in SIDES
-    ]
-    of_other = (
-        record.notes["probes_sha256"] != hashlib.sha256(probes.PROBES.read_bytes()).hexdigest()
-    )
-    others = record.notes["runs"]["shipped"]["settings"]["weights"] != weights
-    return laid_over("probes", pd.concat(rows)[columns], others=others or of_other)
+        return laid_over("probes")
+    keys = ["id", "model", "method"]
+    then, now = (t.melt(keys, SIDES, "side", "distance") for t in (record.table, fresh))
+    same = record.notes["probes_sha256"] == hashlib.sha256(probes.PROBES.read_bytes()).hexdigest()
+    of = weights if same else "those of other probes"
+    return replace(record, table=then).overlay(now, [*keys, "side"], weights=of)
 
 
 def overlay_facts(found: Overlay) -> dict[str, Any]:
@@ -277,8 +244,6 @@ class Answers:
             ("distilled", self.weighting): "arm distilled",
             ("scratch", self.weighting): "arm scratch",
             ("scratch", "text_encoder_last"): "… its text encoder",
-            ("plain", self.weighting): "arm plain",
-            ("plain", "text_encoder_last"): "… its text encoder",
             ("", "minilm"): "all-MiniLM-L6-v2",
             ("", "letter_overlap"): "letters shared",
             ("", "word_overlap"): "words shared",

@@ -21,7 +21,7 @@ from conjure_tools.correlation import paired_bootstrap
 from conjure_tools.neighbors import chance, chance_bound, cka, mutual_knn, nngs, nngs_profile
 from conjure_tools.plots import PALETTE
 from studies import graphs, records
-from studies.pages import bracketed
+from studies.pages import bracketed, bracketed_of, plain_ticks
 
 WAYS = ("items with replacement", "Jaccard indices with replacement", "influence (ours)")
 POPULATION = 400  # samples that tell how much NNGS varies
@@ -35,17 +35,7 @@ def of_authors(study: str) -> pd.DataFrame:
 
 def published_value(study: str, **wanted: str) -> str:
     """One of them, in words."""
-    table = of_authors(study)
-    for column, value in wanted.items():
-        table = table[table[column] == value]
-    return f"{table['value'].iloc[0]:.3f}"
-
-
-def plain_ticks(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
-    """Ticks of logarithmic axes as plain numbers."""
-    axis.set_xticks(x, [f"{v:g}" for v in x])
-    axis.set_yticks(y, [f"{v:g}" for v in y])
-    axis.minorticks_off()
+    return f"{records.matching(of_authors(study), **wanted)['value'].iloc[0]:.3f}"
 
 
 def draw_chance(unrelated: Any) -> None:
@@ -162,7 +152,6 @@ def toy_facts(found: pd.DataFrame) -> dict[str, float]:
         "shuffled_local": shuffled["NNGS, k = 5"],
         "shuffled_global": shuffled["NNGS, k = 300"],
         "shuffled_cka": shuffled["CKA linear"],
-        "unbalanced_cka": found.at["unbalanced blobs with different scales", "CKA linear"],
     }
 
 
@@ -190,12 +179,10 @@ def draw_toys(found: pd.DataFrame) -> None:
 
 def correlation(table: pd.DataFrame, **wanted: str) -> str:
     """One correlation of a table with its interval."""
-    for column, value in wanted.items():
-        table = table[table[column] == value]
-    row = table.iloc[0]
+    row = records.matching(table, **wanted).iloc[0]
     if np.isnan(row["value"]):
         return "undefined (one of the two does not vary)"
-    return bracketed(row[["value", "low", "high"]], ".2f")
+    return bracketed_of(row, ".2f")
 
 
 def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
@@ -203,7 +190,7 @@ def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
     found = paired_bootstrap(table["nngs"], table["cka"], table[against])
     if np.isnan(found.value):
         return "undefined"
-    return bracketed((found.value, found.low, found.high), "+.2f")
+    return bracketed_of(found, "+.2f")
 
 
 # -- analogies --------------------------------------------------------------------------------
@@ -256,7 +243,7 @@ def category_names(table: pd.DataFrame) -> list[str]:
 def correlation_table(found: pd.DataFrame) -> Styler:
     """The correlations with their intervals, the published ones in the caption."""
     index, columns = ["vectors", "rule"], ["measure", "statistic"]
-    said = [bracketed((r.value, r.low, r.high), ".2f") for r in found.itertuples()]
+    said = [bracketed_of(r, ".2f") for r in found.itertuples()]
     rules = found["accuracy"].replace({"accuracy": "usual", "as published": "published"})
     named = spoken(found.assign(r=said, accuracy=rules)).rename(columns={"accuracy": "rule"})
     shown = named.pivot(index=index, columns=columns, values="r")
@@ -366,7 +353,7 @@ def search_costs(sizes: Sequence[int]) -> tuple[pd.DataFrame, int]:
 
 
 def search_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
-    """The largest search, how time grows, and what a million items would take."""
+    """The largest search, and how time grows."""
     in_blocks = costs[costs["search"] == "torch"].sort_values("n")
     largest = in_blocks.iloc[-1]
     growth = np.polyfit(np.log(in_blocks["n"]), np.log(in_blocks["seconds"]), 1)[0]
@@ -374,12 +361,7 @@ def search_facts(costs: pd.DataFrame, cores: int) -> dict[str, Any]:
         "largest_n": f"{int(largest['n']):,}",
         "largest_seconds": largest["seconds"],
         "largest_extra": largest["extra_mib"],
-        "largest_embeddings": largest["embeddings_mib"],
         "largest_from": "in the record" if largest["from"] == "record" else "on this page",
         "growth": growth,
-        "million_hours": largest["seconds"] * (1e6 / largest["n"]) ** 2 / 3600,
-        "million_gib": 1e6 * graphs.WIDTH * 4 / 2**30,
-        "block": f"{graphs.BLOCK:,}",
-        "block_mib": graphs.BLOCK**2 * 8 / 2**20,
         "cores": cores,
     }

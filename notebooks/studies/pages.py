@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from IPython.display import Markdown
+from matplotlib.axes import Axes
 
 import conjure_lib as cj
 from conjure_tools.plots import use_style
@@ -48,6 +49,21 @@ def bracketed(numbers: Iterable[float], spec: str, ends_spec: str = "") -> str:
     of, of_ends = (one if one.startswith("+") else f"z{one}" for one in specs)  # z: no "-0.0"
     ends = f" [{low:{of_ends}}, {high:{of_ends}}]"
     return f"{value:{of}}" + ends * (not (math.isnan(low) or math.isnan(high)))
+
+
+def bracketed_of(
+    row: Any, spec: str, *, times: float = 1, names: Sequence[str] = ("value", "low", "high")
+) -> str:
+    """`bracketed` of three entries of a row: a series, a named tuple or a correlation."""
+    return bracketed((times * float(getattr(row, name)) for name in names), spec)
+
+
+def plain_ticks(axis: Axes, x: Sequence[float], y: Sequence[float] = ()) -> None:
+    """Ticks of logarithmic axes as plain numbers; those of y stay as they are without any."""
+    axis.set_xticks(x, [f"{v:g}" for v in x])
+    if y:
+        axis.set_yticks(y, [f"{v:g}" for v in y])
+    axis.minorticks_off()
 
 
 def captioned(

@@ -8,11 +8,11 @@ carry the ids of conjure_tools.benchmarks. The seven sentence sets take an hour 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,9 @@ from scipy.stats import spearmanr
 
 import conjure_lib as cj
 from conjure_tools import baselines, benchmarks, correlation, runs
+from conjure_tools.correlation import Resampling
 from conjure_tools.fingerprints import weights_hash
-from studies.probes import POOLINGS
+from studies.probes import COSINES, POOLINGS
 from studies.records import (
     RESULTS,
     WORK,
@@ -33,6 +34,8 @@ from studies.records import (
     in_single,
     kept_table,
     laid_over,
+    matching,
+    results_of_record,
     rows_of,
     texts_of,
 )
@@ -42,16 +45,6 @@ STEPS = {"words": 10, "sts": 5}  # 18,850 pairs of sentences: half the steps, fo
 DRAWS = {"rg65": 10, "simlex999": 3, "wordsim353": 3}  # of the small sets; two of the others
 GAUSSIAN = {"rg65": 65, "simlex999": 100, "stsb": 100, "sickr": 100}  # pairs: many images a text
 IMAGES = 8
-
-
-def words() -> Made:
-    """The table 'words'."""
-    return scores("words")
-
-
-def sts() -> Made:
-    """The table 'sts'."""
-    return scores("sts")
 
 
 def scores(name: str) -> Made:
@@ -70,6 +63,9 @@ def scores(name: str) -> Made:
     return {name: in_single(pd.concat(parts, ignore_index=True))}, notes
 
 
+words, sts = partial(scores, "words"), partial(scores, "sts")
+
+
 def others(
     process: cj.GenerativeProcess, benchmark: str, pairs: pd.DataFrame, steps: int
 ) -> pd.DataFrame:
@@ -80,16 +76,15 @@ def others(
             pairs,
             lambda p: baselines.direct_output(process, p, steps=steps, draws=1),
         ),
-        "text_encoder_last": (pairs, lambda p: baselines.text_encoder_cosine(process, p)),
-        "text_encoder_mean": (
-            pairs,
-            lambda p: baselines.text_encoder_cosine(process, p, pooling="mean"),
-        ),
     }
+    for method, pooling in POOLINGS.items():
+        cosine = partial(baselines.text_encoder_cosine, process, pooling=pooling)
+        methods[method] = (pairs, cosine)
     if benchmark in GAUSSIAN:
         few = runs.stratified(pairs, GAUSSIAN[benchmark])
         for kind in ("frechet", "jeffreys"):
-            methods[kind] = (few, partial(gaussian, process, kind))
+            fitted = partial(baselines.image_gaussian, process, divergence=kind, images=IMAGES)
+            methods[kind] = (few, fitted)
     if folder := os.environ.get("CONJURE_MINILM"):
         methods["minilm"] = (pairs, lambda p: baselines.sentence_cosine(folder, p))
     else:
@@ -109,30 +104,19 @@ def others(
     return result
 
 
-def gaussian(process: cj.GenerativeProcess, kind: Any, pairs: Pairs) -> np.ndarray:
-    """Minus a divergence between Gaussians fitted to the latents of either text's images."""
-    return baselines.image_gaussian(process, pairs, divergence=kind, images=IMAGES)
-
-
 def agreements() -> Made:
     """Spearman and Pearson of every column of the records with the human scores."""
-    rows = []
+    parts = []
     for name, sets in SETS.items():
-        if not (RESULTS / f"{name}.parquet").is_file():
-            continue
-        table, _ = runs.results_of_record(name)
-        for benchmark in sets:
-            pairs = benchmarks.load_pairs(benchmark)
-            part = table.set_index("id").loc[pairs["id"]].reset_index()
-            for method in part.columns.difference(["benchmark", "id"], sort=False):
-                if method.endswith("_stderr"):
-                    continue
-                known = part[method].notna().to_numpy()
-                sign = -1 if method in cj.WEIGHTINGS else 1
-                values = sign * part.loc[known, method].to_numpy()
-                for row in correlation.agreement(pairs[known], values) if known.any() else ():
-                    rows.append({"table": name, "benchmark": benchmark, "method": method, **row})
-    return {"agreement": pd.DataFrame(rows)}, {"computed": "from the records beside it"}
+        if (RESULTS / f"{name}.parquet").is_file():
+            table = results_of_record(name).table
+            table[list(cj.WEIGHTINGS)] *= -1
+            kept = table.columns[~table.columns.str.endswith("_stderr")]
+            found = agreement_of(table[kept], {n: benchmarks.load_pairs(n) for n in sets})
+            found.insert(0, "table", name)
+            parts.append(found)
+    made = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return {"agreement": made}, {"computed": "from the records beside it"}
 
 
 # -- records and ratings, opened for a chapter --------------------------------------------------
@@ -225,19 +209,14 @@ def opened_with_people(
         table = pd.concat([part for part, _ in made.values()], ignore_index=True)
         notes = {name: record for name, (_, record) in made.items()}
     else:
-        table, notes = runs.results_of_record(group)
+        record = results_of_record(group)
+        table, notes = record.table, record.notes
     table[list(cj.WEIGHTINGS)] *= -1
     if anew:
-        results = agreement_of(table, rated, resamples, seed)
+        results = agreement_of(table, rated, resamples=resamples, seed=seed)
     else:
-        results, _ = runs.results_of_record("agreement")
-        results = results[results["table"] == group]
-    joined = {
-        name: pairs.rename(columns={"score": "people"}).merge(
-            table[table["benchmark"] == name], on="id", validate="one_to_one"
-        )
-        for name, pairs in rated.items()
-    }
+        results = matching(results_of_record("agreement").table, table=group)
+    joined = with_ratings(table, rated)
     check_correlations(joined, results)
     fresh = scored_again(process, group, joined, notes, sample, seed, batch_size)
     return Opened(names, table, results, joined, notes, fresh)
@@ -283,15 +262,28 @@ def scored(
     return pd.DataFrame({"benchmark": name, "id": pairs["id"], **found}), run.record
 
 
+def with_ratings(table: pd.DataFrame, rated: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """By set, its texts and people's ratings, and the columns of ``table`` beside them."""
+    return {
+        name: pairs.rename(columns={"score": "people"}).merge(
+            matching(table, benchmark=name), on="id", validate="one_to_one"
+        )
+        for name, pairs in rated.items()
+    }
+
+
 def agreement_of(
-    table: pd.DataFrame, rated: Mapping[str, pd.DataFrame], resamples: int, seed: int
+    table: pd.DataFrame, rated: Mapping[str, pd.DataFrame], **how: Unpack[Resampling]
 ) -> pd.DataFrame:
-    """Rows as in the record of agreement, for a table of similarities."""
+    """Rows as in the record of agreement, for a table of similarities; what is NaN is left out."""
     rows = []
-    for name, part in table.groupby("benchmark"):
-        pairs = rated[str(name)].set_index("id").loc[part["id"]]
+    for name, scored in rated.items():
+        part = matching(table, benchmark=name)
+        pairs = scored.set_index("id").loc[part["id"]]
         for method in part.columns.drop(["benchmark", "id"]):
-            for row in correlation.agreement(pairs, part[method], resamples=resamples, seed=seed):
+            known = part[method].notna().to_numpy()
+            values = part.loc[known, method].to_numpy()
+            for row in correlation.agreement(pairs[known], values, **how) if known.any() else ():
                 rows.append({"benchmark": name, "method": method, **row})
     return pd.DataFrame(rows)
 
@@ -335,6 +327,48 @@ def scored_again(
 
 
 # -- what both chapters show ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MethodTable:
+    """Agreement by method and set, or part of one: rows of agreement, and ρ, all × 100."""
+
+    rows: pd.DataFrame  # by method and key
+    keys: list[Any]  # a set, or a set and a part of speech
+    methods: list[str]
+    rho: pd.DataFrame  # methods × keys
+    weighting: str
+
+    @property
+    def mean(self) -> pd.Series:
+        """Over the keys, by method."""
+        return self.rho.mean(axis=1)
+
+    @property
+    def own(self) -> str:
+        """The pooling of the model's own text encoder that agrees better with people."""
+        return str(self.mean[COSINES].idxmax())
+
+    @property
+    def compared(self) -> list[str]:
+        """Conjured similarity, its text encoder, and a sentence encoder where there is one."""
+        return [m for m in (self.weighting, self.own, "minilm") if m in self.methods]
+
+    @property
+    def columns(self) -> list[str]:
+        """What `words.statistics` takes: conjured, people, own cosine, other cosine."""
+        return [self.weighting, "people", self.own, *(c for c in COSINES if c != self.own)]
+
+
+def method_table(
+    results: pd.DataFrame, weighting: str, methods: Iterable[str], keys: Iterable[Any], *by: str
+) -> MethodTable:
+    """The table of those methods and keys that there are; ``by`` are the columns of a key."""
+    rows = results.set_index(["method", *by])
+    rows[["spearman", "spearman_low", "spearman_high"]] *= 100
+    rho = rows["spearman"].unstack(list(by))
+    keys, methods = [k for k in keys if k in rho], [m for m in methods if m in rho.index]
+    return MethodTable(rows, keys, methods, rho.loc[methods, keys], weighting)
 
 
 def interval_columns(rows: pd.DataFrame) -> pd.DataFrame:

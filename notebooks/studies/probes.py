@@ -21,13 +21,14 @@ from studies.records import ROOT
 
 PROBES = ROOT / "data" / "probes" / "probes.csv"
 POOLINGS: dict[str, Any] = {"text_encoder_last": "last", "text_encoder_mean": "mean"}
+COSINES = [*POOLINGS]
 Z = float(norm.ppf(0.975))  # of a 95 % interval
 Pairs = Sequence[tuple[str, str]]
 
 
-def load_probes(file: Path = PROBES) -> pd.DataFrame:
+def load_probes() -> pd.DataFrame:
     """Columns id, phenomenon, anchor, closer, farther, note."""
-    return pd.read_csv(file, dtype=str, keep_default_na=False)
+    return pd.read_csv(PROBES, dtype=str, keep_default_na=False)
 
 
 def probe_pairs(table: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +123,10 @@ def by_spelling(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def wilson(right: float, items: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion; a tie may count a half."""
+    """Wilson's 95 % interval of a proportion; a tie may count a half.
+
+    By hand: scipy's binomtest takes whole numbers alone, and halves are counted here.
+    """
     share, n = right / items, items
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conjure_tools import runs
 from conjure_tools.folders import write_whole
 from conjure_tools.loading import shipped
 
@@ -58,6 +57,8 @@ MADE_BY = {
 }
 """What makes each record, in an order in which each finds what it needs; and about how many seconds
 that takes on two cores, until it has been timed on this machine."""
+NOTES = {"variance": "ablations", "distances_agreement": "distances"}
+"""Tables whose provenance is that of another record."""
 
 
 # -- writing ----------------------------------------------------------------------------------
@@ -108,6 +109,13 @@ def in_single(table: pd.DataFrame) -> pd.DataFrame:
 def published(name: str = "published") -> pd.DataFrame:
     """Figures of papers, with their sources: a table of data/published."""
     return pd.read_csv(shipped("published") / f"{name}.csv")
+
+
+def matching(table: pd.DataFrame, /, **equal: object) -> pd.DataFrame:
+    """The rows in which every one of these columns has this value."""
+    for column, value in equal.items():
+        table = table[table[column] == value]
+    return table
 
 
 def texts_of(pairs: pd.DataFrame) -> Pairs:
@@ -175,16 +183,21 @@ class Record:
         rows = rows.rename(columns={f"{value}_x": "recorded", f"{value}_y": "fresh"})
         return laid_over(self.name, rows, per=per, others=weights not in ("", *weights_in(self)))
 
+    def checked(self, weights: str) -> Overlay:
+        """An overlay without rows, stale where the notes do not name these weights."""
+        return laid_over(self.name, others=weights not in weights_in(self))
+
 
 def laid_over(
     name: str,
-    rows: pd.DataFrame,
+    rows: pd.DataFrame | None = None,
     *,
     per: Callable[[pd.DataFrame], Any] | None = None,
     others: bool = False,
     missing: str = NOTHING,
 ) -> Overlay:
-    """The overlay of ``rows`` with columns recorded and fresh; see :meth:`Record.overlay`."""
+    """The overlay of ``rows`` with columns recorded and fresh, or of none; see `Record.overlay`."""
+    rows = pd.DataFrame(columns=["recorded", "fresh"], dtype=float) if rows is None else rows
     unit = rows["recorded"].abs() + 1e-12 if per is None else per(rows)
     worst = float(((rows["fresh"] - rows["recorded"]).abs() / unit).max()) if len(rows) else np.nan
     found = Overlay(name, rows, worst, others, missing)
@@ -207,24 +220,33 @@ def weights_in(record: Record) -> set[str]:
 
 def how(name: str) -> str:
     """The command that makes a record."""
-    return "make bench" if name == "bench" else f"make records NAME={name}"
+    return "make bench" if name == "bench" else f"make records NAME={NOTES.get(name, name)}"
 
 
-def opened(name: str, notes_of: str = "") -> Record | None:
-    """A record; None where it has not been made, which is printed.
+def results_of_record(name: str) -> Record:
+    """A record of data/results; texts and human scores are not in it.
 
-    Args:
-        notes_of: the record whose notes a table shares, where that bears another name.
+    Raises:
+        FileNotFoundError: there is no such record.
     """
+    file = shipped("results") / f"{name}.parquet"
+    of = file.with_name(f"{NOTES.get(name, name)}.json")
+    notes = json.loads(of.read_text(encoding="utf-8")) if of.is_file() else {}
+    if file.is_file():
+        return Record(name, pd.read_parquet(file), notes)
+    if "rows" in notes:  # a small table of mixed rows stands in the JSON itself
+        return Record(name, pd.DataFrame(notes.pop("rows")), notes)
+    raise FileNotFoundError(f"there is no record {file}: {how(name)}, in a clone")
+
+
+def opened(name: str) -> Record | None:
+    """A record; None where it has not been made, which is printed."""
     try:
-        table, notes = runs.results_of_record(name)
+        return results_of_record(name)
     except FileNotFoundError:
         print(f"There is no record “{name}”: what would be drawn from it is left out. ", end="")
-        print(f"To make it: {how(notes_of or name)}")
+        print(f"To make it: {how(name)}")
         return None
-    if notes_of:
-        notes = json.loads((RESULTS / f"{notes_of}.json").read_text(encoding="utf-8"))
-    return Record(name, table, notes)
 
 
 # -- making them ------------------------------------------------------------------------------

@@ -23,16 +23,15 @@ from conjure_tools.distributions import METHODS
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import image_distances as study
-from studies.pages import bracketed
-from studies.records import WORK, Overlay, Record, laid_over, opened
+from studies.ablations import DIFFERENCE, RHO
+from studies.pages import bracketed_of, plain_ticks
+from studies.records import WORK, Overlay, Record, laid_over, matching, results_of_record
 
 COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
 ALONE = ("coupled", "wasserstein", "sliced", "energy", "sde")  # do not depend on the other pairs
-SETS = {"rg65": "RG-65", "simlex999": "SimLex-999"}
+SETS = {name: benchmarks.NAMES[name] for name in ("rg65", "simlex999")}
 STARTS = ("common", "independent")
 RESAMPLES = 2000  # of the intervals between two distances
-RHO = ("spearman", "low", "high")
-DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,6 @@ class Evidence:
     agreed: pd.DataFrame
     notes: dict[str, Any]
     labels: Mapping[str, str]  # of the sets
-    recorded: bool
-
-    @property
-    def source(self) -> str:
-        """Where the numbers are from, in words."""
-        return (
-            "the record"
-            if self.recorded
-            else "the few pairs of this page alone, for want of a record"
-        )
 
     @property
     def many(self) -> int:
@@ -116,28 +105,29 @@ def measured_here(
             process, {name: few}, Path(folder), images=images, draws=draws, resamples=resamples,
             batch_size=batch_size, report=lambda _: None,
         )  # fmt: skip
-    return Evidence(*made, {name: f"{len(few)} pairs of {SETS[name]}"}, False), few
+    return Evidence(*made, {name: f"{len(few)} pairs of {SETS[name]}"}), few
 
 
-def of_record(process: cj.GenerativeProcess, recompute: bool) -> Evidence | None:
-    """The evidence of record; None where there is none."""
+def of_record(process: cj.GenerativeProcess, recompute: bool) -> Evidence:
+    """The evidence of record, or that made anew.
+
+    Raises:
+        FileNotFoundError: there is no record; the message names the command that makes it.
+    """
     labels = SETS | {f"simlex999-{study.NOUNS}": f"SimLex-999, {study.NOUNS} pairs of nouns"}
     if recompute:
-        return Evidence(*study.make(process, study.pair_sets(), WORK / "distances"), labels, True)
-    found, agreed = opened("distances"), opened("distances_agreement", notes_of="distances")
-    if found is None or agreed is None:
-        print("What follows shows how the figures read, not what is true.")
-        return None
-    return Evidence(found.table, agreed.table, found.notes, labels, True)
+        return Evidence(*study.make(process, study.pair_sets(), WORK / "distances"), labels)
+    found, agreed = (results_of_record(f"distances{part}") for part in ("", "_agreement"))
+    return Evidence(found.table, agreed.table, found.notes, labels)
 
 
-def overlay(process: cj.GenerativeProcess, record: Evidence | None, here: Evidence) -> Overlay:
+def overlay(process: cj.GenerativeProcess, record: Evidence, here: Evidence) -> Overlay:
     """Distances of this page over those of record, in units of the median of their method.
 
     An unbiased distance can be close to zero, so that its own size is no measure.
     """
-    if record is None or process.name != record.notes["model"]:
-        return laid_over("distances", pd.DataFrame(columns=["method", "recorded", "fresh"]))
+    if process.name != record.notes["model"]:
+        return laid_over("distances")
     keys = ["id", "method", "start", "images"]
     fresh = here.table[here.table["method"].isin(ALONE)]
     return Record("distances", record.table, record.notes).overlay(
@@ -207,8 +197,7 @@ def draw_floors(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) ->
     axes[1].set_ylabel("ρ × 100 of repetitions")
     for axis in axes:
         axis.set(xscale="log", xlabel="pictures a text")
-        axis.set_xticks(counts, counts)
-        axis.minorticks_off()
+        plain_ticks(axis, counts)
     figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     plt.show()
 
@@ -218,7 +207,7 @@ def draw_floors(found: Evidence, floor: pd.Series, reliability: pd.DataFrame) ->
 
 def hundredths(row: Any, names: Sequence[str] = RHO, sign: str = "") -> str:
     """A number × 100 with its interval, where there is one: of few pairs there is none."""
-    return bracketed((100 * float(getattr(row, name)) for name in names), f"{sign}.0f")
+    return bracketed_of(row, f"{sign}.0f", times=100, names=names)
 
 
 def ranks_alike(x: pd.Series, y: pd.Series, texts: np.ndarray | None = None) -> str:
@@ -288,7 +277,7 @@ def draw_prices(axis: Any, of_set: pd.DataFrame, start: str) -> None:
         axis.plot(part["evaluations_per_pair"], 100 * part["spearman"], style, ms=4, **look)
 
     for method in METHODS:
-        part = of_set[(of_set["method"] == method) & (of_set["start"] == start)]
+        part = matching(of_set, method=method, start=start)
         draw(part, "o-", color=COLOURS[method], label=method)
     for weighting, style in zip(("sde", "noise"), ("s-", "s--"), strict=True):
         part = of_set[of_set["method"] == weighting]
@@ -325,9 +314,8 @@ def draw_same(same: pd.DataFrame) -> None:
 
 def at_price(found: Evidence, method: str) -> str:
     """Agreement of a distance from common noise, of as many pictures as the paths would pay."""
-    of_set = found.agreed[found.agreed["benchmark"] == found.first]
+    rows = matching(found.agreed, benchmark=found.first, method=method, start="common")
     limit = first_path(found, "sde")["evaluations_per_pair"]
-    rows = of_set[(of_set["method"] == method) & (of_set["start"] == "common")]
     rows = rows[rows["evaluations_per_pair"] <= limit]
     if not len(rows):
         return f"“{method}” cannot be had at that price here"
@@ -338,8 +326,7 @@ def at_price(found: Evidence, method: str) -> str:
 
 def first_path(found: Evidence, weighting: str) -> pd.Series:
     """The row of a weighting of the paths on the first set."""
-    rows = found.of_paths
-    return rows[(rows["benchmark"] == found.first) & (rows["method"] == weighting)].iloc[0]
+    return matching(found.of_paths, benchmark=found.first, method=weighting).iloc[0]
 
 
 def people_facts(found: Evidence) -> dict[str, Any]:
@@ -351,14 +338,11 @@ def people_facts(found: Evidence) -> dict[str, Any]:
     path = first_path(found, "sde")
     return {
         "first_set": found.labels.get(found.first, found.first),
-        "draws": found.draws,
         "path_cost": path["evaluations_per_pair"],
         "path_rho": hundredths(path),
         "noise_rho": hundredths(first_path(found, "noise")),
         "best_name": f"“{best['common']['method']}”",
-        "best_cost": best["common"]["evaluations_per_pair"],
         "best_rho": hundredths(best["common"]),
-        "best_difference": hundredths(best["common"], DIFFERENCE, "+"),
         "best_independent_name": f"“{best['independent']['method']}”",
         "best_independent_rho": hundredths(best["independent"]),
         "text_rho": hundredths(texts.iloc[0]) if len(texts) else "not defined for this model",
@@ -381,7 +365,6 @@ def facts(found: Evidence, floor: pd.Series, same: pd.DataFrame) -> dict[str, An
         "images": many,
         "images_record": study.IMAGES,
         "n_nouns": study.NOUNS,
-        "source": found.source,
         "record_cost": f"{found.notes['evaluations']:,}",
         "identical": share_said(identical.mean()),
         "closest": f"“{near}”",

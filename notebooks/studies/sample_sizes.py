@@ -16,6 +16,7 @@ from torch import Tensor
 from conjure_lib.process import generator
 from conjure_tools.distributions import METHODS, sample_distances
 from studies.gaussians import Mixture, gaussian_kl
+from studies.pages import plain_ticks
 from studies.sample_evidence import COLOURS
 
 DIMENSIONS = (2, 256)
@@ -82,8 +83,7 @@ def draw_transport(found: pd.DataFrame) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(9, 4.2))
     for axis in axes:
         axis.set(xscale="log", yscale="log", xlabel="samples n")
-        axis.set_xticks(sizes, sizes)
-        axis.minorticks_off()
+        plain_ticks(axis, sizes)
     for axis, dimension in zip(axes, DIMENSIONS, strict=False):
         _draw_transport(axis, found, dimension)
     most = DIMENSIONS[-1]
@@ -126,5 +126,4 @@ def facts(found: pd.DataFrame) -> dict[str, Any]:
         "w_common": mean("common", "wasserstein"),
         "j_fitted": mean("independent", "jeffreys"),
         "j_exact": float(gaussian_kl(p, q) + gaussian_kl(q, p)),
-        "seen_by": float(above_null(found, dimension, "wasserstein").loc[most]),
     }

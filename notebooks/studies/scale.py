@@ -24,8 +24,9 @@ import conjure_lib as cj
 from conjure_lib import EMBEDDED
 from conjure_tools.plots import PALETTE
 from studies import records
+from studies.pages import plain_ticks
 
-MISSING = "– (there is no record) –"
+MISSING = "– (there is no record) –"  # of the live page, where there was no Node.js
 ANCHOR_STEPS = 5  # of the anchors of this page's embeddings
 ANCHORS = 15  # noise predictions in an embedding of the bill
 
@@ -39,10 +40,7 @@ class Bench:
 
     def part(self, name: str, **where: object) -> pd.DataFrame:
         """Rows of one part of the record, with the columns that they have."""
-        rows = self.table[self.table["part"] == name]
-        for column, value in where.items():
-            rows = rows[rows[column] == value] if column in rows else rows.iloc[:0]
-        return rows.dropna(axis=1, how="all")
+        return records.matching(self.table, part=name, **where).dropna(axis=1, how="all")
 
     @property
     def growth(self) -> pd.DataFrame:
@@ -55,10 +53,8 @@ class Bench:
 
 
 def opened_bench() -> Bench:
-    """The record, empty where there is none; what is to be known of its making is printed."""
-    found = records.opened("bench")
-    if found is None:
-        return Bench(pd.DataFrame({"part": []}), {})
+    """The record; what is to be known of its making is printed."""
+    found = records.results_of_record("bench")
     made = found.notes["provenance"]
     if rushed := [name for name, about in made.items() if about["small"]]:
         print(f"In the record these parts are of small sizes: {', '.join(rushed)}.")
@@ -67,13 +63,6 @@ def opened_bench() -> Bench:
         beside = ", ".join(busy)
         print(f"Other programs ran beside {beside}: CPU seconds count there, not the clock.")
     return Bench(found.table, made)
-
-
-def empty(*axes: Axes) -> None:
-    """Say in panels that there is nothing to draw."""
-    for axis in axes:
-        axis.text(0.5, 0.5, "no record", ha="center", transform=axis.transAxes)
-        axis.set_axis_off()
 
 
 def span(values: pd.Series) -> str:
@@ -128,17 +117,15 @@ class Against:
             "fewer": span(with_guidance["fewer"]),
             "faster": span(with_guidance["faster"]),
             "agree": f"{table['largest difference'].max():.0e}",
-            "stsb_fewer": "; ".join(said) or MISSING,
+            "stsb_fewer": "; ".join(said),
         }
 
 
-def against(bench: Bench) -> Against | None:
-    """The comparison; None where it was not made."""
-    rows = bench.part("naive")
-    if not len(rows):
-        return None
-    mine = rows[rows["method"] == "conjure_lib"].reset_index(drop=True)
-    plain = rows[rows["method"] == "naive"].reset_index(drop=True)
+def against(bench: Bench) -> Against:
+    """The comparison."""
+    mine, plain = (
+        bench.part("naive", method=name).reset_index(drop=True) for name in ("conjure_lib", "naive")
+    )
     by_clock = not mine["device"].str.contains("threads").all()
     unit = "pairs_per_second" if by_clock else "pairs_per_cpu_second"
     table = pd.DataFrame(
@@ -160,15 +147,14 @@ def against(bench: Bench) -> Against | None:
     return Against(table, by_clock)
 
 
-def against_facts(bench: Bench, found: Against | None) -> dict[str, Any]:
+def against_facts(bench: Bench, found: Against) -> dict[str, Any]:
     """The comparison, alone and on all cores, and where the time goes."""
-    none = dict.fromkeys(("fewer", "faster", "agree", "stsb_fewer"), MISSING)
     spent, live = bench.part("profile"), bench.part("live")
     shares = [f"{row.operations} {100 * row.share:.0f} %" for row in spent.itertuples()]
     return {
-        **(found.facts() if found else none),
+        **found.facts(),
         **cores_facts(bench.part("cores")),
-        "profile_says": ", ".join(shares) or MISSING,
+        "profile_says": ", ".join(shares),
         "compile_says": compiled(bench.speeds(EMBEDDED)),
         "live_seconds": f"{live['cpu_seconds'].iloc[0]:.1f}" if len(live) else MISSING,
     }
@@ -176,8 +162,6 @@ def against_facts(bench: Bench, found: Against | None) -> dict[str, Any]:
 
 def cores_facts(cores: pd.DataFrame) -> dict[str, Any]:
     """The library on all cores beside the loop in one process, and in as many."""
-    if not len(cores):
-        return dict.fromkeys(("against_one", "against_many", "n_cores"), MISSING)
     by_method = cores.pivot_table("pairs_per_second", "guidance", "method")
     ours = by_method["conjure_lib, a process a core"]
 
@@ -191,9 +175,7 @@ def cores_facts(cores: pd.DataFrame) -> dict[str, Any]:
 
 def compiled(speeds: pd.DataFrame) -> str:
     """What compilation brings to 64 rows, in a sentence."""
-    if not len(speeds):
-        return ""
-    rows = speeds[(speeds["dtype"] == "float32") & (speeds["batch"] == 64)]
+    rows = records.matching(speeds, dtype="float32", batch=64)
     if len(rows) != 2 or rows["compiled"].sum() != 1:
         return ""
     plain, fused = (rows[rows["compiled"] == c].iloc[0] for c in (False, True))
@@ -204,25 +186,22 @@ def compiled(speeds: pd.DataFrame) -> str:
     )
 
 
-def draw_against(found: Against | None) -> None:
+def draw_against(found: Against) -> None:
     """Evaluations a pair and step, and times the pairs in the same time, by case."""
+    table = found.table
+    short = table["case"].str.replace("Stable Diffusion 1.x, random weights", "SD 1.x")
+    cases = zip(short.map(named), table["guidance"], strict=True)
+    names = [f"{case}, w = {w:g}" for case, w in cases]
+    y = np.arange(len(names))
     _, (count_axis, speed_axis) = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True)
-    if found is None:
-        empty(count_axis, speed_axis)
-    else:
-        table = found.table
-        short = table["case"].str.replace("Stable Diffusion 1.x, random weights", "SD 1.x")
-        cases = zip(short.map(named), table["guidance"], strict=True)
-        names = [f"{case}, w = {w:g}" for case, w in cases]
-        y = np.arange(len(names))
-        count_axis.barh(y - 0.2, table["printed, a step"], 0.4, color="0.75", label="as printed")
-        count_axis.barh(y + 0.2, table["a step"], 0.4, color=PALETTE[0], label="here")
-        count_axis.set(yticks=y, yticklabels=names, xlabel="evaluations a pair and step")
-        count_axis.invert_yaxis()
-        count_axis.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-        speed_axis.barh(y, table["faster"], 0.5, color=PALETTE[0])
-        speed_axis.axvline(1, color="0.6", linewidth=1)
-        speed_axis.set(xlabel="times the pairs in the same time")
+    count_axis.barh(y - 0.2, table["printed, a step"], 0.4, color="0.75", label="as printed")
+    count_axis.barh(y + 0.2, table["a step"], 0.4, color=PALETTE[0], label="here")
+    count_axis.set(yticks=y, yticklabels=names, xlabel="evaluations a pair and step")
+    count_axis.invert_yaxis()
+    count_axis.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    speed_axis.barh(y, table["faster"], 0.5, color=PALETTE[0])
+    speed_axis.axvline(1, color="0.6", linewidth=1)
+    speed_axis.set(xlabel="times the pairs in the same time")
     plt.show()
 
 
@@ -261,10 +240,8 @@ def rates(
     return Rates(pd.Series(best, list(batches)), on_cpu)
 
 
-def speed_table(speeds: pd.DataFrame, here: Rates) -> Styler | None:
-    """Evaluations a second of record, with floors and errors; None where there are none."""
-    if not len(speeds):
-        return None
+def speed_table(speeds: pd.DataFrame, here: Rates) -> Styler:
+    """Evaluations a second of record, with floors and errors."""
     names = {
         "model": "model",
         "dtype": "numbers",
@@ -294,9 +271,8 @@ def draw_rates(same: pd.DataFrame, here: Rates) -> None:
         axis.plot(rows["batch"], rows[here.column], label=label, **style)
     axis.plot(here.fresh.index, here.fresh, "kx", label="this page, plain")
     ticks = sorted({*here.fresh.index, *(same["batch"] if len(same) else ())})
-    axis.set(xscale="log", xticks=ticks, xlabel="rows a call", ylim=(0, None))
-    axis.set_xticklabels([f"{b:g}" for b in ticks])
-    axis.minorticks_off()
+    axis.set(xscale="log", xlabel="rows a call", ylim=(0, None))
+    plain_ticks(axis, ticks)
     axis.set_ylabel("evaluations a second" + (" of CPU time" if here.on_cpu else ""))
     axis.legend(fontsize=8)
     plt.show()
@@ -314,18 +290,14 @@ def trajectories_a_pair(table: pd.DataFrame, block: int) -> float:
 def draw_growth(growth: pd.DataFrame) -> None:
     """Time and memory by number of pairs."""
     _, (time_axis, memory_axis) = plt.subplots(1, 2, figsize=(9.5, 3.4))
-    cases = growth.groupby("case") if len(growth) else ()
-    for colour, (case, rows) in zip(PALETTE, cases, strict=False):
+    for colour, (case, rows) in zip(PALETTE, growth.groupby("case"), strict=False):
         cost, beyond = 1e3 / rows["pairs_per_cpu_second"], rows["peak_mib"] - rows["base_mib"]
         time_axis.loglog(rows["pairs"], cost, "o-", color=colour, label=case)
         memory_axis.semilogx(rows["pairs"], beyond, "o-", color=colour)
-    if len(growth):
-        memory_axis.axhline(growth["memory_mib"].iloc[0], color="0.6", linestyle="--")
-        time_axis.set(xlabel="pairs", ylabel="CPU milliseconds a pair")
-        memory_axis.set(xlabel="pairs", ylabel="memory beyond the start (MiB)", ylim=(0, None))
-        time_axis.legend(fontsize=8)
-    else:
-        empty(time_axis, memory_axis)
+    memory_axis.axhline(growth["memory_mib"].iloc[0], color="0.6", linestyle="--")
+    time_axis.set(xlabel="pairs", ylabel="CPU milliseconds a pair")
+    memory_axis.set(xlabel="pairs", ylabel="memory beyond the start (MiB)", ylim=(0, None))
+    time_axis.legend(fontsize=8)
     plt.show()
 
 
@@ -339,20 +311,16 @@ def growth_facts(bench: Bench) -> dict[str, str]:
     """What is around the network, and how time and memory grow."""
     growth = bench.growth
     stub, real = (bench.part("scaling", case=name) for name in ("stub", "embedded"))
-    found = dict.fromkeys(("memory_says", "grows", "around", "around_ms", "largest_peak"), MISSING)
-    if len(stub) > 1:
-        found |= stub_facts(stub)
-        rows = growth.groupby("case")
-        found["grows"] = "; ".join(f"{name} {power(part):.2f}" for name, part in rows)
-        if len(real):
-            both = stub.merge(real, on="pairs", suffixes=("", "_real"))
-            shares = both["pairs_per_cpu_second_real"] / both["pairs_per_cpu_second"]
-            found["around"] = f"{shares.min():.1%} to {shares.max():.1%}"
+    both = stub.merge(real, on="pairs", suffixes=("", "_real"))
+    shares = both["pairs_per_cpu_second_real"] / both["pairs_per_cpu_second"]
+    powers = [f"{name} {power(part):.2f}" for name, part in growth.groupby("case")]
     return {
-        "most_pairs": f"{growth['pairs'].max():,.0f}" if len(growth) else MISSING,
-        "most_real": f"{real['pairs'].max():,.0f}" if len(real) else MISSING,
-        "budget": f"{growth['memory_mib'].iloc[0]:.0f} MiB" if len(growth) else MISSING,
-        **found,
+        "most_pairs": f"{growth['pairs'].max():,.0f}",
+        "most_real": f"{real['pairs'].max():,.0f}",
+        "budget": f"{growth['memory_mib'].iloc[0]:.0f} MiB",
+        "grows": "; ".join(powers),
+        "around": f"{shares.min():.1%} to {shares.max():.1%}",
+        **stub_facts(stub),
     }
 
 
@@ -399,20 +367,15 @@ def fresh_anchors(
 def draw_anchors(agreement: pd.DataFrame, fresh: Mapping[str, float], count: int) -> None:
     """Agreement with the exact distance by anchors and by width; of this page from ``count``."""
     _, (anchor_axis, width_axis) = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True)
-    if not len(agreement):
-        empty(anchor_axis, width_axis)
-    else:
-        for weighting, colour in zip(cj.WEIGHTINGS, PALETTE, strict=False):
-            rows = agreement[agreement["weighting"] == weighting]
-            _draw_weighting(anchor_axis, width_axis, rows, weighting, colour)
-            anchor_axis.plot(count, fresh[weighting], "x", color=colour, ms=8)
-        anchor_axis.set(xlabel="anchors", ylabel="Spearman with the exact distance")
-        ticks = ((anchor_axis, (2, 5, 10, 20, 50)), (width_axis, (64, 256, 1024, 4096)))
-        for drawn, at in ticks:
-            drawn.set_xticks(at, [str(n) for n in at])
-            drawn.minorticks_off()
-        anchor_axis.legend(fontsize=8)
-        width_axis.set(xlabel="numbers an embedding, hashed")
+    for weighting, colour in zip(cj.WEIGHTINGS, PALETTE, strict=False):
+        rows = agreement[agreement["weighting"] == weighting]
+        _draw_weighting(anchor_axis, width_axis, rows, weighting, colour)
+        anchor_axis.plot(count, fresh[weighting], "x", color=colour, ms=8)
+    anchor_axis.set(xlabel="anchors", ylabel="Spearman with the exact distance")
+    plain_ticks(anchor_axis, (2, 5, 10, 20, 50))
+    plain_ticks(width_axis, (64, 256, 1024, 4096))
+    anchor_axis.legend(fontsize=8)
+    width_axis.set(xlabel="numbers an embedding, hashed")
     plt.show()
 
 
@@ -435,16 +398,13 @@ def _draw_weighting(
 
 def anchor_facts(agreement: pd.DataFrame, fresh: Mapping[str, float], count: int) -> dict[str, Any]:
     """Embeddings of record and of this page beside the exact distance."""
-    rows: list[Any] = []
-    if len(agreement):
-        kept = (agreement["case"] == "anchors") & (agreement["anchors"] == 15)
-        rows = list(agreement[kept].itertuples())
+    rows: list[Any] = [*records.matching(agreement, case="anchors", anchors=15).itertuples()]
     people = [f"{r.weighting}: {r.spearman_people:.2f} against {r.exact_spearman_people:.2f}"
               for r in rows]  # fmt: skip
     exact = [f"{r.weighting}: {r.spearman_exact:.2f}" for r in rows]
     return {
-        "anchors_table": ", ".join(exact) or MISSING,
-        "anchors_people": ", ".join(people) or MISSING,
+        "anchors_table": ", ".join(exact),
+        "anchors_people": ", ".join(people),
         "fresh_table": ", ".join(f"{w}: {v:.2f}" for w, v in fresh.items()),
         "fresh_count": count,
     }
@@ -504,8 +464,8 @@ def gpu_rates(speeds: pd.DataFrame) -> dict[str, float]:
     theirs = records.published("throughput")
     rate = theirs["iterations_per_second"] * theirs["rows"]
     rates = {f"{gpu} (published)": float(r) for gpu, r in zip(theirs["gpu"], rate, strict=True)}
-    measured = speeds[speeds["device"].str.contains("NVIDIA")] if len(speeds) else speeds
-    for name, rows in measured.groupby("device") if len(measured) else ():
+    measured = speeds[speeds["device"].str.contains("NVIDIA")]
+    for name, rows in measured.groupby("device"):
         rates[f"{name} (measured)"] = float(rows["evaluations_per_second"].max())
     return dict(sorted(rates.items(), key=lambda item: -item[1]))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
@@ -18,23 +17,25 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
+from conjure_tools import benchmarks
 from conjure_tools.baselines import lengths
-from conjure_tools.benchmarks import STS
 from conjure_tools.correlation import Correlation, Resampling, both_texts, spearman
 from conjure_tools.plots import PALETTE, forest
 from studies.pages import bracketed
 from studies.people import (
     Anew,
+    MethodTable,
     Opened,
     in_hundredths,
     interval_columns,
+    method_table,
     opened_with_people,
     styled,
     with_interval,
 )
-from studies.records import published
+from studies.records import matching, published
 
-NAMES = {name: name.upper() for name in STS} | {"stsb": "STS-B", "sickr": "SICK-R"}
+NAMES = {name: benchmarks.NAMES[name] for name in benchmarks.STS}
 METHODS = {
     "noise": "conjured, weighting noise",
     "score": "conjured, weighting score",
@@ -45,7 +46,6 @@ METHODS = {
     "text_encoder_mean": "own text encoder, mean",
     "minilm": "all-MiniLM-L6-v2",
 }
-COSINES = ["text_encoder_last", "text_encoder_mean"]
 CHEAPER = ["initial_timestep", "direct_output"]
 PAPERS = {
     "conjuring": "<b>published</b> by Liu and Soatto, 2026",
@@ -68,45 +68,15 @@ QUOTABLE = ["images", "headlines", "postediting"]
 # -- the table --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SetTable:
-    """Agreement on whole sets: rows of agreement by method and set, ρ × 100 and its means."""
-
-    pooled: pd.DataFrame
-    sets: list[str]
-    methods: list[str]
-    rho: pd.DataFrame  # methods × sets
-    weighting: str
-
-    @property
-    def mean(self) -> pd.Series:
-        """Over the sets, by method."""
-        return self.rho.mean(axis=1)
-
-    @property
-    def own(self) -> str:
-        """The pooling of the model's own text encoder that agrees better with people."""
-        return str(self.mean[COSINES].idxmax())
-
-    @property
-    def compared(self) -> list[str]:
-        """Conjured similarity, its text encoder, and a sentence encoder where there is one."""
-        return [m for m in (self.weighting, self.own, "minilm") if m in self.methods]
-
-
-def set_table(found: Opened, weighting: str) -> SetTable:
+def set_table(found: Opened, weighting: str) -> MethodTable:
     """The table of all methods and sets."""
-    pooled = found.results[found.results["group"] == ""].set_index(["method", "benchmark"])
-    pooled[["spearman", "spearman_low", "spearman_high"]] *= 100
-    sets = [s for s in NAMES if s in pooled.index.unique("benchmark")]
-    methods = [m for m in METHODS if m in pooled.index.unique("method")]
-    rho = pooled["spearman"].unstack().loc[methods, sets]
-    return SetTable(pooled, sets, methods, rho, weighting)
+    whole = matching(found.results, group="")
+    return method_table(whole, weighting, METHODS, NAMES, "benchmark")
 
 
-def table_beside_published(table: SetTable) -> Styler:
+def table_beside_published(table: MethodTable) -> Styler:
     """What was measured, and below it what was published."""
-    cells = with_interval(table.pooled).unstack().loc[table.methods, table.sets]
+    cells = with_interval(table.rows).unstack().loc[table.methods, table.keys]
     measured = cells.assign(mean=table.mean.map("{:.1f}".format))
     blocks = {"<b>measured here</b>": measured}
     every = published()
@@ -117,43 +87,20 @@ def table_beside_published(table: SetTable) -> Styler:
         cell = theirs["spearman"].map(digits.format).where(~wrong, lambda text: text + " †")
         quoted = theirs.assign(cell=cell).pivot(index="row", columns="benchmark", values="cell")
         blocks[label] = quoted.loc[theirs["row"].unique()].rename(columns={"avg7": "mean"})
-    order = [*table.sets, "mean"]
+    order = [*table.keys, "mean"]
     whole = pd.concat({label: block.reindex(columns=order) for label, block in blocks.items()})
     caption = "Spearman's ρ × 100, 95 % interval in brackets. † Of another column: see below."
     return styled(whole.rename(index=METHODS, columns=NAMES), caption)
 
 
-def of_table(found: Opened, name: str = "sts12", *, resamples: int = 300, seed: int = 0) -> str:
-    """Whether the table's intervals know that sentences recur, as the set where most do shows.
-
-    They are held against a bootstrap over pairs alone, and one that knows; a record made before
-    the second was had names neither.
-    """
-    if name not in found.joined:
-        return f"whether those of the table are, {NAMES[name]} would show, which is not at hand"
-    part, rows = found.joined[name], found.results
-    row = rows[(rows["benchmark"] == name) & (rows["method"] == "noise") & (rows["group"] == "")]
-    values, people = part["noise"].to_numpy(float), part["people"].to_numpy(float)
-    how: Any = {"resamples": resamples, "seed": seed}
-    plain, wide = (
-        one.high - one.low
-        for one in (
-            spearman(values, people, texts=texts, **how) for texts in (None, both_texts(part))
-        )
-    )
-    width = float((row["spearman_high"] - row["spearman_low"]).iloc[0])
-    alone = wide > 1.1 * plain and width < (plain + wide) / 2
-    return "those of the table are not" if alone else "and so are those of the table"
-
-
-def facts(table: SetTable) -> dict[str, Any]:
+def facts(table: MethodTable) -> dict[str, Any]:
     """What the table says, in numbers."""
     mean, rho, weighting = table.mean, table.rho, table.weighting
     pooling = {"text_encoder_last": "end of text", "text_encoder_mean": "mean over the tokens"}
     minilm = "A sentence encoder made for such tasks, all-MiniLM-L6-v2, reaches {:.1f}."
     return {
-        "n_pairs": int(table.pooled.xs(weighting)["pairs"].sum()),
-        "n_sets": len(table.sets),
+        "n_pairs": int(table.rows.xs(weighting)["pairs"].sum()),
+        "n_sets": len(table.keys),
         "weighting": weighting,
         "mean_own": mean[table.own],
         "pooling": pooling[table.own],
@@ -166,18 +113,18 @@ def facts(table: SetTable) -> dict[str, Any]:
     }
 
 
-def draw_sets(table: SetTable) -> None:
+def draw_sets(table: MethodTable) -> None:
     """ρ of every set with intervals, and the published figures of the method."""
     shown = [m for m in (*table.compared, *CHEAPER) if m in table.methods]
     figure, axis = plt.subplots(figsize=(8.5, 5.2))
-    rows = {METHODS[m]: interval_columns(table.pooled.loc[m].reindex(table.sets)) for m in shown}
-    forest(axis, rows, [NAMES[s] for s in table.sets])
+    rows = {METHODS[m]: interval_columns(table.rows.loc[m].reindex(table.keys)) for m in shown}
+    forest(axis, rows, [NAMES[s] for s in table.keys])
     every = published()
     quoted = every[every["row"] == "Conjuring similarity (SD v1.4)"].set_index("benchmark")
-    there = [s for s in table.sets if s in quoted.index]
+    there = [s for s in table.keys if s in quoted.index]
     axis.plot(
         quoted.loc[there, "spearman"],
-        [table.sets.index(s) for s in there],
+        [table.keys.index(s) for s in there],
         "D",
         color="black",
         fillstyle="none",
@@ -208,9 +155,11 @@ def draw_gains(differences: Correlations, partial: Correlations) -> None:
     plt.show()
 
 
-def gain_facts(table: SetTable, differences: Correlations, partial: Correlations) -> dict[str, Any]:
+def gain_facts(
+    table: MethodTable, differences: Correlations, partial: Correlations
+) -> dict[str, Any]:
     """Who agrees better with people, and what the pictures keep beyond the cosines."""
-    weighting, own, sets = table.weighting, table.own, len(table.sets)
+    weighting, own, sets = table.weighting, table.own, len(table.keys)
     ahead = int((table.rho.loc[weighting] > table.rho.loc[own]).sum())
     verdict = (
         f"Under “{weighting}” the pictures agree with people better than this encoder on {ahead} "
@@ -237,7 +186,7 @@ def gain_facts(table: SetTable, differences: Correlations, partial: Correlations
 FITTED = {"frechet": "Fréchet distance", "jeffreys": "Jeffreys divergence"}
 
 
-def fitted_gaussians(found: Opened, table: SetTable, **how: Unpack[Resampling]) -> pd.DataFrame:
+def fitted_gaussians(found: Opened, table: MethodTable, **how: Unpack[Resampling]) -> pd.DataFrame:
     """Correlations by set and method on the pairs that Gaussians were fitted for; may be empty."""
     fitted = [m for m in FITTED if m in found.table and found.table[m].notna().any()]
     rows = {}
@@ -339,7 +288,7 @@ def correction_facts(quoted: Mapping[str, pd.Series]) -> dict[str, float]:
 # -- by kind of text --------------------------------------------------------------------------
 
 
-def subsets(found: Opened, table: SetTable) -> pd.DataFrame:
+def subsets(found: Opened, table: MethodTable) -> pd.DataFrame:
     """Agreement of the compared methods on every subset, with its genre; STS-B is left out."""
     kind = {subset: genre for genre, names in GENRES.items() for subset in names}
     results = found.results
@@ -371,7 +320,7 @@ def by_genre(sliced: pd.DataFrame, weighting: str) -> pd.DataFrame:
     return genres.unstack("method").loc[order]
 
 
-def draw_genres(sliced: pd.DataFrame, genres: pd.DataFrame, table: SetTable) -> None:
+def draw_genres(sliced: pd.DataFrame, genres: pd.DataFrame, table: MethodTable) -> None:
     """Every subset, in bands of its genre."""
     single = sliced.assign(row=sliced["benchmark"].map(NAMES) + " " + sliced["group"])
     single = single.replace({"row": {"SICK-R SICK": "SICK-R"}})
@@ -396,7 +345,7 @@ def draw_genres(sliced: pd.DataFrame, genres: pd.DataFrame, table: SetTable) -> 
     plt.show()
 
 
-def genre_table(genres: pd.DataFrame, table: SetTable) -> pd.DataFrame:
+def genre_table(genres: pd.DataFrame, table: MethodTable) -> pd.DataFrame:
     """The means by genre in words, and conjured less text encoder."""
     small = pd.DataFrame(
         {
@@ -414,7 +363,7 @@ def genre_table(genres: pd.DataFrame, table: SetTable) -> pd.DataFrame:
     ).rename_axis("kind of text")
 
 
-def genre_facts(genres: pd.DataFrame, table: SetTable) -> dict[str, Any]:
+def genre_facts(genres: pd.DataFrame, table: MethodTable) -> dict[str, Any]:
     """Where agreement is best and worst, alone and next to the text encoder."""
     rho = genres["value", table.weighting]
     less = rho - genres["value", table.own]
@@ -507,7 +456,7 @@ def cut_share(alone: pd.DataFrame) -> pd.Series:
 
 
 def length_facts(
-    lengths: Mapping[str, pd.DataFrame], alone: pd.DataFrame, table: SetTable
+    lengths: Mapping[str, pd.DataFrame], alone: pd.DataFrame, table: MethodTable
 ) -> dict[str, Any]:
     """From the shortest to the longest sentences."""
     sentence = "The slices by length need the sentences, which are not at hand in this run."
@@ -540,7 +489,7 @@ def disagreements(ranked: pd.DataFrame, weighting: str, count: int) -> pd.DataFr
     return pd.concat(halves, ignore_index=True)
 
 
-def draw_gallery(gallery: pd.DataFrame, pictures: Sequence[np.ndarray], table: SetTable) -> None:
+def draw_gallery(gallery: pd.DataFrame, pictures: Sequence[np.ndarray], table: MethodTable) -> None:
     """Both pictures of every pair, its sentences, and where three judges put it within its set."""
     if not len(gallery):
         return
@@ -566,7 +515,7 @@ def draw_gallery(gallery: pd.DataFrame, pictures: Sequence[np.ndarray], table: S
     plt.show()
 
 
-def blamed(alone: pd.DataFrame, table: SetTable) -> tuple[pd.DataFrame, int]:
+def blamed(alone: pd.DataFrame, table: MethodTable) -> tuple[pd.DataFrame, int]:
     """Mean percentiles of the hundredth of pairs most apart, either way; and how many they are."""
     if not len(alone):
         return alone, 0
@@ -577,7 +526,7 @@ def blamed(alone: pd.DataFrame, table: SetTable) -> tuple[pd.DataFrame, int]:
     return pd.DataFrame({k: part[judges].mean() for k, part in kinds.items()}).T, count
 
 
-def blame_facts(blame: pd.DataFrame, table: SetTable) -> dict[str, Any]:
+def blame_facts(blame: pd.DataFrame, table: MethodTable) -> dict[str, Any]:
     """With whom the text encoder sides."""
     sentences = []
     for label in blame.index if len(blame) else ():

@@ -117,7 +117,11 @@ def middle_95(values: Sequence[float]) -> tuple[float, float]:
 def told_apart(
     first: np.ndarray, second: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """`above`, and the ends of its interval over the pairs of both lists."""
+    """`above`, and the ends of its interval over the pairs of both lists.
+
+    By hand: scipy's bootstrap takes a statistic along the axis that is drawn, and here pairs are
+    drawn and their words compared.
+    """
     drawn = [above(redrawn(first, rng), redrawn(second, rng)) for _ in range(resamples)]
     return above(first, second), *middle_95(drawn)
 
@@ -185,7 +189,10 @@ def partner_nearer(distances: np.ndarray) -> np.ndarray:
 def partners(
     between: Mapping[str, np.ndarray], resamples: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """By list, how often a partner is nearer, and how far related and unrelated words are."""
+    """By list, how often a partner is nearer, and how far related and unrelated words are.
+
+    By hand: one resample serves two intervals, and in the second it may be that of another list.
+    """
     things = between["things"][0]
     related, rows = np.median(things), {}
     for kind, found in between.items():

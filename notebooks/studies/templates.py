@@ -23,8 +23,8 @@ from studies.neighbourhoods import (
     published_value,
     spoken,
 )
-from studies.pages import bracketed
-from studies.records import Overlay, Record, opened
+from studies.pages import bracketed, bracketed_of
+from studies.records import Overlay, Record, results_of_record
 
 FEATURES = {"unet": "U-Net", "latents": "latents"}
 """Spaces of the pictures as a page calls them."""
@@ -37,7 +37,6 @@ class Judged:
     images: pd.DataFrame  # class means of both kinds of features
     table: pd.DataFrame  # template, class, error, rank, predicted
     notes: dict[str, Any]
-    recorded: bool  # as opposed to a small study that stands in for the record
 
     @property
     def classes(self) -> list[str]:
@@ -60,24 +59,18 @@ class Judged:
         return {kind: np.stack(list(self.images[kind])).astype(float) for kind in FEATURES}
 
 
-def judged_templates(
-    process: cj.GenerativeProcess, classes: int, templates: int, recompute: bool
-) -> Judged:
-    """The records, or all of it made anew, or else a study of a few classes and templates."""
+def judged_templates(process: cj.GenerativeProcess, recompute: bool) -> Judged:
+    """The records, or all of it made anew.
+
+    Raises:
+        FileNotFoundError: a record is not there; the message names the command that makes it.
+    """
     if recompute:
         every = zero_shot.emoji_of(zero_shot.CLASSES, everything=True)
         images = zero_shot.class_means(process, every)
-        table = zero_shot.judge_all(process, every, zero_shot.TEMPLATES)
-        return Judged(images, table, {}, recorded=True)
-    of_images, of_templates = opened("nngs_images"), opened("nngs_templates")
-    if of_images and of_templates:
-        return Judged(of_images.table, of_templates.table, of_templates.notes, recorded=True)
-    print("A small study that is made here stands in for it.")
-    names = zero_shot.SHIPPED[:: max(1, len(zero_shot.SHIPPED) // classes)][:classes]
-    few = zero_shot.emoji_of(names, everything=False)
-    images = zero_shot.class_means(process, few)
-    table = zero_shot.judge_all(process, few, zero_shot.TEMPLATES[:templates])
-    return Judged(images, table, {}, recorded=False)
+        return Judged(images, zero_shot.judge_all(process, every, zero_shot.TEMPLATES), {})
+    images, judged = (results_of_record(f"nngs_{name}") for name in ("images", "templates"))
+    return Judged(images.table, judged.table, judged.notes)
 
 
 def class_vectors(process: cj.GenerativeProcess, found: Judged) -> dict[str, np.ndarray]:
@@ -128,7 +121,7 @@ def template_correlations(found: pd.DataFrame, k: int) -> Styler:
     theirs = of_authors("zero-shot").assign(low=np.nan, high=np.nan)
     theirs["space"] += ", published"
     both = spoken(pd.concat([found.replace({"space": FEATURES}), theirs[found.columns]]))
-    both["r [95 %]"] = [bracketed((r.value, r.low, r.high), ".2f") for r in both.itertuples()]
+    both["r [95 %]"] = [bracketed_of(r, ".2f") for r in both.itertuples()]
     wide = both.pivot(index="space", columns=["measure", "statistic"], values="r [95 %]")
     return wide.style.set_caption(
         f"Correlation over templates with the accuracy of naming, k = {k}"
@@ -227,9 +220,6 @@ def facts(
         "n_templates": len(judged.templates),
         "n_negated": int(denied.sum()),
         "n_classes": len(judged.classes),
-        "template_source": "the record"
-        if judged.recorded
-        else "a small study made here for want of it",
         "accuracy_denied": denial(100 * unet["accuracy"], denied, ".0f"),
         "nngs_denied": denial(unet["nngs"], denied, ".3f"),
         "best_template": f"“{top.iloc[-1]}”",

@@ -212,7 +212,7 @@ def of_record(
     process: cj.GenerativeProcess, here: pd.DataFrame, tolerance: float
 ) -> tuple[Record | None, Overlay]:
     """The record, and the pairs of this page laid over it."""
-    nothing = laid_over("tolerance", pd.DataFrame(columns=["recorded", "fresh"]))
+    nothing = laid_over("tolerance")
     found = opened("tolerance")
     if found is None or process.name != found.notes["model"]:
         return None, nothing

@@ -6,7 +6,6 @@ Similarities come from `of_record`; ρ stands × 100 in everything that is shown
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
@@ -18,7 +17,7 @@ from scipy.stats import rankdata
 
 import conjure_lib as cj
 from conjure_lib.engine import chunks
-from conjure_tools.benchmarks import load_concreteness
+from conjure_tools import benchmarks
 from conjure_tools.correlation import (
     Correlation,
     Resampling,
@@ -29,26 +28,22 @@ from conjure_tools.correlation import (
 )
 from conjure_tools.plots import PALETTE, forest, picture_grid
 from conjure_tools.runs import stratified
-from studies.pages import bracketed
+from studies.pages import bracketed, bracketed_of
 from studies.people import (
     Anew,
+    MethodTable,
     Opened,
     in_hundredths,
     interval_columns,
+    method_table,
     opened_with_people,
     styled,
     with_interval,
 )
+from studies.probes import COSINES
 from studies.records import texts_of
 
-NAMES = {
-    "rg65": "RG-65",
-    "simlex999": "SimLex-999",
-    "simverb3500": "SimVerb-3500",
-    "wordsim353": "WordSim-353",
-    "wordsim353_similarity": "WordSim-353, similarity",
-    "wordsim353_relatedness": "WordSim-353, relatedness",
-}
+NAMES = {name: title for name, title in benchmarks.NAMES.items() if name in benchmarks.WORDS}
 METHODS = {
     "noise": "conjured, noise",
     "score": "conjured, score",
@@ -59,7 +54,6 @@ METHODS = {
     "text_encoder_mean": "text encoder, mean",
     "minilm": "MiniLM",
 }
-COSINES = ["text_encoder_last", "text_encoder_mean"]
 GROUPS = {  # set and part of speech, in the order of the figures
     ("rg65", ""): "RG-65 (nouns)",
     ("simlex999", ""): "SimLex-999",
@@ -80,42 +74,16 @@ NOUNS, VERBS = "nouns of SimLex-999", "verbs of SimVerb-3500"
 # -- the table --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class GroupTable:
-    """Agreement by group: rows of agreement by method, set and part of speech, and ρ × 100."""
-
-    grouped: pd.DataFrame
-    groups: list[tuple[str, str]]
-    methods: list[str]
-    rho: pd.DataFrame  # groups × methods
-    weighting: str
-
-    @property
-    def own(self) -> str:
-        """The pooling of the model's own text encoder that agrees better with people."""
-        return str(self.rho[COSINES].mean().idxmax())
-
-    @property
-    def columns(self) -> list[str]:
-        """What `statistics` takes: conjured, people, own cosine, other cosine."""
-        return [self.weighting, "people", self.own, *(c for c in COSINES if c != self.own)]
-
-
-def group_table(found: Opened, weighting: str) -> GroupTable:
+def group_table(found: Opened, weighting: str) -> MethodTable:
     """The table of all methods and groups."""
-    grouped = found.results.set_index(["method", "benchmark", "group"])
-    grouped[["spearman", "spearman_low", "spearman_high"]] *= 100
-    methods = [m for m in METHODS if m in grouped.index.unique("method")]
-    groups = [g for g in GROUPS if (weighting, *g) in grouped.index]
-    rho = grouped["spearman"].unstack("method").loc[groups, methods]
-    return GroupTable(grouped, groups, methods, rho, weighting)
+    return method_table(found.results, weighting, METHODS, GROUPS, "benchmark", "group")
 
 
-def show_table(table: GroupTable) -> Styler:
+def show_table(table: MethodTable) -> Styler:
     """ρ with intervals, and the numbers of pairs."""
-    cells = with_interval(table.grouped).unstack("method").loc[table.groups, table.methods]
-    pairs = table.grouped["pairs"].loc[table.weighting].loc[table.groups].to_numpy()
-    cells = cells.set_axis([GROUPS[g] for g in table.groups])
+    cells = with_interval(table.rows).unstack("method").loc[table.keys, table.methods]
+    pairs = table.rows["pairs"].loc[table.weighting].loc[table.keys].to_numpy()
+    cells = cells.set_axis([GROUPS[g] for g in table.keys])
     cells["pairs"] = [f"{n:,}" for n in pairs]
     caption = "Spearman's ρ × 100, 95 % interval in brackets"
     return styled(cells.rename(columns=METHODS), caption)
@@ -135,12 +103,13 @@ def beyond_cosines(
     return kept
 
 
-def draw_groups(table: GroupTable, kept: Mapping[str, Correlation]) -> None:
+def draw_groups(table: MethodTable, kept: Mapping[str, Correlation]) -> None:
     """ρ by group, and what is left of it given both cosines."""
-    shown = [m for m in (table.weighting, table.own, "minilm") if m in table.methods]
-    labels = [GROUPS[g] for g in table.groups]
+    labels = [GROUPS[g] for g in table.keys]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 5), sharey=True, width_ratios=[1.5, 1])
-    rows = {METHODS[m]: interval_columns(table.grouped.loc[m].reindex(table.groups)) for m in shown}
+    rows = {
+        METHODS[m]: interval_columns(table.rows.loc[m].reindex(table.keys)) for m in table.compared
+    }
     forest(left, rows, labels, zero=True)
     left.set_xlabel("Spearman's ρ × 100")
     if kept:
@@ -184,7 +153,10 @@ def bootstrap(x: np.ndarray, key: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def shuffled(x: np.ndarray, y: np.ndarray, key: int, resamples: int, seed: int) -> np.ndarray:
-    """Differences of the statistics of two groups (n, 4), (m, 4) under shuffled labels."""
+    """Differences of the statistics of two groups (n, 4), (m, 4) under shuffled labels.
+
+    By hand: scipy's permutation_test takes a statistic of each column, and here four make three.
+    """
     pooled = np.concatenate([rankdata(g, axis=0) / (len(g) + 1) for g in (x, y)])
     order = np.tile(np.arange(len(pooled)), (resamples, 1))
     order = np.random.default_rng([seed, key]).permuted(order, axis=1)
@@ -291,14 +263,14 @@ def in_words(row: pd.Series) -> str:
     return bracketed(row[["difference", "low", "high"]], "+.1f", ".1f")
 
 
-def facts(table: GroupTable, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def facts(table: MethodTable, gaps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """How many pairs there are, and what the test says of the claim."""
-    whole = [g for g in table.groups if not g[1] and not g[0].startswith("wordsim353_")]  # parts
-    pairs = int(table.grouped.loc[table.weighting].loc[whole, "pairs"].sum())
+    whole = [g for g in table.keys if not g[1] and not g[0].startswith("wordsim353_")]  # parts
+    pairs = int(table.rows.loc[table.weighting].loc[whole, "pairs"].sum())
     said = {"n_pairs": pairs, "weighting": table.weighting}
     if gaps:
         return said | {name: Markdown(f"{text}.") for name, text in claims(gaps).items()}
-    reached = (table.rho.loc[("simlex999", p), table.weighting] for p in "NVA")
+    reached = (table.rho.loc[table.weighting, ("simlex999", p)] for p in "NVA")
     answer = Markdown(
         "Nouns, verbs and adjectives of SimLex-999 reach "
         f"{', '.join(f'{value:.1f}' for value in reached)} (× 100); a test of the difference needs "
@@ -365,7 +337,8 @@ def some_words(simlex: pd.DataFrame, count: int, seed: int) -> list[str]:
 def relation(found: Opened, columns: Sequence[str], resamples: int, seed: int) -> pd.DataFrame:
     """The statistics on both parts of WordSim-353, and their difference with its interval.
 
-    The parts share the unrelated pairs, so resamples are drawn from the union and serve both.
+    The parts share the unrelated pairs, so resamples are drawn from the union and serve both. By
+    hand: scipy's bootstrap could draw no more than their row numbers, and what follows is the rest.
     """
     two = ("wordsim353_similarity", "wordsim353_relatedness")
     if not all(name in found.joined for name in two):
@@ -416,7 +389,7 @@ def relation_facts(rows: pd.DataFrame) -> dict[str, Any]:
 def concrete_pairs(found: Opened) -> dict[str, pd.DataFrame]:
     """Pairs whose two words are rated, with their mean concreteness; sets with forty or more."""
     try:
-        ratings = load_concreteness()
+        ratings = benchmarks.load_concreteness()
     except FileNotFoundError as error:
         print("No slices by concreteness:", error)
         return {}
@@ -436,7 +409,7 @@ def concrete_pairs(found: Opened) -> dict[str, pd.DataFrame]:
 
 
 def by_concreteness(
-    part: pd.DataFrame, table: GroupTable, **how: Unpack[Resampling]
+    part: pd.DataFrame, table: MethodTable, **how: Unpack[Resampling]
 ) -> dict[str, pd.DataFrame]:
     """By method, ρ in the quartiles of concreteness, with the mean of each."""
     slices = part.groupby(pd.qcut(part["concreteness"], 4, labels=False))
@@ -484,7 +457,8 @@ def matched_rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of either, one to one and nearest first, whose concreteness differs by so much at most.
 
-    Greedy: the nearest couple is taken out, then the nearest of the rest.
+    Greedy: the nearest couple is taken out, then the nearest of the rest. By hand: scipy's
+    linear_sum_assignment makes the sum of all differences small, and knows of no largest one.
     """
     a, b = first["concreteness"].to_numpy(), second["concreteness"].to_numpy()
     apart = np.abs(a[:, None] - b[None])
@@ -552,7 +526,7 @@ def trend_facts(
 
 
 def control(
-    some: pd.DataFrame, table: GroupTable, **how: Unpack[Resampling]
+    some: pd.DataFrame, table: MethodTable, **how: Unpack[Resampling]
 ) -> dict[str, Correlation]:
     """How the trained and the untrained U-Net agree with people, alone and given the cosines.
 
@@ -609,7 +583,7 @@ def control_facts(found: Mapping[str, Correlation]) -> dict[str, Any]:
             f"{100 * plain.value:.1f} and one with random weights, behind the same text encoder, "
             f"at {100 * stirred.value:.1f}; with the cosines held constant the trained one keeps "
             f"{100 * given.value:.1f}, with the random one held constant too "
-            f"{bracketed((100 * x for x in (last.value, last.low, last.high)), '.1f')}, {outcome}."
+            f"{bracketed_of(last, '.1f', times=100)}, {outcome}."
         )
     return {"control_sentence": Markdown(sentence)}
 

@@ -23,7 +23,7 @@ from conjure_tools.encoders import encoder_folder
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.weights import pretrained, reader
 from studies.records import ROOT, kept_table
-from training import pictures, sources
+from training import pictures
 
 SOURCES = ROOT / "_training" / "sources"
 SAMPLE = ROOT / "data" / "emoji-sample"
@@ -89,11 +89,7 @@ def emoji_of(names: Sequence[str], everything: bool) -> list[pictures.Emoji]:
 
     Bitmaps are scaled to a cell of the repository's sheet, so that both give the same pixels.
     """
-    if everything:
-        sources.fetch(SOURCES)
-        known = pictures.load_emoji(SOURCES / sources.FONT, SOURCES / sources.ANNOTATIONS)
-    else:
-        known = pictures.load_sample(SAMPLE)
+    known = pictures.fetched_emoji(SOURCES) if everything else pictures.load_sample(SAMPLE)
     by_name = {e.name: e for e in known}
     return [_in_cell(by_name[name]) for name in names if name in by_name]
 
@@ -131,7 +127,7 @@ def as_latents(process: cj.GenerativeProcess, drawn: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def features(process: cj.GenerativeProcess, clean: Tensor, seed: int = 0) -> np.ndarray:
+def features(process: cj.GenerativeProcess, clean: Tensor) -> np.ndarray:
     """The U-Net's middle features of latents (n, *latent_shape), averaged over places: (n, width).
 
     Noised to each of ``TIMES``, under the empty prompt; the means over the timesteps.
@@ -142,7 +138,7 @@ def features(process: cj.GenerativeProcess, clean: Tensor, seed: int = 0) -> np.
     empty = process.encode([""])[[0] * len(clean)]
     try:
         for i, t in enumerate(TIMES):
-            x = noised(process, clean, process.noise([i], seed), t)
+            x = noised(process, clean, process.noise([i], 0), t)
             process.eps(x, torch.full((len(clean),), t, device=process.device), empty)
     finally:
         hook.remove()

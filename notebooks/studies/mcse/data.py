@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ from tqdm import tqdm
 import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_tools import baselines
-from studies.records import ROOT
+from studies.records import ROOT, in_place
+from training.autoencoder import encoded
+from training.pictures import Picture, caption, compose, fetched_emoji
+from training.sources import WORDNET
+from training.text_encoder import sample_texts, wordnet_texts
 
 SOURCES = ROOT / "_training" / "sources"
 RESNET = "microsoft/resnet-50"
@@ -70,28 +75,16 @@ def emoji_pairs(
     emoji: Sequence[Any], count: int, vae: Any, seed: int = 10
 ) -> tuple[list[str], Tensor]:
     """``count`` pictures of emoji: one random caption of each, and their latents (count, d)."""
-    from training.autoencoder import to_tensor
-    from training.pictures import Picture, caption, compose, draw
-
     rng = np.random.default_rng(seed)
     alone = count * 3 // 5  # every emoji about equally often, the rest are scenes
     pictures = [Picture((k % len(emoji),), "single") for k in range(alone)]
     pictures += compose(count - alone, len(emoji), rng)
     captions = [caption(picture, emoji, rng) for picture in pictures]
-    latents = []
-    for first in range(0, count, 64):
-        drawn = np.stack([draw(p, emoji) for p in pictures[first : first + 64]])
-        with torch.no_grad():
-            found = vae.encode(to_tensor(drawn).to(vae.device, vae.dtype)).latent_dist.mode()
-        latents.append(found.float().cpu())
-    return captions, torch.cat(latents).flatten(1)
+    return captions, encoded(vae, pictures, emoji).flatten(1)
 
 
 def glosses(count: int) -> list[str]:
     """``count`` definitions and examples of WordNet of 4 to 12 words, chosen once."""
-    from training.sources import WORDNET
-    from training.text_encoder import sample_texts, wordnet_texts
-
     found = wordnet_texts(SOURCES / WORDNET)
     return sample_texts([text for text in found if 4 <= len(text.split()) <= 12], count)
 
@@ -152,11 +145,7 @@ def emoji_data(plan: Any, process: cj.GenerativeProcess, folder: Path) -> Data:
     """The corpora of the record; kept in ``folder``. Held out are as many captions as glosses."""
     file, words = folder / "images.safetensors", folder / "texts.json"
     if not file.is_file():
-        from training.pictures import load_emoji
-        from training.sources import ANNOTATIONS, FONT, fetch
-
-        fetch(SOURCES)
-        emoji = load_emoji(SOURCES / FONT, SOURCES / ANNOTATIONS)
+        emoji = fetched_emoji(SOURCES)
         vae = process.modules["vae"]
         captions, latents = emoji_pairs(emoji, plan.pairs, vae)
         others, _ = emoji_pairs(emoji, 4 * plan.held_out, vae, seed=11)
@@ -164,10 +153,9 @@ def emoji_data(plan: Any, process: cj.GenerativeProcess, folder: Path) -> Data:
         texts = found[: plan.texts]
         fresh = [c for c in dict.fromkeys(others) if c not in set(captions)][: plan.held_out // 2]
         made = images_of(process, texts, captions, latents, anchors=plan.anchors, steps=plan.steps)
-        folder.mkdir(parents=True, exist_ok=True)
-        words.write_text(json.dumps([texts, captions, found[plan.texts :] + fresh]), "utf-8")
-        save_file(made, file.with_suffix(".partial"))
-        file.with_suffix(".partial").replace(file)
+        said = json.dumps([texts, captions, found[plan.texts :] + fresh])
+        in_place(words, lambda part: part.write_text(said, "utf-8"))
+        in_place(file, partial(save_file, made))
     texts, captions, held_out = json.loads(words.read_text("utf-8"))
     return Data(texts, captions, kinds_of(load_file(file), len(texts)), held_out)
 
@@ -204,9 +192,9 @@ def photo_data(
 def one_caption_each(file: Path, wanted: set[str] | None, seed: int = 0) -> list[tuple[str, str]]:
     """(file name, caption) of every wanted photograph, one of its captions at random."""
     by_name: dict[str, list[str]] = {}
-    for name, caption in _captions(file):
+    for name, said in _captions(file):
         if wanted is None or Path(name).stem in wanted:
-            by_name.setdefault(name, []).append(caption)
+            by_name.setdefault(name, []).append(said)
     if not by_name:
         raise ValueError(f"{file} has no caption of the photographs that are wanted")
     rng = np.random.default_rng(seed)
@@ -239,11 +227,8 @@ def photo_features(files: Sequence[Path], cache: Path, model: str) -> Tensor:
             with Image.open(file) as photo:
                 pixels = np.asarray(photo.convert("RGB"))[None] / 255
             rows.append(torch.from_numpy(features(pixels)).flatten(1))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_suffix(".partial")
-        save_file({"features": torch.cat(rows)}, partial)
-        cache.with_suffix(".json").write_text(json.dumps(names))
-        partial.replace(cache)
+        in_place(cache.with_suffix(".json"), lambda part: part.write_text(json.dumps(names)))
+        in_place(cache, partial(save_file, {"features": torch.cat(rows)}))
     if json.loads(cache.with_suffix(".json").read_text()) != names:
         raise ValueError(f"{cache} was made of other photographs: delete it")
     return load_file(cache)["features"]

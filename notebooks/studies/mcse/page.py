@@ -20,21 +20,20 @@ from conjure_tools import benchmarks
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.grounding import embed, load_encoder
 from conjure_tools.plots import PALETTE
-from studies.mcse.data import EVERY, REAL, SHUFFLED, photo_data
+from studies.mcse.data import EVERY, REAL, SHUFFLED
 from studies.mcse.live import Imitation
-from studies.mcse.study import WORK, make, summary
+from studies.mcse.study import WORK, make, of_photographs
 from studies.mcse.trainings import (
     DEV,
     SIMCSE,
     UNTRAINED,
     Plan,
-    all_runs,
     full,
     spearman_rho,
     tested,
 )
 from studies.pages import bracketed
-from studies.records import ROOT, Overlay, Record, laid_over, opened, published, weights_in
+from studies.records import ROOT, Overlay, Record, laid_over, matching, opened, published
 
 NAMES = {
     "stsb": "STS-B, test",
@@ -68,15 +67,13 @@ class Photographs:
     def study(self, encoder: str, seeds: int) -> Study:
         """The study of photographs, resumable; empty if its captions are not there."""
         given = Path(os.environ.get("CONJURE_DATA", ROOT))
-        plan = full(encoder, seeds, texts=bool(self.texts))
         if not (given / self.captions).is_file():
             print(f"There is no file {self.captions} in CONJURE_DATA: its study is left out.")
+            plan = full(encoder, seeds, texts=bool(self.texts))
             return Study(plan, Record("grounding", pd.DataFrame(), {}), of_record=False)
         names, texts = (given / f if f else None for f in (self.names, self.texts))
-        key = plan.key(self.captions + self.texts + self.names)
-        work = WORK / f"{Path(encoder).name}-{key}"
-        photos = photo_data(texts, given / self.captions, given / self.folder, names, work)
-        table = summary(plan, all_runs(plan, photos, work))
+        where = texts, given / self.captions, given / self.folder, names
+        plan, photos, table, _ = of_photographs(encoder, seeds, *where)
         sizes = [len(photos.texts), len(photos.captions), 0]
         notes = {"texts": sizes, "plan": {"seeds": seeds}}
         return Study(plan, Record("grounding", table, notes), of_record=False)
@@ -96,11 +93,10 @@ def study(
     if recompute:
         table, notes = make(plan, process, WORK / plan.key(weights_hash(process)))
         return Study(plan, Record("grounding", table, notes))
-    found = opened("grounding") or Record("grounding", pd.DataFrame(), {})
-    known = weights_in(found)
-    if known and process.name == EMBEDDED and weights_hash(process) not in known:
-        laid_over("grounding", pd.DataFrame(columns=["recorded", "fresh"]), others=True)
-    return Study(plan, found)
+    found = opened("grounding")
+    if found and process.name == EMBEDDED:
+        found.checked(weights_hash(process))
+    return Study(plan, found or Record("grounding", pd.DataFrame(), {}))
 
 
 @dataclass(frozen=True)
@@ -122,12 +118,7 @@ class Study:
     def rows(self, study: str, **where: Any) -> pd.DataFrame:
         """Rows of one part of the table; none where there is no table."""
         table = self.record.table
-        if not self.there:
-            return table
-        rows = table[table["study"] == study]
-        for column, value in where.items():
-            rows = rows[rows[column] == value]
-        return rows
+        return matching(table, study=study, **where) if self.there else table
 
     @cached_property
     def shown(self) -> list[str]:
@@ -223,7 +214,6 @@ class Study:
             down = int(((gaps["high"] < 0) & (gaps["pairs_high"] < 0)).sum())
         return {
             "n_gaps": n,
-            "n_clear": up + down,
             "n_up": up,
             "n_down": down,
             "by_chance": 0.05 * n,
@@ -287,7 +277,7 @@ class Study:
 def made_anew(study: Study) -> Overlay:
     """One value of the record made anew: the untrained encoder of the first seed on SimLex-999."""
     if not (study.there and study.of_record):
-        return laid_over("grounding", pd.DataFrame(columns=["recorded", "fresh"], dtype=float))
+        return laid_over("grounding")
     encoder, tokenizer = load_encoder(study.plan.encoder, seed=0)
     measured = tested(["simlex999"], lambda texts: embed(encoder, tokenizer, texts))
     human = benchmarks.load_pairs("simlex999")["score"]

@@ -39,6 +39,8 @@ from studies.mcse.trainings import (
 )
 from studies.records import texts_of
 
+TURNS = 3  # in which teacher and student are timed
+
 
 class Student(nn.Module):
     """A text encoder with a linear head that learns to write a conjured embedding.
@@ -220,7 +222,6 @@ def speed(
     pairs: Sequence[tuple[str, str]],
     *,
     few: int = 8,
-    repeats: int = 3,
     batch_size: int = 64,
 ) -> dict[str, float]:
     """Seconds a pair by Algorithm 1 (ten steps, two draws) and by the student, taken in turns.
@@ -230,7 +231,7 @@ def speed(
     """
     texts, some = [text for pair in pairs for text in pair], pairs[:few]
     seconds, before = [], process.evaluations
-    for _ in range(repeats):
+    for _ in range(TURNS):
         began = time.perf_counter()
         cj.distances(process, some, draws=2, weighting=WEIGHTING, batch_size=batch_size)
         between = time.perf_counter()
@@ -242,5 +243,5 @@ def speed(
         "teacher_seconds": float(np.median(by_turn[:, 0])),
         "student_seconds": float(np.median(by_turn[:, 1])),
         "ratio": float(np.median(by_turn[:, 0] / by_turn[:, 1])),
-        "evaluations_per_pair": (process.evaluations - before) / (len(some) * repeats),
+        "evaluations_per_pair": (process.evaluations - before) / (len(some) * TURNS),
     }

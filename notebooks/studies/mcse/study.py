@@ -28,7 +28,7 @@ from conjure_lib import EMBEDDED
 from conjure_tools import benchmarks, runs
 from conjure_tools.fingerprints import weights_hash
 from studies.ablations import rank_correlations
-from studies.mcse.data import RESNET, SHUFFLED, emoji_data, photo_data
+from studies.mcse.data import RESNET, SHUFFLED, Data, emoji_data, photo_data
 from studies.mcse.student import distillation
 from studies.mcse.trainings import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full
 from studies.records import ROOT, Made
@@ -55,14 +55,26 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="one a line; without, λ 0.05 on the pairs only")
     parser.add_argument("--seeds", type=int, default=Plan.seeds)
     given = parser.parse_args()
-    plan = full(given.encoder, given.seeds, texts=given.texts is not None)
-    files = f"{given.texts} {given.captions} {given.names} {given.features}"
-    folder = WORK / f"{Path(given.encoder).name}-{plan.key(files)}"
     where = given.texts, given.captions, given.photos, given.names
-    data = photo_data(*where, folder, given.features)
-    table = summary(plan, all_runs(plan, data, folder))
+    _, _, table, folder = of_photographs(given.encoder, given.seeds, *where, given.features)
     table.to_parquet(folder / "table.parquet", index=False)
     print(table[table["study"] == "mean"].to_string(), f"\nin {folder / 'table.parquet'}")
+
+
+def of_photographs(
+    encoder: str,
+    seeds: int,
+    texts: Path | None,
+    captions: Path,
+    photos: Path,
+    names: Path | None,
+    model: str = RESNET,
+) -> tuple[Plan, Data, pd.DataFrame, Path]:
+    """The study of the full setting, resumable: plan, corpora, table, and where they are kept."""
+    plan = full(encoder, seeds, texts=texts is not None)
+    folder = WORK / f"{Path(encoder).name}-{plan.key(f'{texts} {captions} {names} {model}')}"
+    data = photo_data(texts, captions, photos, names, folder, model)
+    return plan, data, summary(plan, all_runs(plan, data, folder)), folder
 
 
 def make(

@@ -193,23 +193,8 @@ def tested(sets: Sequence[str], embedding: Embedding) -> dict[str, Any]:
             found["geometry"][name] = {
                 "alignment": alignment(first[like], second[like]),
                 "uniformity": uniformity(torch.cat([first, second]).unique(dim=0)),
-                **by_batch(first, second, like),
             }
     return found
-
-
-def by_batch(first: Tensor, second: Tensor, like: Tensor, size: int = 128) -> dict[str, float]:
-    """Alignment and uniformity as the authors' evaluation has them: means over batches of pairs.
-
-    A batch without a like pair counts as an alignment of 0 there, and so here.
-    """
-    parts = list(zip(first.split(size), second.split(size), like.split(size), strict=True))
-    return {
-        "alignment by batch": float(
-            np.mean([alignment(x[w], y[w]) if w.any() else 0.0 for x, y, w in parts])
-        ),
-        "uniformity by batch": float(np.mean([uniformity(torch.cat([x, y])) for x, y, _ in parts])),
-    }
 
 
 def rounded(values: Tensor) -> list[float]:
