@@ -11,7 +11,7 @@
 #   make html    the book from chapters that are executed already
 #   make browse  open every page of the built book in a browser, and check it
 #   make bench   measure speed and scale, for chapter 14 (twenty minutes on two quiet cores)
-#   make records make the results of record, all that are missing or NAME="words sts" (hours in all)
+#   make records make the results of record, NAME="words sts", or all that this code has not made yet
 #   make start   record the run of the start page anew (a minute)
 #   make pdf     the built book as one file to print: _build/conjuring.pdf
 #   make train   make, or go on making, the embedded model (hours)

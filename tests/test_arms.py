@@ -263,7 +263,8 @@ def test_the_record_of_agreement_shares_the_runs_of_the_words(
     monkeypatch.setattr(arms.records, "WORK", tmp_path / "records")
     monkeypatch.setattr(arms, "DRAWS", {"rg65": 1, "simlex999": 1})
     found, notes = arms.agreement_of_models(tmp_path / "work", 2)
-    assert sorted(f.name for f in (tmp_path / "records").iterdir()) == ["rg65", "simlex999"]
+    (kept,) = (tmp_path / "records").iterdir()
+    assert sorted(f.name for f in kept.iterdir()) == ["rg65", "simlex999"]
     assert notes["arms"] == {}
     assert set(found["model"]) == {"shipped", "untrained"} and len(found) == 2 * 2 * 5 * 2
     assert found["spearman"].between(-1, 1).all()

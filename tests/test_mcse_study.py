@@ -213,7 +213,7 @@ def test_the_setting_of_the_paper_runs(
     BertModel(config).save_pretrained(photographs / "bert")
     (photographs / "texts.txt").write_text("\n".join(f"a sentence of {w}" for w in WORDS[:70]))
     monkeypatch.setattr(benchmarks, "load_pairs", small_sets)
-    monkeypatch.setattr(grounding, "WORK", photographs / "work")
+    monkeypatch.setattr(grounding, "work", lambda study: photographs / "work")
     names = {"encoder": "bert", "features": "resnet", "captions": "captions.token", "photos": ""}
     options = [f"--{name}={photographs / file}" for name, file in names.items()]
     command = ["grounding.py", *options, f"--texts={photographs / 'texts.txt'}", "--seeds=1"]

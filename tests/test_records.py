@@ -121,7 +121,7 @@ def makers(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return make
 
-    monkeypatch.setattr(records, "MADE_BY", {"words": ("", 10), "sts": ("", 7200)})
+    monkeypatch.setattr(records, "MADE_BY", {"words": ("no:one", 10), "sts": ("no:one", 7200)})
     monkeypatch.setattr(records, "maker", maker)
     return made
 
@@ -129,7 +129,7 @@ def makers(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_all_records_are_made_in_order_and_taken_up_again(
     makers: list[str], shelf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="stopped: what is finished is kept"):
         records.main([])
     assert makers == ["words", "sts"]
     said = capsys.readouterr().out
@@ -150,8 +150,77 @@ def test_changed_sources_make_a_record_anew(
     makers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records.main(["words"])
-    monkeypatch.setattr(records, "sources", lambda: "others")
+    assert records.Log(records.WORK / "made.json").has("words")
+    monkeypatch.setattr(records, "code_of", lambda study: "another")
     assert not records.Log(records.WORK / "made.json").has("words")
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of two studies and what they import."""
+    files = {
+        "conjure_lib/__init__.py": "from conjure_lib.sde import drift\n",
+        "conjure_lib/sde.py": '"""Told."""\n\n\ndef drift():\n    """So."""\n    return 1\n',
+        "conjure_tools/plots.py": "COLOUR = 1\n",
+        "conjure_tools/other.py": "x = 1\n",
+        "notebooks/studies/one.py": "import conjure_lib as cj\nfrom conjure_tools import plots\n",
+        "notebooks/studies/two.py": "from conjure_tools.other import x\nfrom studies import one\n",
+        "data/weights": "abc",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    monkeypatch.setattr(records, "DATA", [tmp_path / "data"])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "changes"),
+    [
+        ("conjure_lib/sde.py", '"""Other."""\n# why\ndef drift():\n    return 1\n', ""),
+        ("conjure_lib/sde.py", "def drift():\n    return 2\n", "one two"),
+        ("conjure_lib/__init__.py", "drift = 3\n", "one two"),
+        ("conjure_tools/other.py", "x = 2\n", "two"),
+        ("conjure_tools/plots.py", "COLOUR = 2\n", ""),
+        ("notebooks/studies/one.py", "y = 1\n", "one two"),
+        ("data/weights", "abd", "one two"),
+    ],
+)
+def test_kept_parts_are_those_of_the_present_code(
+    house: Path, file: str, text: str, changes: str
+) -> None:
+    """What a study had finished is not taken for what other code, or other weights, would make."""
+
+    def folders() -> list[Path]:
+        for cached in (records.code_of, records._module, records._shipped):
+            cached.cache_clear()
+        return [records.work(study) for study in ("one", "two")]
+
+    before = folders()
+    (house / file).write_text(text)
+    changed = [name for name, *both in zip(("one", "two"), before, folders(), strict=True)
+               if both[0] != both[1]]  # fmt: skip
+    assert changed == changes.split()
+    for cached in (records.code_of, records._module, records._shipped):
+        cached.cache_clear()
+
+
+def test_one_record_that_fails_does_not_lose_the_others(
+    makers: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> Any:
+        raise FileNotFoundError("there are no pairs")
+
+    makers.append("sts")  # whose first time is a stop
+    maker = records.maker
+    monkeypatch.setattr(records, "maker", lambda name: fail if name == "words" else maker(name))
+    monkeypatch.setattr(records, "FROM", {"more": ("words",)})
+    monkeypatch.setattr(records, "MADE_BY", records.MADE_BY | {"more": ("no:one", 5)})
+    told = r"not made: words \(FileNotFoundError: there are no pairs\); more \(it comes from words"
+    with pytest.raises(SystemExit, match=told):
+        records.main([])
+    assert makers == ["sts", "sts"] and "FileNotFoundError" in capsys.readouterr().err
 
 
 def test_an_unknown_record_is_answered_with_those_there_are(makers: list[str]) -> None:

@@ -1,7 +1,7 @@
 """What each choice in Algorithm 1 changes and costs: the record 'ablations'.
 
 Chapter 07 runs the same functions on a small set and explains them. Runs are kept, resumable, in
-_build/runs. They take half an hour on two CPU cores.
+a folder of the present code. They take half an hour on two CPU cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 import conjure_lib as cj
 from conjure_lib import Weighting
 from conjure_tools import benchmarks, correlation, runs
-from studies.records import ROOT, Made
+from studies.records import Made, work
 
 SETS = ("rg65", "simlex999-150", "stsb-100")
 DRAWS = 10  # of the run that everything is compared with
@@ -41,7 +41,7 @@ Fit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def record() -> Made:
     """The tables 'ablations' and 'variance'."""
-    ablations, variance, notes = make(cj.load(), ROOT / "_build" / "runs")
+    ablations, variance, notes = make(cj.load(), work("ablations"))
     return {"ablations": ablations, "variance": variance}, notes
 
 

@@ -2,7 +2,7 @@
 
 The arms are U-Nets of the recipe in training/, from the same random weights, on the same pictures
 in the same order, for as many steps; they differ in who reads the captions. Everything is
-resumable, in _build/encoders. On one CPU core an arm takes about half an hour.
+resumable. On one CPU core an arm takes about half an hour.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ from training.sources import TEACHER, WORDNET
 
 MODEL = ROOT / "data" / "emoji-diffusion"
 TRAINING = ROOT / "_training"  # the recipe's own caches: read where they are there
-WORK = ROOT / "_build" / "encoders"
 ARMS = {
     "distilled": "reads with the shipped text encoder, frozen",
     "scratch": "learns to read from the captions, together with the U-Net",
@@ -58,23 +57,23 @@ DRAWS = {"probes": 3, "rg65": 5, "simlex999": 2}
 def probe_record() -> Made:
     """The table 'probes', of the arms that are trained for it if need be."""
     train()
-    table, notes = probe_table(WORK, STEPS)
+    table, notes = probe_table(records.work("arms"), STEPS)
     return {"probes": table}, notes
 
 
 def agreement_record() -> Made:
     """The table 'encoders', likewise."""
     train()
-    table, notes = agreement_of_models(WORK, STEPS)
+    table, notes = agreement_of_models(records.work("arms"), STEPS)
     return {"encoders": table}, notes
 
 
 def train() -> None:
     """Train those arms that are not trained yet."""
-    folders = {name: WORK / f"{name}-{STEPS}" for name in ARMS}
+    folders = {name: records.work("arms") / f"{name}-{STEPS}" for name in ARMS}
     missing = [n for n, f in folders.items() if not (f / "weights.safetensors").is_file()]
     if missing:
-        seen = recipe(TRAINING, WORK)
+        seen = recipe(TRAINING, records.work("arms"))
         for name in missing:
             train_arm(name, *seen, folder=folders[name], steps=STEPS)
 
@@ -256,7 +255,7 @@ def agreement_of_models(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str,
         for name, process in loaded.items():
             folder = work / f"{benchmark}-{name}-{weights_hash(process)[:12]}"
             if name == "shipped":  # scored already, where the record 'words' was made
-                folder = records.WORK / benchmark
+                folder = records.work("people") / benchmark
             found, run = similarities(process, pairs, folder, DRAWS[benchmark])
             notes["runs"][f"{name} {benchmark}"] = run.record
             values |= {(name, method): similarity for method, similarity in found.items()}

@@ -25,7 +25,7 @@ from conjure_tools.plots import PALETTE
 from studies import ablations
 from studies.ablations import BASE, CHOICES, DIFFERENCE, MEASURED, MIRRORED
 from studies.pages import bracketed, bracketed_of, plain_ticks
-from studies.records import ROOT, Overlay, Record, laid_over, matching, opened
+from studies.records import Overlay, Record, laid_over, matching, opened, work
 
 LABELS = {"simlex999-150": "SimLex-999, 150 pairs", "stsb-100": "STS-B, 100 pairs"}  # on record
 """Sets of the record, as the page names them."""
@@ -127,7 +127,7 @@ class OfRecord:
 def of_record(process: cj.GenerativeProcess, recompute: bool) -> OfRecord:
     """From the record, or made anew; without anything where there is none."""
     if recompute:
-        table, variance, _ = ablations.make(process, ROOT / "_build" / "runs")
+        table, variance, _ = ablations.make(process, work("ablations"))
         return _named(table, variance)
     found, spread = opened("ablations"), opened("variance")
     if found is None or spread is None:

@@ -1,6 +1,6 @@
 """What neighbourhood graphs say of meaning: the studies of chapter 12, and the records 'nngs_…'.
 
-Resumable: the templates that are done are kept in _build/nngs. Images and templates take about
+Resumable: the templates that are done are kept. Images and templates take about
 200,000 noise predictions, a quarter of an hour on a free core, and the scale some ten minutes more.
 The pictures are drawn anew from the sources of the recipe (training/sources.py), which are fetched
 if need be.
@@ -31,10 +31,8 @@ from conjure_tools import correlation, runs
 from conjure_tools.baselines import lengths
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import cka, neighbors, nngs
-from studies.records import ROOT, Made
+from studies.records import Made, work
 from studies.zero_shot import CLASSES, TEMPLATES, TIMES, VIEWS, class_means, emoji_of, judge_all
-
-WORK = ROOT / "_build" / "nngs"
 
 Vectors = Callable[[Sequence[str]], np.ndarray]
 """Words to their vectors, (n, width); KeyError names a word that has none."""
@@ -52,7 +50,7 @@ def template_record() -> Made:
     """One row per template and class, see `judge_all`."""
     process = cj.load()
     began = time.perf_counter()
-    table = judge_all(process, emoji_of(CLASSES, everything=True), TEMPLATES, WORK)
+    table = judge_all(process, emoji_of(CLASSES, everything=True), TEMPLATES, work("graphs"))
     return {"nngs_templates": table}, {"times": TIMES, "seed": 0} | _spent(process, began)
 
 

@@ -1,7 +1,7 @@
 """Distances between the images of two texts, against people: the record 'distances'.
 
 Chapter 10 runs the same functions on a few pairs and explains them. What is generated is kept,
-resumable, in _build/records/distances. Takes about 150,000 noise
+resumable. Takes about 150,000 noise
 predictions: ten minutes on a free CPU core that makes 250 a second. Needs POT.
 """
 
@@ -21,7 +21,7 @@ from conjure_tools import baselines, benchmarks, runs
 from conjure_tools.distributions import METHODS, sample_distances
 from conjure_tools.fingerprints import weights_hash
 from studies.ablations import agreement_and_gap
-from studies.records import WORK, Made, digest, in_place, in_single, texts_of
+from studies.records import Made, digest, in_place, in_single, texts_of, work
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
 COUNTS = (4, 8, 16, 32)  # images that the distances are computed with
@@ -40,7 +40,7 @@ STARTS = {  # whose images: (set of the first text, set of the second)
 
 def record() -> Made:
     """The tables 'distances' and 'distances_agreement'."""
-    table, agreed, notes = make(cj.load(), pair_sets(), WORK / "distances")
+    table, agreed, notes = make(cj.load(), pair_sets(), work("image_distances"))
     return {"distances": in_single(table), "distances_agreement": in_single(agreed)}, notes
 
 

@@ -22,7 +22,7 @@ from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import clusters, comparison, spaces
 from studies.comparison import BASE
-from studies.records import ROOT, Overlay, Record, opened
+from studies.records import Overlay, Record, opened, work
 
 KINDS = dict(
     zip(("process", "conditioning", "states", "reading", "control"), PALETTE, strict=False)
@@ -93,7 +93,7 @@ def found_or_made(
     """
     record, spent = None, 0
     if recompute:
-        made = spaces.make(model, ROOT / "_build" / "spaces", batch_size=batch_size)
+        made = spaces.make(model, work("spaces"), batch_size=batch_size)
         record, spent = Record("spaces", *made), made[1]["unet_evaluations"]
     elif process.name == cj.EMBEDDED:
         record = opened("spaces")

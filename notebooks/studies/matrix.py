@@ -9,7 +9,7 @@ import pandas as pd
 
 import conjure_lib as cj
 from conjure_tools import baselines, runs
-from studies.records import WORK, Made, in_single, texts_of
+from studies.records import Made, in_single, texts_of, work
 
 GROUPS = {
     "mammals": "cat, dog, horse, cow, tiger, bear",
@@ -54,7 +54,7 @@ def record() -> Made:
     pairs = runs.arranged(texts.assign(id=texts["text1"] + " / " + texts["text2"]), 256)
     process = cj.load()
     how: dict[str, Any] = {"steps": STEPS, "draws": DRAWS, "seed": SEED}
-    run = runs.score(process, pairs, WORK / f"matrix-{len(words)}", block=256, **how)
+    run = runs.score(process, pairs, work("matrix") / str(len(words)), block=256, **how)
     found = {"text1": run.pairs["text1"], "text2": run.pairs["text2"]}
     for weighting in cj.WEIGHTINGS:
         one = run.distances(weighting, draws=DRAWS)

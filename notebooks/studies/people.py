@@ -1,8 +1,9 @@
 """Do distances agree with people: the records 'words', 'sts' and 'agreement', chapters 5 and 6.
 
-Everything is resumable: the distances are runs in _build/records, and each baseline is kept there
-as soon as it is finished. Texts and human scores are not written, because of their licences; rows
-carry the ids of conjure_tools.benchmarks. The seven sentence sets take an hour on two CPU cores.
+Everything is resumable: the distances are runs in a folder of the present code, and each baseline
+is kept there as soon as it is finished. Texts and human scores are not written, because of their
+licences; rows carry the ids of conjure_tools.benchmarks. The seven sentence sets take an hour on
+two CPU cores.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from conjure_tools.fingerprints import weights_hash
 from studies.probes import COSINES, POOLINGS
 from studies.records import (
     RESULTS,
-    WORK,
     Made,
     Overlay,
     Pairs,
@@ -38,6 +38,7 @@ from studies.records import (
     results_of_record,
     rows_of,
     texts_of,
+    work,
 )
 
 SETS = {"words": benchmarks.WORDS, "sts": benchmarks.STS}
@@ -53,7 +54,7 @@ def scores(name: str) -> Made:
     for benchmark in SETS[name]:
         draws, steps = DRAWS.get(benchmark, 2), STEPS[name]
         pairs = benchmarks.load_pairs(benchmark)
-        run = runs.score(process, pairs, WORK / benchmark, steps=steps, draws=draws)
+        run = runs.score(process, pairs, work("people") / benchmark, steps=steps, draws=draws)
         notes[benchmark] = run.record
         columns = {"benchmark": benchmark, "id": pairs["id"]}
         for weighting in cj.WEIGHTINGS:
@@ -93,7 +94,7 @@ def others(
     result = pd.DataFrame({"id": pairs["id"], **dict.fromkeys(empty, np.nan)})
     weights = weights_hash(process)
     for method, (rows, compute) in methods.items():
-        file = WORK / f"{benchmark}-{method}.parquet"
+        file = work("people") / f"{benchmark}-{method}.parquet"
 
         def made(method: str = method, rows: pd.DataFrame = rows, compute: Any = compute) -> Any:
             return pd.DataFrame({"id": rows["id"], method: compute(texts_of(rows))})

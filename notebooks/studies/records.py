@@ -5,20 +5,22 @@
 
 A record is a table in data/results/NAME.parquet, or several of them, and their common provenance in
 NAME.json. All of them take some six hours of two CPU cores, so everything is resumable: the studies
-keep what is finished in _build, and without a name the records that this code has made already are
-passed over.
+keep what is finished in `work`, a folder of the present code, and without a name the records that
+this code has made already are passed over.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from conjure_tools.loading import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "_build" / "records"
+DATA = [ROOT / "data" / name for name in ("emoji-diffusion", "emoji-sample", "probes")]
+DRAWING = ("conjure_tools.plots", "studies.pages")  # makes no numbers
 RESULTS = ROOT / "data" / "results"
 TOLERANCE = 0.01  # relative: rounding differs between machines, a changed model by far more
 NOTHING = "no value is in both the record and this page"
@@ -57,6 +61,7 @@ MADE_BY = {
 }
 """What makes each record, in an order in which each finds what it needs; and about how many seconds
 that takes on two cores, until it has been timed on this machine."""
+FROM = {"agreement": ("words", "sts"), "findings": ("words", "sts", "spaces")}  # other records
 NOTES = {"variance": "ablations", "distances_agreement": "distances"}
 """Tables whose provenance is that of another record."""
 
@@ -252,28 +257,88 @@ def opened(name: str) -> Record | None:
 # -- making them ------------------------------------------------------------------------------
 
 
+def study_of(name: str) -> str:
+    """The module of studies that makes a record."""
+    return MADE_BY[name][0].split(":")[0]
+
+
 def maker(name: str) -> Callable[[], Made]:
     """What makes a record."""
     module, function = MADE_BY[name][0].split(":")
     return getattr(import_module(f"studies.{module}"), function)
 
 
-def sources() -> str:
-    """SHA-256 over the packages, the studies and the embedded model: what a record depends on."""
+def work(study: str) -> Path:
+    """The folder in which a study keeps what is finished: another one for each state of its code.
+
+    So nothing that older code has made is taken for what the present code makes.
+    """
+    return WORK / f"{study}-{code_of(study)[:12]}"
+
+
+@cache
+def code_of(study: str) -> str:
+    """SHA-256 over all that the numbers of a study come from, as far as it is in the repository.
+
+    That is the code of its module and of all that it imports, however far, but for what only draws;
+    without comments and docstrings, and wherever its lines are; and the data that it may read.
+    """
+    told = [(name, _module(file)[0]) for name, file in reached(f"studies.{study}").items()]
+    return hashlib.sha256(f"{sorted(told)} {_shipped()}".encode()).hexdigest()
+
+
+def reached(module: str) -> dict[str, Path]:
+    """The modules of this repository that a module imports, and all that those import; and itself.
+
+    A package stands for its face: conjure_lib for all that its __init__.py names.
+    """
+    found: dict[str, Path] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        room = ROOT / "notebooks" if name.startswith("studies.") else ROOT
+        path = room.joinpath(*name.split("."))
+        files = [f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()]
+        if not files or name in (*found, *DRAWING):
+            continue
+        found[name] = file = files[0]
+        todo += _module(file)[1]
+    return found
+
+
+@cache
+def _module(file: Path) -> tuple[str, list[str]]:
+    """What a module does, as a hash: not what it says, nor on which lines; and what it imports."""
+    tree, names = ast.parse(file.read_text("utf-8")), list[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [one for one in node.body if not _is_told(one)]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), names
+
+
+@cache
+def _shipped() -> str:
+    """A hash of the data that studies read."""
     digest = hashlib.sha256()
-    packages = (ROOT / "conjure_lib", ROOT / "conjure_tools")
-    for folder in (*packages, Path(__file__).parent, ROOT / "data" / "emoji-diffusion"):
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    for folder in DATA:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+def _is_told(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 class Log:
     """Which records this code has made, and what they took: WORK/made.json."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.key = file, sources()
+        self.file = file
         self.made: dict[str, dict[str, Any]] = {}
         if file.is_file():
             self.made = json.loads(file.read_text(encoding="utf-8"))
@@ -281,12 +346,12 @@ class Log:
     def has(self, name: str) -> bool:
         """Whether the record was made from the present sources, and is still there."""
         there = (RESULTS / f"{name}.json").is_file()
-        return there and self.made.get(name, {}).get("sources") == self.key
+        return there and self.made.get(name, {}).get("code") == code_of(study_of(name))
 
     def add(self, name: str, seconds: float) -> None:
         """Keep that a record is made; of several times the longest, for others only resumed."""
         seconds = max(seconds, self.made.get(name, {}).get("seconds", 0.0))
-        self.made[name] = {"sources": self.key, "seconds": seconds}
+        self.made[name] = {"code": code_of(study_of(name)), "seconds": seconds}
         write_json(self.file, self.made)
 
     def expected(self, names: Sequence[str]) -> float:
@@ -301,16 +366,30 @@ def lasting(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def make(names: Sequence[str], log: Log) -> None:
-    """Make records one after the other, and say how far this is and how long it may take."""
+def make(names: Sequence[str], log: Log) -> dict[str, str]:
+    """Make records one after the other, and say how far this is and how long it may take.
+
+    Returns:
+        Those that could not be made, and why; the others are made all the same.
+    """
+    failed: dict[str, str] = {}
     for i, name in enumerate(names):
         left = lasting(log.expected(names[i:]))
-        print(f"[{i + 1}/{len(names)}] {name}; about {left} left", flush=True)
+        print(f"[{i + 1}/{len(names)}] {name}; about {left} left, or less", flush=True)
+        if lacking := [one for one in FROM.get(name, ()) if one in failed]:
+            failed[name] = f"it comes from {', '.join(lacking)}"
+            continue
         began = time.perf_counter()
-        write(name, *maker(name)())
+        try:
+            write(name, *maker(name)())
+        except Exception as error:  # hours of others are not lost for one
+            traceback.print_exc()
+            failed[name] = f"{type(error).__name__}: {error}"
+            continue
         took = time.perf_counter() - began
         log.add(name, took)
         print(f"[{i + 1}/{len(names)}] {name}: {lasting(took)}", flush=True)
+    return failed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -325,7 +404,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     todo = [name for name in wanted if names or not log.has(name)]
     if passed := [name for name in wanted if name not in todo]:
         print(f"made already: {', '.join(passed)}")
-    make(todo, log)
+    try:
+        failed = make(todo, log)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: what is finished is kept, and the same command goes on from there")
+    if failed:
+        sys.exit("not made: " + "; ".join(f"{name} ({why})" for name, why in failed.items()))
 
 
 if __name__ == "__main__":

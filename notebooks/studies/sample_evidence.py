@@ -25,7 +25,7 @@ from conjure_tools.plots import PALETTE, SEQUENTIAL
 from studies import image_distances as study
 from studies.ablations import DIFFERENCE, RHO
 from studies.pages import bracketed_of, plain_ticks
-from studies.records import WORK, Overlay, Record, laid_over, matching, results_of_record
+from studies.records import Overlay, Record, laid_over, matching, results_of_record, work
 
 COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
 ALONE = ("coupled", "wasserstein", "sliced", "energy", "sde")  # do not depend on the other pairs
@@ -116,7 +116,7 @@ def of_record(process: cj.GenerativeProcess, recompute: bool) -> Evidence:
     """
     labels = SETS | {f"simlex999-{study.NOUNS}": f"SimLex-999, {study.NOUNS} pairs of nouns"}
     if recompute:
-        return Evidence(*study.make(process, study.pair_sets(), WORK / "distances"), labels)
+        return Evidence(*study.make(process, study.pair_sets(), work("image_distances")), labels)
     found, agreed = (results_of_record(f"distances{part}") for part in ("", "_agreement"))
     return Evidence(found.table, agreed.table, found.notes, labels)
 

@@ -2,7 +2,7 @@
 
 All pairs of the same words, under one set of weights: other samplers, steps and guidance, other
 conditioning, states from elsewhere, and controls. Chapter 09 explains them. Runs are kept,
-resumable, in _build/spaces. About 650,000 noise predictions: three quarters of an hour on a free
+resumable. About 650,000 noise predictions: three quarters of an hour on a free
 core.
 """
 
@@ -28,7 +28,7 @@ from conjure_lib.process import generator
 from conjure_tools import baselines, benchmarks, runs
 from conjure_tools.fingerprints import weights_hash
 from studies.comparison import BASE, agreement_by_space
-from studies.records import ROOT, Made
+from studies.records import Made, work
 
 GROUPS = {
     "people": "boy brother lad magician monk oracle sage serf slave wizard",
@@ -67,7 +67,7 @@ class Space:
 
 def record() -> Made:
     """The table 'spaces', and with its notes how each space agrees with people."""
-    table, notes = make(cj.EMBEDDED, ROOT / "_build" / "spaces")
+    table, notes = make(cj.EMBEDDED, work("spaces"))
     pairs = benchmarks.load_pairs("rg65")
     notes["agreement"] = agreement_by_space(table, pairs).to_dict("records")
     return {"spaces": table}, notes

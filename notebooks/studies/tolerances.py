@@ -1,8 +1,8 @@
 """Steps and draws by a tolerance, against fixed ones at equal cost: the record 'tolerance'.
 
-Chapter 7 runs the same functions on a few pairs. What is finished is kept, resumable, in
-_build/records/tolerance. Takes about 360,000 noise predictions: half an hour of a free CPU core
-that makes 200 a second.
+Chapter 7 runs the same functions on a few pairs. What is finished is kept,
+resumable. Takes about 360,000 noise predictions: half an hour of a free CPU core that makes 200 a
+second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from conjure_tools import benchmarks, correlation, runs
 from conjure_tools.fingerprints import weights_hash
 from studies.pages import bracketed
 from studies.records import (
-    WORK,
     Made,
     Overlay,
     Record,
@@ -34,6 +33,7 @@ from studies.records import (
     opened,
     rows_of,
     texts_of,
+    work,
 )
 
 PAIRS = 200  # of SimLex-999, at random
@@ -56,7 +56,7 @@ ELSEWHERE = [("cat", "dog"), ("car", "train"), ("coast", "shore"), ("boy", "lad"
 
 def record() -> Made:
     """The table 'tolerance'."""
-    table, notes = make(cj.load(), pairs_of(PAIRS), WORK / "tolerance")
+    table, notes = make(cj.load(), pairs_of(PAIRS), work("tolerances"))
     return {"tolerance": in_single(table)}, notes
 
 

@@ -22,7 +22,7 @@ from conjure_tools.grounding import embed, load_encoder
 from conjure_tools.plots import PALETTE
 from studies.mcse.data import EVERY, REAL, SHUFFLED
 from studies.mcse.live import Imitation
-from studies.mcse.study import WORK, make, of_photographs
+from studies.mcse.study import make, of_photographs
 from studies.mcse.trainings import (
     DEV,
     SIMCSE,
@@ -33,7 +33,7 @@ from studies.mcse.trainings import (
     tested,
 )
 from studies.pages import bracketed
-from studies.records import ROOT, Overlay, Record, laid_over, matching, opened, published
+from studies.records import ROOT, Overlay, Record, laid_over, matching, opened, published, work
 
 NAMES = {
     "stsb": "STS-B, test",
@@ -91,7 +91,7 @@ def study(
         return photographs.study(to, seeds)
     plan = Plan(seeds=seeds)
     if recompute:
-        table, notes = make(plan, process, WORK / plan.key(weights_hash(process)))
+        table, notes = make(plan, process, work("mcse.study") / plan.key(weights_hash(process)))
         return Study(plan, Record("grounding", table, notes))
     found = opened("grounding")
     if found and process.name == EMBEDDED:

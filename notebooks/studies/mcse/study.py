@@ -1,7 +1,7 @@
 """Does grounding in images help a sentence encoder, real or conjured ones? The record 'grounding'.
 
-Many small trainings by conjure_tools.grounding, on what `data` gives; each is kept in
-_build/grounding as soon as it is finished, and resumed from its checkpoint where it was cut off.
+Many small trainings by conjure_tools.grounding, on what `data` gives; each is kept as
+soon as it is finished, and resumed from its checkpoint where it was cut off.
 Chapter 13 runs the same functions on less, and explains them. CONJURE_DATA must name the human
 judgements: the development set of STS-B chooses checkpoints, the test sets test.
 
@@ -31,15 +31,13 @@ from studies.ablations import rank_correlations
 from studies.mcse.data import RESNET, SHUFFLED, Data, emoji_data, photo_data
 from studies.mcse.student import distillation
 from studies.mcse.trainings import DEV, SIMCSE, UNTRAINED, Plan, all_runs, full
-from studies.records import ROOT, Made
-
-WORK = ROOT / "_build" / "grounding"
+from studies.records import Made, work
 
 
 def record() -> Made:
     """The table 'grounding'."""
     plan, process = Plan(), cj.load()
-    table, notes = make(plan, process, WORK / plan.key(weights_hash(process)))
+    table, notes = make(plan, process, work("mcse.study") / plan.key(weights_hash(process)))
     return {"grounding": table}, notes
 
 
@@ -72,7 +70,8 @@ def of_photographs(
 ) -> tuple[Plan, Data, pd.DataFrame, Path]:
     """The study of the full setting, resumable: plan, corpora, table, and where they are kept."""
     plan = full(encoder, seeds, texts=texts is not None)
-    folder = WORK / f"{Path(encoder).name}-{plan.key(f'{texts} {captions} {names} {model}')}"
+    key = plan.key(f"{texts} {captions} {names} {model}")
+    folder = work("mcse.study") / f"{Path(encoder).name}-{key}"
     data = photo_data(texts, captions, photos, names, folder, model)
     return plan, data, summary(plan, all_runs(plan, data, folder)), folder
 
