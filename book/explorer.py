@@ -286,6 +286,7 @@ def files() -> Path:
     data = [os.environ.get("CONJURE_DATA"), os.environ.get("CONJURE_CACHE")]
     data.append(str(Path.home() / ".cache" / "conjure_lib"))
     sources = [ROOT / "conjure_lib", ROOT / "conjure_tools", WEIGHTS, Path(__file__)]
+    sources += [ROOT / "notebooks" / "studies" / f"{name}.py" for name in ("people", "records")]
     sources += [
         *RESULTS.glob("matrix.*"),
         RESULTS / "sts.parquet",

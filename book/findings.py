@@ -17,12 +17,14 @@ from matplotlib.figure import Figure
 import conjure_lib as cj
 from conjure_tools import plots
 from conjure_tools.benchmarks import NAMES
+from conjure_tools.correlation import left_over
 from conjure_tools.fingerprints import weights_hash
 from studies import claims, evidence, findings, records
 from studies.evidence import Finding, FindingsTable, Kept
 from studies.pages import bracketed, captioned, show_source
 
-SHOWN = (findings.averaged, findings.learned, findings.over_the_better, findings.share)
+TOGETHER = findings.averaged, findings.learned, findings.over_the_better
+SHOWN = (*TOGETHER, findings.share, left_over)  # functions whose code the page shows
 COLOURS = {1: plots.PALETTE[0], -1: plots.PALETTE[1], 0: "0.45"}  # by side of zero
 KINDS = evidence.KINDS
 GAINS = ("averaged, over the better", "learned, over the better")
