@@ -6,7 +6,6 @@ sets: neither texts nor ratings are in it, so that the page can be made without 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import pandas as pd
 
 import conjure_lib as cj
 from conjure_lib import Weighting
-from conjure_tools import benchmarks
+from conjure_tools import benchmarks, runs
 from conjure_tools.correlation import (
     Correlation,
     both_texts,
@@ -127,13 +126,13 @@ def record() -> Made:
     rows, own = measured_table(RESAMPLES)
     made: dict[str, Any] = {"computed": "from these records and people's ratings"}
     made |= {"from": source_hashes(), "weights": weights, "weighting": WEIGHTING}
-    return {"findings": rows}, made | {"resamples": RESAMPLES, "text_encoder": own}
+    made |= {"resamples": RESAMPLES, "text_encoder": own}
+    return {"findings": rows}, made | {"provenance": runs.provenance(cj.load())}
 
 
 def source_hashes() -> dict[str, str]:
-    """What the table is computed from: SHA-256 of the tables of other records."""
-    files = {name: records.RESULTS / f"{name}.parquet" for name in made_alike()}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    """What the table is computed from."""
+    return records.hashes_of(made_alike())
 
 
 def made_alike() -> list[str]:

@@ -43,15 +43,15 @@ def image_record() -> Made:
     process = cj.load()
     began = time.perf_counter()
     table = class_means(process, emoji_of(CLASSES, everything=True))
-    return {"nngs_images": table}, {"views": VIEWS} | _spent(process, began)
+    return {"nngs_images": table}, {"views": VIEWS} | _spent(process, time.perf_counter() - began)
 
 
 def template_record() -> Made:
     """One row per template and class, see `judge_all`."""
     process = cj.load()
-    began = time.perf_counter()
     table = judge_all(process, emoji_of(CLASSES, everything=True), TEMPLATES, work("graphs"))
-    return {"nngs_templates": table}, {"times": TIMES, "seed": 0} | _spent(process, began)
+    spent = _spent(process, table.attrs["seconds"], table.attrs["evaluations"])
+    return {"nngs_templates": table}, {"times": TIMES, "seed": 0} | spent
 
 
 def scale_record() -> Made:
@@ -62,14 +62,17 @@ def scale_record() -> Made:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             rows.append(pool.submit(search_cost, search, n).result())
         print(rows[-1], flush=True)
-    return {"nngs_scale": pd.DataFrame(rows)}, {"cores": os.cpu_count()} | _spent(cj.load(), began)
+    spent = _spent(cj.load(), time.perf_counter() - began)
+    return {"nngs_scale": pd.DataFrame(rows)}, {"cores": os.cpu_count()} | spent
 
 
-def _spent(process: cj.GenerativeProcess, began: float) -> dict[str, Any]:
-    """What a record took since ``began``, with a process that was loaded for it."""
+def _spent(
+    process: cj.GenerativeProcess, seconds: float, evaluations: int | None = None
+) -> dict[str, Any]:
+    """What a record took: with a process that was loaded for it, or as its parts say."""
     made = runs.provenance(process) | {"weights": weights_hash(process)}
-    seconds = time.perf_counter() - began
-    return {"unet_evaluations": process.evaluations, "seconds": seconds, "provenance": made}
+    count = process.evaluations if evaluations is None else evaluations
+    return {"unet_evaluations": count, "seconds": seconds, "provenance": made}
 
 
 # -- toy studies ------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def make(
         tables.append(found.assign(benchmark=name))
         agreed.append(agreement_by_distance(found, pairs, resamples).assign(benchmark=name))
         spent += samples[..., 0].size * STEPS + run.record["unet_evaluations"]
-    settings = {"images": images, "draws": draws, "steps": STEPS, "seed": SEED, "sampler": "ddim"}
+    settings = {"images": images, "draws": draws, **process.settled(steps=STEPS, seed=SEED).told()}
     made = {"model": process.name, "weights": weights_hash(process), "evaluations": spent}
     notes = {"settings": settings, **made, **runs.provenance(process)}
     return *(pd.concat(parts, ignore_index=True) for parts in (tables, agreed)), notes

@@ -31,6 +31,7 @@ from studies.records import (
     Made,
     Overlay,
     Pairs,
+    hashes_of,
     in_single,
     kept_table,
     laid_over,
@@ -117,7 +118,8 @@ def agreements() -> Made:
             found.insert(0, "table", name)
             parts.append(found)
     made = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return {"agreement": made}, {"computed": "from the records beside it"}
+    notes = {"computed": "from the records beside it", "from": hashes_of(SETS)}
+    return {"agreement": made}, notes | {"provenance": runs.provenance(cj.load())}
 
 
 # -- records and ratings, opened for a chapter --------------------------------------------------

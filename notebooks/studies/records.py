@@ -18,7 +18,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -104,6 +104,13 @@ def kept_table(file: Path, of: object, make: Callable[[], pd.DataFrame]) -> pd.D
     if not file.is_file():
         in_place(file, partial(make().to_parquet, index=False))
     return pd.read_parquet(file)
+
+
+def hashes_of(names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the tables of records, as far as they are there: what others are computed from."""
+    files = {name: RESULTS / f"{name}.parquet" for name in names}
+    there = {name: file.read_bytes() for name, file in files.items() if file.is_file()}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in there.items()}
 
 
 def in_single(table: pd.DataFrame) -> pd.DataFrame:

@@ -123,7 +123,7 @@ def make(
         "relabelling": dict(zip(words, derangement(words), strict=True)),
         "left_out": [IGNORING],
         "unet_evaluations": spent + sum(r["unet_evaluations"] for r in records.values()),
-        "shared_states": {"draws": READ, "steps": STEPS},
+        "shared_states": {"draws": READ, **process.settled(steps=STEPS).told()},
         "provenance": runs.provenance(process) | {"weights": weights_hash(process)},
         "runs": records,
     }

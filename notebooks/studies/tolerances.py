@@ -98,8 +98,9 @@ def make(
         lambda: referred(process, some, **how),
     )
     table = pd.concat(parts, ignore_index=True).merge(truth, on="id", how="left")
+    begin = process.settled(**BEGIN, spacing="log-snr")  # as a tolerance has it
     notes = {
-        "settings": {"tolerance": tolerance, "budget": BUDGET, **BEGIN, "seed": 0},
+        "settings": {"tolerance": tolerance, "budget": BUDGET, **BEGIN, **begin.told()},
         "reference": reference or REFERENCE, "model": process.name,
         "weights": weights_hash(process),
         "agreement": agreement_by_setting(table, pairs, resamples),

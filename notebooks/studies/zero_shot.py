@@ -6,6 +6,7 @@ its noise is predicted with the least error (Li et al. 2023). Beside it, CLIP, w
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,11 @@ def judge_all(
     templates: Sequence[str],
     folder: Path | None = None,
 ) -> pd.DataFrame:
-    """`predictions` by template, kept in ``folder`` template by template where there is one."""
+    """`predictions` by template, kept in ``folder`` template by template where there is one.
+
+    The attributes of the table, and of each that is kept, say what it took, resumed or not:
+    evaluations and seconds.
+    """
     names = [e.name for e in emoji]
     keys = [CLASSES.index(name) for name in names]
     clean = as_latents(process, np.stack([drawings(e)[0] for e in emoji]))
@@ -222,11 +227,17 @@ def judge_all(
         file = folder / f"{TEMPLATES.index(template):02d}.parquet" if folder else None
 
         def judge(template: str = template) -> pd.DataFrame:
-            return predictions(errors(process, clean, keys, filled(template, names)), names)
+            before, began = process.evaluations, time.perf_counter()
+            table = predictions(errors(process, clean, keys, filled(template, names)), names)
+            table.attrs["evaluations"] = process.evaluations - before
+            table.attrs["seconds"] = time.perf_counter() - began
+            return table
 
         table = kept_table(file, [template, *of], judge) if file else judge()
         parts.append(table.assign(template=template))
-    return pd.concat(parts, ignore_index=True)
+    every = pd.concat(parts, ignore_index=True)
+    every.attrs |= {name: sum(part.attrs[name] for part in parts) for name in parts[0].attrs}
+    return every
 
 
 # -- CLIP, where the hub is at hand --------------------------------------------------
