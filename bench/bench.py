@@ -25,10 +25,11 @@ import torch
 
 import conjure_lib as cj
 from conjure_tools import runs
+from conjure_tools.loading import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "_build" / "bench"
-RECORD = ROOT / "data" / "results" / "bench.json"
+RECORD = shipped("results") / "bench.json"
 PARTS = {
     "naive": speed.against_naive,
     "cores": speed.all_cores,

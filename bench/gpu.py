@@ -26,9 +26,10 @@ from models import STABLE_DIFFUSION, ceiling, fill, operations, timed
 from torch import Tensor
 
 from conjure_lib.process import generator
+from conjure_tools.loading import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD = ROOT / "data" / "results" / "gpu.json"
+RECORD = shipped("results") / "gpu.json"
 TRIAL = ROOT / "_build" / "bench" / "gpu-tiny.json"
 BUDGET = 600.0  # seconds, after which no other measurement is begun
 BATCHES = (1, 4, 16, 64)

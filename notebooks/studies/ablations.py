@@ -230,8 +230,7 @@ def one_sided(base: runs.Run, weighting: Weighting, resamples: int) -> list[dict
     draws, steps = base.terms.squares.shape[1:3]
     rows = []
     for value, half, text in (("first", 0, "text1"), ("second", 1, "text2")):
-        each = base.terms.squares[..., half].mean(1, dtype=float)
-        distance = (each * base.weights(weighting)).sum(1)
+        distance = 2 * base.terms.parts(weighting, base.quadrature)[..., half].sum(2).mean(1)
         prompts = base.pairs[text].nunique() / len(base.pairs)
         row = configuration("one_sided", value, base, base, weighting, draws, 1)
         row |= agreement_and_gap(base.pairs, distance, base.by_draw(weighting).mean(1), resamples)
@@ -359,7 +358,7 @@ def variances(scored: dict[tuple[str, str], runs.Run]) -> pd.DataFrame:
 
 def contributions(run: runs.Run, weighting: Weighting) -> np.ndarray:
     """(P, draws, S): the value of a draw is the mean over its timesteps."""
-    return len(run.terms.timesteps) * run.terms.mixed * run.weights(weighting)[:, None]
+    return len(run.terms.timesteps) * run.terms.parts(weighting, run.quadrature).sum(3)
 
 
 def interaction(values: np.ndarray) -> float:

@@ -26,6 +26,7 @@ from transformers import AutoTokenizer
 import conjure_lib as cj
 from conjure_tools import baselines, benchmarks, correlation, runs, weights
 from conjure_tools.fingerprints import weights_hash
+from conjure_tools.loading import shipped
 from studies import records, spaces
 from studies.probes import (
     POOLINGS,
@@ -43,7 +44,7 @@ from training.loop import save_atomically
 from training.pictures import Emoji, Picture, fetched_emoji
 from training.sources import TEACHER, WORDNET
 
-MODEL = ROOT / "data" / "emoji-diffusion"
+MODEL = shipped(cj.EMBEDDED)
 TRAINING = ROOT / "_training"  # the recipe's own caches: read where they are there
 ARMS = {
     "distilled": "reads with the shipped text encoder, frozen",

@@ -294,8 +294,7 @@ class Halves:
 
 def halves(run: runs.Run, weighting: Weighting) -> Halves:
     """Either half of every pair and draw."""
-    values = np.einsum("pkst,ps->pkt", run.terms.squares.astype(float), run.weights(weighting))
-    return Halves(values)
+    return Halves(2 * run.terms.parts(weighting, run.quadrature).sum(2))
 
 
 # -- the prior over t -------------------------------------------------------------------------
@@ -360,7 +359,7 @@ def draw_prior(priors: Mapping[str, pd.DataFrame], run: runs.Run, fitted: np.nda
     weight_axis.bar(place, fitted.mean(0), color="0.75", label="mean over the halves")
     weight_axis.vlines(place, low, high, color="0.3", label="80 % of the halves")
     for weighting, colour in zip(cj.WEIGHTINGS, PALETTE, strict=False):
-        implied = (run.weights(weighting) * run.terms.mixed.mean(axis=1)).mean(0)
+        implied = run.terms.parts(weighting, run.quadrature).sum(3).mean((0, 1))
         weight_axis.plot(place, implied / implied.sum(), ".--", color=colour, label=weighting)
     weight_axis.set_xticks(place, [str(t) for t in run.terms.timesteps.tolist()], fontsize=8)
     weight_axis.set(xlabel="timestep t", ylabel="share of the weight", ylim=(0, None))

@@ -18,10 +18,11 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase
 import conjure_lib as cj
 from conjure_tools import benchmarks, correlation
 from conjure_tools.fingerprints import weights_hash
-from studies.records import ROOT, texts_of
+from conjure_tools.loading import shipped
+from studies.records import texts_of
 
-FOLDER = ROOT / "data" / "emoji-diffusion"
-SAMPLE = ROOT / "data" / "emoji-sample"
+FOLDER = shipped(cj.EMBEDDED)
+SAMPLE = shipped("emoji-sample")
 STAGES = {"unet": "pictures", "unet_even": "all noise alike", "unet_taught": "texts of every kind"}
 METHODS = {
     "conjured": "conjured distance",

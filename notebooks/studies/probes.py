@@ -16,10 +16,10 @@ from scipy.stats import norm
 
 import conjure_lib as cj
 from conjure_tools import baselines, runs
+from conjure_tools.loading import shipped
 from studies import records
-from studies.records import ROOT
 
-PROBES = ROOT / "data" / "probes" / "probes.csv"
+PROBES = shipped("probes") / "probes.csv"
 POOLINGS: dict[str, Any] = {"text_encoder_last": "last", "text_encoder_mean": "mean"}
 COSINES = [*POOLINGS]
 Z = float(norm.ppf(0.975))  # of a 95 % interval

@@ -33,9 +33,9 @@ from conjure_tools.loading import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "_build" / "records"
-DATA = [ROOT / "data" / name for name in ("emoji-diffusion", "emoji-sample", "probes")]
+DATA = [shipped(name) for name in ("emoji-diffusion", "emoji-sample", "probes")]
 DRAWING = ("conjure_tools.plots", "studies.pages")  # makes no numbers
-RESULTS = ROOT / "data" / "results"
+RESULTS = shipped("results")
 TOLERANCE = 0.01  # relative: rounding differs between machines, a changed model by far more
 NOTHING = "no value is in both the record and this page"
 NOT_MADE = "The record of this has not been made yet.\n"

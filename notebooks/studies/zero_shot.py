@@ -22,12 +22,13 @@ import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_tools.encoders import encoder_folder
 from conjure_tools.fingerprints import weights_hash
+from conjure_tools.loading import shipped
 from conjure_tools.weights import pretrained, reader
 from studies.records import ROOT, kept_table
 from training import pictures
 
 SOURCES = ROOT / "_training" / "sources"
-SAMPLE = ROOT / "data" / "emoji-sample"
+SAMPLE = shipped("emoji-sample")
 
 # -- classes and templates ----------------------------------------------------------------------
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 import conjure_lib as cj
 from conjure_lib import EMBEDDED
 from conjure_tools.grounding import Batches, Corpus, Mcse, embed, load_encoder, train
+from conjure_tools.loading import shipped
 from conjure_tools.plots import PALETTE
 from studies.mcse import data
 from studies.mcse.student import Student
 from studies.mcse.trainings import spearman_rho
-from studies.records import ROOT
 from training.pictures import load_sample
 
 OWN = {
@@ -42,7 +42,7 @@ def pairs(
     process: cj.GenerativeProcess, count: int, held_out: int, anchors: int, batch_size: int
 ) -> Pairs:
     """Pictures of the emoji that come with the book: real, shuffled and conjured vectors."""
-    emoji = load_sample(ROOT / "data" / "emoji-sample")
+    emoji = load_sample(shipped("emoji-sample"))
     every, latents = data.emoji_pairs(emoji, count + held_out, process.modules["vae"])
     real = data.standardised(latents)
     conjured = data.conjured_embeddings(process, every, anchors, batch_size)
