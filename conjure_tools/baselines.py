@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -22,11 +21,10 @@ from tqdm import tqdm
 from conjure_lib import Spacing
 from conjure_lib.engine import chunks
 from conjure_lib.inputs import as_numbers, as_pairs, one_of, whole
-from conjure_lib.integrity import check_sound, sound, steady
+from conjure_lib.integrity import check_sound, sound
 from conjure_lib.process import GenerativeProcess
 from conjure_lib.reading import TEXTS
 from conjure_lib.sampling import DEFAULT, check_settings
-from conjure_tools import weights
 from conjure_tools.distributions import (
     few_enough,
     fit_gaussians,
@@ -35,14 +33,10 @@ from conjure_tools.distributions import (
     principal_components,
     shrunk_covariance,
 )
-from conjure_tools.encoders import encoder_folder, hidden_states
-from conjure_tools.loading import pick_device
 
 Pairs = Any  # of any shape that `inputs.as_pairs` takes
-Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 3) to (n, …)
 Output = Callable[[Sequence[str], int], Tensor]  # n prompts and a draw to (n, …), on the CPU
 DRAWS = len(DEFAULT.numbers)
-WORD_PIECES = 256  # what all-MiniLM-L6-v2 reads of a text
 
 
 class Outputs(TypedDict, total=False):
@@ -164,14 +158,14 @@ def text_encoder_cosine(
     True
     """
     one_of("pooling", pooling, ("last", "mean"))
-    prompts, index = _unique(pairs)
+    prompts, index = unique(pairs)
     pooled = []
     for texts in chunks(prompts, 64):
         hidden = process.encode(texts).cpu().double()  # (n, tokens, width)
         at, end = torch.arange(hidden.shape[1]), lengths(process, texts)[:, None] - 1
         taken = at == end if pooling == "last" else (at > 0) & (at <= end)  # (n, tokens)
         pooled.append(torch.einsum("nt,ntw->nw", taken.double(), hidden))
-    return _cosine(torch.cat(pooled), index, prompts)  # to which a sum is as good as a mean
+    return cosines(torch.cat(pooled), index, prompts)  # to which a sum is as good as a mean
 
 
 def image_gaussian(
@@ -197,7 +191,7 @@ def image_gaussian(
     shrunk_covariance()  # whose library may be missing: before the images are made
     _check(sampling, components=components, batch_size=batch_size)
     whole("images", images, 3 if divergence == "jeffreys" else 1)
-    prompts, index = _unique(pairs)
+    prompts, index = unique(pairs)
     few_enough(components, len(prompts) * images)
     output: Output = partial(final_latents, process, **sampling)
     bar = tqdm(range(images), desc="images", unit="draw", delay=2)
@@ -206,41 +200,6 @@ def image_gaussian(
     means, covariances = fit_gaussians(principal_components(samples, components))
     compare = gaussian_frechet if divergence == "frechet" else gaussian_jeffreys
     return -compare(means, covariances, *index)
-
-
-def clip_features(name: str | Path = "openai/clip-vit-large-patch14") -> Features:
-    """A function of pictures (n, height, width, 3) in [0, 1] to their features (n, d).
-
-    CLIP's image embeddings (Radford et al. 2021) or, for "facebook/dinov2-base", the class tokens
-    of DINOv2 (Oquab et al. 2023), behind the checkpoint's own preparation of pictures.
-    """
-    processor, model = _pretrained(name, "AutoImageProcessor")
-
-    @steady
-    def features(pictures: np.ndarray) -> np.ndarray:
-        images = list((pictures * 255).round().astype(np.uint8))
-        pixels = processor(images=images, return_tensors="pt")["pixel_values"].to(model.device)
-        found = getattr(model, "get_image_features", model)(pixel_values=pixels)
-        return getattr(found, "pooler_output", found).cpu().numpy()  # before version 5: a tensor
-
-    return features
-
-
-def sentence_cosine(folder_or_name: str | Path, pairs: Pairs) -> np.ndarray:
-    """Cosine of the sentence embeddings of an encoder, from a folder or a Hub repository.
-
-    They are last hidden states averaged over what is not padding (Reimers and Gurevych 2019), as
-    "sentence-transformers/all-MiniLM-L6-v2" has them. Texts are cut at 256 word pieces, as it cuts
-    them. By hand, since SentenceTransformer.encode, which gives
-    the same, loads past the checks of `conjure_tools.weights`.
-    """
-    prompts, index = _unique(pairs)
-    tokenizer, model = _pretrained(folder_or_name, "AutoTokenizer", ("pooler",))
-    room = min(WORD_PIECES, tokenizer.model_max_length, model.config.max_position_embeddings)
-    vectors = torch.empty(len(prompts), model.config.hidden_size, dtype=torch.float64)
-    for rows, mask, hidden in hidden_states(model, tokenizer, prompts, room, 64):
-        vectors[rows] = torch.einsum("nt,ntw->nw", mask.double(), hidden.double())
-    return _cosine(vectors, index, prompts)
 
 
 # -- what several share ----------------------------------------------------------------------
@@ -270,7 +229,7 @@ def _minus_squares(
     pairs: Pairs, output: Output, draws: int, batch_size: int, label: str
 ) -> np.ndarray:
     """Minus the mean over draws of the squared distance between a pair's outputs, (P,)."""
-    prompts, index = _unique(pairs)
+    prompts, index = unique(pairs)
     ready, last = index.max(axis=0), np.zeros(len(prompts), int)  # by position among the prompts
     for side in index:
         np.maximum.at(last, side, ready)
@@ -287,24 +246,14 @@ def _minus_squares(
     return total / draws
 
 
-def _pretrained(source: str | Path, reader: str, unread: Sequence[str] = ()) -> tuple[Any, Any]:
-    """A transformers model on the best device, and its tokenizer or image processor before it."""
-    import transformers
-
-    folder = encoder_folder(source)
-    model = weights.pretrained(transformers.AutoModel, folder, unread=unread)
-    read = weights.reader(getattr(transformers, reader), folder)
-    return read, model.to(pick_device())
-
-
-def _unique(pairs: Pairs) -> tuple[list[str], np.ndarray]:
+def unique(pairs: Pairs) -> tuple[list[str], np.ndarray]:
     """The U unique prompts in order of appearance, and each pair's two among them, (2, P)."""
     flat = [prompt for pair in as_pairs(pairs) for prompt in pair]
     place = {prompt: i for i, prompt in enumerate(dict.fromkeys(flat))}
     return list(place), np.array([place[prompt] for prompt in flat]).reshape(-1, 2).T
 
 
-def _cosine(vectors: Tensor, index: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+def cosines(vectors: Tensor, index: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     """Cosine of the rows of vectors (U, width) that each column of index (2, P) names, (P,)."""
     lengths = vectors.norm(dim=1)
     for prompt, length in zip(prompts, lengths.tolist(), strict=True):

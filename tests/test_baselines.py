@@ -24,13 +24,12 @@ import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_tools import baselines, distributions
 from conjure_tools.baselines import (
-    clip_features,
     direct_output,
     image_gaussian,
     initial_timestep,
-    sentence_cosine,
     text_encoder_cosine,
 )
+from studies.other_models import clip_features, sentence_cosine
 
 PAIRS = [("a cat", "snow leopard"), ("pizza", "a cat"), ("pizza", "pizza")]
 SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}

@@ -534,7 +534,7 @@ def minilm() -> Path | None:
     ],
 )
 def test_a_known_model_gets_its_known_figures(name: str, published: float) -> None:
-    from conjure_tools.baselines import sentence_cosine
+    from studies.other_models import sentence_cosine
 
     table = load_pairs(name)
     pairs = list(zip(table["text1"], table["text2"], strict=True))

@@ -29,11 +29,12 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPTextModel
 import conjure_lib as cj
 from conjure_lib.integrity import quiet
 from conjure_tools import weights
-from conjure_tools.baselines import lengths, sentence_cosine
+from conjure_tools.baselines import lengths
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.grounding import embed, load_encoder
 from conjure_tools.hub import REVISIONS
 from conjure_tools.loading import pick_device
+from studies.other_models import sentence_cosine
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -632,12 +633,12 @@ def deaf_hub() -> Iterator[tuple[str, list[float]]]:
 
 ASK = """
 import conjure_lib as cj
-from conjure_tools.baselines import sentence_cosine
+from conjure_tools.encoders import encoder_folder
 from conjure_tools.benchmarks import load_pairs
 from conjure_tools.fingerprints import weights_hash
 for use in (
     lambda: cj.load("somebody/something", device="cpu"),
-    lambda: sentence_cosine("sentence-transformers/all-MiniLM-L6-v2", [("a", "b")]),
+    lambda: encoder_folder("sentence-transformers/all-MiniLM-L6-v2"),
     *(lambda name=name: load_pairs(name) for name in ("sts12", "sts13", "stsb", "sickr")),
 ):
     try:

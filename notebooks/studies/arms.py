@@ -27,7 +27,7 @@ import conjure_lib as cj
 from conjure_tools import baselines, benchmarks, correlation, runs, weights
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.loading import shipped
-from studies import records, spaces
+from studies import other_models, records, spaces
 from studies.probes import (
     POOLINGS,
     PROBES,
@@ -222,7 +222,7 @@ def probe_table(work: Path, steps: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     notes["runs"] = {}
     parts.append(by_spelling(table))
     if teacher := os.environ.get("CONJURE_MINILM"):
-        cosine = baselines.sentence_cosine(teacher, probe_texts(table))
+        cosine = other_models.sentence_cosine(teacher, probe_texts(table))
         parts.append(by_similarity(table, cosine).assign(model="", method="minilm"))
     else:
         print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: it is left out of the probes")

@@ -25,6 +25,7 @@ import conjure_lib as cj
 from conjure_tools import baselines, benchmarks, correlation, runs
 from conjure_tools.correlation import Resampling
 from conjure_tools.fingerprints import weights_hash
+from studies import other_models
 from studies.probes import COSINES, POOLINGS
 from studies.records import (
     RESULTS,
@@ -88,7 +89,7 @@ def others(
             fitted = partial(baselines.image_gaussian, process, divergence=kind, images=IMAGES)
             methods[kind] = (few, fitted)
     if folder := os.environ.get("CONJURE_MINILM"):
-        methods["minilm"] = (pairs, lambda p: baselines.sentence_cosine(folder, p))
+        methods["minilm"] = (pairs, lambda p: other_models.sentence_cosine(folder, p))
     else:
         print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: the column minilm stays empty")
     empty = ("minilm", "frechet", "jeffreys")

@@ -27,6 +27,7 @@ import conjure_lib as cj
 from conjure_lib.process import generator
 from conjure_tools import baselines, benchmarks, runs
 from conjure_tools.fingerprints import weights_hash
+from studies import other_models
 from studies.comparison import BASE, agreement_by_space
 from studies.records import Made, work
 
@@ -298,7 +299,7 @@ def controls(process: cj.GenerativeProcess, pairs: pd.DataFrame, draws: int) -> 
         ("random matrix", "control"): -np.random.default_rng(0).random(len(texts)),
     }
     if name := os.environ.get("CONJURE_MINILM"):
-        found["all-MiniLM", "control"] = baselines.sentence_cosine(name, texts) - 1
+        found["all-MiniLM", "control"] = other_models.sentence_cosine(name, texts) - 1
     else:
         print("CONJURE_MINILM names no folder of all-MiniLM-L6-v2: that space is left out")
     columns = {"weighting": "", "text1": pairs["text1"], "text2": pairs["text2"]}

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import conjure_lib as cj
 from conjure_lib.process import generator
-from conjure_tools import baselines
+from studies import other_models
 from studies.records import ROOT, in_place
 from training.autoencoder import encoded
 from training.pictures import Picture, caption, compose, fetched_emoji
@@ -221,7 +221,7 @@ def photo_features(files: Sequence[Path], cache: Path, model: str) -> Tensor:
     """
     names = [file.name for file in files]
     if not cache.is_file():
-        features = baselines.clip_features(model)
+        features = other_models.clip_features(model)
         rows = []
         for file in tqdm(files, desc="photographs", unit="file"):
             with Image.open(file) as photo:
