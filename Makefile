@@ -6,7 +6,7 @@
 # and the steps that they are made of:
 #
 #   make setup   the environment alone
-#   make lint    ruff and mypy
+#   make lint    ruff and mypy, which see the cells of the chapters as well
 #   make execute the chapters alone, into _build/executed/PROFILE
 #   make html    the book from chapters that are executed already
 #   make browse  open every page of the built book in a browser, and check it
@@ -59,6 +59,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/nbqa mypy notebooks --no-color-output
 
 bench: $(READY)
 	PYTHONPATH=book $(BIN)/python bench/bench.py --again

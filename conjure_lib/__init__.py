@@ -72,7 +72,7 @@ _TOOLS = ("loading", "matrices", "traces", "scorer")  # the only ones that are h
 settle()  # before torch is loaded
 
 
-def __getattr__(name: str) -> Any:
+def _handed_on(name: str) -> Any:
     """PEP 562: a name of ``__all__``, or the module of the library that has this name."""
     if name in _OWN:
         return import_module(f"{__name__}.{name}")
@@ -82,6 +82,10 @@ def __getattr__(name: str) -> Any:
             if hasattr(home, name):
                 return globals().setdefault(name, getattr(home, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if not TYPE_CHECKING:  # to mypy a misspelt name would be anything
+    __getattr__ = _handed_on
 
 
 def __dir__() -> list[str]:

@@ -814,7 +814,7 @@ def test_chapters_read_as_equation_function_and_picture() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_functions_are_in_the_studies(path: Path) -> None:
-    """Where they are typed: mypy does not see notebooks."""
+    """Where they have types and tests; a cell calls them, and mypy sees whether it does rightly."""
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
             for node in ast.walk(ast.parse(cell.source)):

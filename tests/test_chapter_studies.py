@@ -351,7 +351,8 @@ def test_the_divergence_of_a_chain_is_that_of_its_joint_law() -> None:
 
 
 def test_the_plain_loop_is_the_library(process: cj.GenerativeProcess) -> None:
-    found = algorithm.beside_library(process, ("cat", "dog"), [1.0, 3.0], steps=2, draws=1, seed=1)
+    sampling = cj.Sampling(steps=2, draws=1, seed=1)
+    found = algorithm.beside_library(process, ("cat", "dog"), [1.0, 3.0], sampling)
     assert (found["rel. difference"] < 1e-4).all()
     assert (found["calls, loop"] == [12, 24]).all()
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,14 +30,6 @@ PARTS = ("same x", "crossed", "drift")
 Parts = dict[str, cj.Terms]
 """Squared norms of the three parts of a prediction's difference, of one pair."""
 RESAMPLES = 2000  # of every bootstrap
-
-
-class Drawn(TypedDict):
-    """What is drawn, but for the guidance."""
-
-    steps: int
-    draws: int
-    seed: int
 
 
 def value(terms: cj.Terms, quadrature: Quadrature = "log-snr") -> float:
@@ -94,11 +86,17 @@ def plain_distance(
     return process.schedule.T * total / (steps * draws)
 
 
+def plainly(process: cj.GenerativeProcess, pair: tuple[str, str], sampling: cj.Sampling) -> float:
+    """The loop with what a sampling says."""
+    steps, draws = sampling.steps, len(sampling.numbers)
+    return plain_distance(process, *pair, steps, draws, sampling.guidance, sampling.seed)
+
+
 def beside_library(
     process: cj.GenerativeProcess,
     pair: tuple[str, str],
     guidances: Sequence[float],
-    **how: Unpack[Drawn],
+    sampling: cj.Sampling,
 ) -> pd.DataFrame:
     """The loop and the library at some guidances, and what either asked of the network.
 
@@ -107,10 +105,11 @@ def beside_library(
     """
     rows = []
     for guidance in guidances:
+        how = replace(sampling, guidance=guidance)
         before = process.evaluations
-        plain = plain_distance(process, *pair, guidance=guidance, **how)
+        plain = plainly(process, pair, how)
         between = process.evaluations
-        ours = cj.distance(process, *pair, guidance=guidance, quadrature="sum", **how).value
+        ours = cj.distance(process, *pair, sampling=how, quadrature="sum").value
         assert abs(plain - ours) <= 1e-4 * abs(plain), (plain, ours)
         calls = [between - before, process.evaluations - between]
         rows.append([guidance, plain, ours, abs(ours / plain - 1), *calls])
@@ -136,11 +135,9 @@ def parts(trace: cj.Trace) -> dict[str, np.ndarray]:
     }
 
 
-def parts_of(
-    process: cj.GenerativeProcess, pair: tuple[str, str], steps: int, draws: int, seed: int
-) -> Parts:
+def parts_of(process: cj.GenerativeProcess, pair: tuple[str, str], sampling: cj.Sampling) -> Parts:
     """The same over some draws with shared x_T."""
-    traces = [cj.trace(process, *pair, steps=steps, seed=seed, draw=d) for d in range(draws)]
+    traces = [cj.trace(process, *pair, sampling=sampling, draw=d) for d in sampling.numbers]
     opened, whole = [parts(trace) for trace in traces], traces[0].terms()
     return {
         name: replace(whole, squares=np.concatenate([draw[name] for draw in opened])[None])
@@ -545,31 +542,32 @@ def counted(
 
 
 def counted_plain(
-    process: cj.GenerativeProcess, pair: tuple[str, str], guidance: float, **how: Unpack[Drawn]
+    process: cj.GenerativeProcess, pair: tuple[str, str], sampling: cj.Sampling
 ) -> int:
     """Noise predictions that the plain loop makes."""
     before = process.evaluations
-    plain_distance(process, *pair, guidance=guidance, **how)
+    plainly(process, pair, sampling)
     return process.evaluations - before
 
 
 def costs(
-    process: cj.GenerativeProcess, words: int, pairs: Pairs, **how: Unpack[Drawn]
+    process: cj.GenerativeProcess, words: int, pairs: Pairs, sampling: cj.Sampling
 ) -> pd.DataFrame:
     """Predictions counted beside the formula, for one pair and for all pairs of some words.
 
     Raises:
         AssertionError: the counter and the formula differ.
     """
-    S, k, rows = how["steps"], how["draws"], []
+    S, k, rows = sampling.steps, len(sampling.numbers), []
     for label, these, U in (("one pair", pairs[:1], 2), (f"{words} words", pairs, words)):
         for guidance, c in ((1.0, 1), (7.5, 2)):
             P = len(these)
             ours, plain = c * S * k * U + 2 * S * k * P, 6 * c * S * k * P
-            _, count = counted(process, these, guidance=guidance, **how)
+            how = replace(sampling, guidance=guidance)
+            _, count = counted(process, these, sampling=how)
             assert count == ours, (count, ours)
             if P == 1:
-                assert counted_plain(process, these[0], guidance=guidance, **how) == plain
+                assert counted_plain(process, these[0], how) == plain
             said = "yes" if c == 2 else "no"
             rows.append([label, said, U, P, count, ours, plain, plain / ours])
     names = ["", "guidance", "U", "P", "counted", "formula", "plain reading", "saving"]
@@ -597,16 +595,13 @@ class Guided:
         return (apart / other.states.double().flatten(1).norm(dim=1)).cpu()
 
 
-def guided(
-    process: cj.GenerativeProcess, pair: tuple[str, str], w: float, **how: Unpack[Drawn]
-) -> Guided:
-    """The pair under guidance w."""
-    found = cj.pair_terms(process, [pair], guidance=w, **how)
-    start, condition = process.noise([0], how["seed"]), process.encode([pair[0]])
-    path = process.trajectories(
-        condition, start, [0], guidance=w, steps=how["steps"], seed=how["seed"]
-    )
-    return Guided(replace(found, squares=found.squares / w**2), path.states[0])
+def guided(process: cj.GenerativeProcess, pair: tuple[str, str], sampling: cj.Sampling) -> Guided:
+    """The pair under the guidance w of a sampling."""
+    found = cj.pair_terms(process, [pair], sampling=sampling)
+    start, condition = process.noise([0], sampling.seed), process.encode([pair[0]])
+    path = process.trajectories(condition, start, [0], sampling=sampling)
+    squares = found.squares / sampling.guidance**2
+    return Guided(replace(found, squares=squares), path.states[0])
 
 
 def guidance_facts(swept: Mapping[float, Guided]) -> dict[str, float]:

@@ -92,7 +92,6 @@ class Live:
 def scored_here(
     process: cj.GenerativeProcess,
     pairs: int,
-    *,
     draws: int,
     few: int,
     steps: Sequence[int],

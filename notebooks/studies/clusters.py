@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Unpack
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -102,24 +102,20 @@ def cosine_distance(matrix: np.ndarray) -> np.ndarray:
 # -- many matrices of the same words ----------------------------------------------------------
 
 
-class Making(baselines.Outputs, total=False):
-    """How the terms of the words were made."""
-
-    draws: int
-    batch_size: int
-
-
 def condensed(
-    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, **how: Unpack[Making]
+    process: cj.GenerativeProcess, words: Words, terms: cj.Terms, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Distances (P,) under each weighting, and those of the controls; ``how`` as for the terms."""
-    pairs = words.pairs
+    """Distances (P,) under each weighting, and those of the controls, of what the terms are of."""
+    pairs, sampling = words.pairs, terms.sampling
     found = {f"conjured, {w}": terms.by_draw(w).mean(1) for w in cj.WEIGHTINGS}
     for pooling in ("last", "mean"):
         cosine = baselines.text_encoder_cosine(process, pairs, pooling=pooling)
         found[f"text encoder, {pooling}"] = 1 - cosine
     found["initial timestep"] = terms.squares[:, :, 0].mean(axis=(1, 2))  # both halves stand at x_T
-    found["output"] = -baselines.direct_output(process, pairs, **how)
+    found["output"] = -baselines.direct_output(
+        process, pairs, steps=sampling.steps, draws=len(sampling.numbers), seed=sampling.seed,
+        batch_size=batch_size,
+    )  # fmt: skip
     return found
 
 

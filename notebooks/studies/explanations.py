@@ -29,6 +29,12 @@ GUIDES = ("map", "pictures", "average map")
 KEYS = ["weighting", "reading", "guide"]
 
 
+def pair_named(name: str) -> Pair:
+    """The pair that is written "y1 / y2"."""
+    first, second = name.split(" / ")
+    return first, second
+
+
 @dataclass(frozen=True)
 class Explainer:
     """A process, its settings, and the regions of the picture that an explanation can name."""
@@ -69,8 +75,8 @@ class Explainer:
 
     def trace(self, pair: Pair) -> cj.Trace:
         """The first draw of a pair, laid open."""
-        how: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance, "seed": self.seed}
-        return cj.trace(self.process, *pair, **how)
+        how = cj.Sampling(steps=self.steps, guidance=self.guidance, seed=self.seed)
+        return cj.trace(self.process, *pair, sampling=how)
 
     def contributions(self, trace: cj.Trace, weighting: Weighting) -> np.ndarray:
         """m_i(s, h, v) of one draw, (2, S, H, W); the sum is the distance of the draw."""

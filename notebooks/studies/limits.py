@@ -437,7 +437,7 @@ def worst_failures(found: Answers, phenomena: Sequence[str], count: int) -> pd.D
     return worst.merge(texts, on="id", suffixes=("_d", ""))
 
 
-def draw_failures(worst: pd.DataFrame, pictures: Sequence[np.ndarray]) -> None:
+def draw_failures(worst: pd.DataFrame, pictures: np.ndarray) -> None:
     """Anchor, closer and farther of each, as they were painted."""
     columns = 2 if len(worst) > 3 else 1
     rows = -(-len(worst) // columns)

@@ -355,10 +355,10 @@ def fresh_anchors(
     ``terms`` are of all pairs of the words, in their order.
     """
     found: dict[str, float] = {}
+    sampling = cj.Sampling(steps=ANCHOR_STEPS, draws=draws, seed=seed)
     for w in cj.WEIGHTINGS:
         exact = terms.by_draw(w).mean(axis=1)
-        how: Any = {"steps": ANCHOR_STEPS, "draws": draws, "seed": seed}
-        scorer = cj.Scorer(process, weighting=w, **how)
+        scorer = cj.Scorer(process, weighting=w, sampling=sampling)
         vectors = scorer.encode(list(words), batch_size=batch_size, show_progress_bar=False)
         found[w] = float(spearmanr(pdist(vectors, "sqeuclidean"), exact).statistic)
     return found

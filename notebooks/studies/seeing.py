@@ -121,13 +121,15 @@ def _band(axis: Any, t: np.ndarray, lines: np.ndarray, style: dict[str, Any]) ->
 
 
 def traced(
-    process: GenerativeProcess, names: Sequence[str], draws: int, **how: Any
+    process: GenerativeProcess, names: Sequence[str], sampling: cj.Sampling
 ) -> dict[str, list[Trace]]:
-    """The traces of pairs named "y1 / y2", one a draw; ``how`` is as for `conjure_lib.trace`."""
+    """The traces of pairs named "y1 / y2", one a draw."""
     found = {}
     for name in names:
         first, second = name.split(" / ")
-        found[name] = [cj.trace(process, first, second, draw=k, **how) for k in range(draws)]
+        found[name] = [
+            cj.trace(process, first, second, sampling=sampling, draw=k) for k in sampling.numbers
+        ]
     return found
 
 

@@ -550,7 +550,6 @@ def blame_facts(blame: pd.DataFrame, table: MethodTable) -> dict[str, Any]:
 def of_record(
     process: cj.GenerativeProcess,
     anew: Anew | None,
-    *,
     sample: int,
     batch_size: int,
     resamples: int,

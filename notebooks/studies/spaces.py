@@ -310,7 +310,7 @@ def controls(process: cj.GenerativeProcess, pairs: pd.DataFrame, draws: int) -> 
 
 
 def draw_rules(
-    made: Mapping[str, Space], words: Sequence[str], *, steps: int, guidance: float
+    made: Mapping[str, Space], words: Sequence[str], sampling: cj.Sampling
 ) -> list[cj.GenerativeProcess]:
     """What six rules paint under the same words, from one x_T; the two processes made for it."""
     process, led_by = made[BASE].process, dict(zip(WORDS, derangement(WORDS), strict=True))
@@ -319,16 +319,16 @@ def draw_rules(
     relabelled_ = conditioned(process, "relabelled", WORDS, swapped)
     lottery = made["random conditioning"].process
     rules = {
-        "follows the word\n(ddim)": (process, "ddim", guidance),
-        "follows the word\n(ddpm)": (process, "ddpm", guidance),
-        "flees the word": (process, "ddim", -guidance),
-        "told another word": (relabelled_, "ddim", guidance),
-        "told by lot": (lottery, "ddim", guidance),
+        "follows the word\n(ddim)": (process, "ddim", sampling.guidance),
+        "follows the word\n(ddpm)": (process, "ddpm", sampling.guidance),
+        "flees the word": (process, "ddim", -sampling.guidance),
+        "told another word": (relabelled_, "ddim", sampling.guidance),
+        "told by lot": (lottery, "ddim", sampling.guidance),
         "ignores the word": (process, "ddim", 0.0),
     }
     _, axes = plt.subplots(len(rules), len(words), figsize=(len(words) + 1.5, 7.6))
     for row, (label, (rule, sampler, w)) in zip(axes, rules.items(), strict=True):
-        painted = rule.generate(words, steps=steps, guidance=w, sampler=sampler)
+        painted = rule.generate(words, sampling=sampling, guidance=w, sampler=sampler)
         for axis, picture, word in zip(row, painted, words, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from itertools import product
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,8 +15,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from pandas.io.formats.style import Styler
 
 import conjure_lib as cj
+from conjure_lib import Weighting
 from conjure_lib.engine import chunks
-from conjure_lib.sampling import Settings
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE
 from studies.pages import bracketed
@@ -50,25 +51,21 @@ def with_error(values: Sequence[float] | np.ndarray, digits: int = 0) -> str:
 def answers(
     process: cj.GenerativeProcess,
     texts: Sequence[str],
-    draws: int,
-    *,
-    steps: int,
-    seed: int,
+    sampling: cj.Sampling,
     batch_size: int,
 ) -> np.ndarray:
     """ε(x|y) - ε(x|∅) on the trajectories of some texts, float32, (texts, draws, S, D)."""
-    noise = process.noise(range(draws), seed)
-    empty, parts = process.encode([""]), []
-    for rows in chunks([(i, k) for i in range(len(texts)) for k in range(draws)], batch_size):
+    draws, empty, parts = sampling.numbers, process.encode([""]), []
+    noise = process.noise(draws, sampling.seed)
+    for rows in chunks([*product(range(len(texts)), range(len(draws)))], batch_size):
         i, k = (list(side) for side in zip(*rows, strict=True))
-        path = process.trajectories(
-            process.encode([texts[n] for n in i]), noise[k], k, steps=steps, seed=seed
-        )
+        condition, keys = process.encode([texts[n] for n in i]), [draws[n] for n in k]
+        path = process.trajectories(condition, noise[k], keys, sampling=sampling)
         times = path.timesteps.to(process.device)
         for s, t in enumerate(times):
             path.eps[:, s] -= process.eps(path.states[:, s], t.expand(len(i)), empty[[0] * len(i)])
         parts.append(path.eps.flatten(2).cpu().numpy())
-    return np.concatenate(parts).reshape(len(texts), draws, len(times), -1)
+    return np.concatenate(parts).reshape(len(texts), len(draws), len(times), -1)
 
 
 def told(differences: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -167,15 +164,18 @@ def draw_told(
 
 
 def partner_distances(
-    process: cj.GenerativeProcess, found: Sequence[tuple[str, str]], **settings: Unpack[Settings]
+    process: cj.GenerativeProcess,
+    found: Sequence[tuple[str, str]],
+    sampling: cj.Sampling,
+    weighting: Weighting,
+    batch_size: int,
 ) -> np.ndarray:
-    """Distances of first words to their partners, then to second words further on, (3, pairs).
-
-    ``settings`` are those of `conjure_lib.distances`.
-    """
+    """Distances of first words to their partners, then to second words further on, (3, pairs)."""
     n = len(found)
     wanted = [(found[i][0], found[(i + s) % n][1]) for s in (0, *SHIFTS) for i in range(n)]
-    estimates = cj.distances(process, wanted, **settings)
+    estimates = cj.distances(
+        process, wanted, sampling=sampling, weighting=weighting, batch_size=batch_size
+    )
     return np.array([e.value for e in estimates]).reshape(1 + len(SHIFTS), n)
 
 
@@ -228,17 +228,17 @@ def readings(
     process: cj.GenerativeProcess,
     lists: Mapping[str, Sequence[tuple[str, str]]],
     scales: Mapping[cj.Weighting, np.ndarray],
-    draws: int,
-    **how: Any,
+    sampling: cj.Sampling,
+    batch_size: int,
 ) -> dict[str, dict[str, np.ndarray]]:
     """What the words of every list tell under each weighting, how alike, and what is read of them.
 
-    ``scales`` are the weights of the timesteps, (S,); ``how`` is as `answers` takes it.
+    ``scales`` are the weights of the timesteps, (S,).
     """
     found = {}
     for kind, pairs in lists.items():
         texts = [word for pair in pairs for word in pair]
-        differences = answers(process, texts, draws, **how)
+        differences = answers(process, texts, sampling, batch_size)
         found[kind] = {f"told, “{w}”": told(differences, s).mean(1) for w, s in scales.items()}
         found[kind] |= {"same each time": same(differences)}
         found[kind] |= {"text encoder": from_empty(process, texts)}

@@ -16,6 +16,7 @@ from pandas.io.formats.style import Styler
 from scipy.stats import rankdata
 
 import conjure_lib as cj
+from conjure_lib import Weighting
 from conjure_lib.engine import chunks
 from conjure_tools import benchmarks
 from conjure_tools.correlation import (
@@ -473,6 +474,23 @@ def matched_rows(
     return first.iloc[rows[:, 0]], second.iloc[rows[:, 1]]
 
 
+def matched_gap(
+    rated: Mapping[str, pd.DataFrame],
+    columns: Sequence[str],
+    caliper: float,
+    key: int,
+    **how: Unpack[Resampling],
+) -> tuple[Sequence[pd.DataFrame], pd.DataFrame | None]:
+    """`matched_rows` of the rated nouns and verbs, and their `gap` where there are more than ten.
+
+    No rows where either has no ratings.
+    """
+    if not {NOUNS, "verbs"} <= rated.keys():
+        return (), None
+    couples = matched_rows(rated[NOUNS], rated["verbs"], caliper)
+    return couples, gap(*couples, columns, key, **how) if len(couples[0]) > 10 else None
+
+
 def trend_table(trends: Mapping[str, pd.DataFrame], like: pd.DataFrame | None, couples: int) -> Any:
     """Concrete less abstract halves, and nouns less verbs of equal concreteness."""
     rows = {f"{name}: concrete less abstract half": frame for name, frame in trends.items()}
@@ -594,7 +612,6 @@ def control_facts(found: Mapping[str, Correlation]) -> dict[str, Any]:
 def of_record(
     process: cj.GenerativeProcess,
     anew: Anew | None,
-    *,
     sample: int,
     batch_size: int,
     resamples: int,
@@ -608,22 +625,32 @@ def of_record(
 
 
 def draw_pictures(
-    process: cj.GenerativeProcess, simlex: pd.DataFrame, count: int, seed: int, **look: Any
+    process: cj.GenerativeProcess, simlex: pd.DataFrame, count: int, sampling: cj.Sampling
 ) -> None:
-    """What ``count`` words of each part of speech conjure; ``look`` is as `generate` takes it."""
-    chosen = some_words(simlex, count, seed)
-    picture_grid(process.generate(chosen, seed=seed, **look), chosen, columns=count)
+    """What ``count`` words of each part of speech conjure."""
+    chosen = some_words(simlex, count, sampling.seed)
+    picture_grid(process.generate(chosen, sampling=sampling), chosen, columns=count)
     plt.show()
 
 
 def scored_by(
-    blind: cj.GenerativeProcess, found: Opened, count: int, seed: int, **how: Any
+    blind: cj.GenerativeProcess,
+    found: Opened,
+    count: int,
+    seed: int,
+    *,
+    draws: int,
+    weighting: Weighting,
+    batch_size: int,
 ) -> pd.DataFrame:
     """Some pairs of SimLex-999, stratified, with a column "untrained": similarities of ``blind``.
 
-    ``how`` replaces settings of the record.
+    The rest is as in the record.
     """
     some = stratified(found.joined["simlex999"], count, seed=seed)
-    settings = found.settings | {"progress": False, **how}
-    estimates = cj.distances(blind, texts_of(some), **settings)
+    sampling = cj.Sampling.of(draws=draws, **found.settings)
+    estimates = cj.distances(
+        blind, texts_of(some), sampling=sampling, weighting=weighting, batch_size=batch_size,
+        progress=False,
+    )  # fmt: skip
     return some.assign(untrained=[-e.value for e in estimates])
