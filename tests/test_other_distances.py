@@ -116,7 +116,7 @@ def test_numbers_are_said_with_their_intervals_where_there_are_any() -> None:
 
 
 def test_the_record_is_told_with_intervals(process: cj.GenerativeProcess) -> None:
-    found = evidence.of_record(process, False)
+    found = evidence.recorded()
     same = evidence.same_noise(found)
     facts = evidence.people_facts(found) | evidence.facts(found, evidence.floors(found), same)
     for name in ("path_rho", "best_rho", "closest_rho", "furthest_rho", "again_energy_common"):

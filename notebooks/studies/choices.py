@@ -123,16 +123,18 @@ class OfRecord:
     variance: pd.DataFrame
 
 
-def of_record(process: cj.GenerativeProcess, recompute: bool) -> OfRecord:
-    """From the record, or made anew; without anything where there is none."""
+def of_record(
+    process: cj.GenerativeProcess, live: Live, weighting: Weighting, recompute: bool
+) -> tuple[OfRecord, Overlay]:
+    """The ablations of record, or made anew, and what the page scores over the record of words."""
     if recompute:
         table, variance, _ = ablations.make(process, work("ablations"))
-        return _named(table, variance)
+        return _named(table, variance), overlay(process, live, weighting)
     found, spread = opened("ablations"), opened("variance")
     if found is None or spread is None:
-        return OfRecord({}, pd.DataFrame())
+        return OfRecord({}, pd.DataFrame()), overlay(process, live, weighting)
     found.checked(weights_hash(process))
-    return _named(found.table, spread.table)
+    return _named(found.table, spread.table), overlay(process, live, weighting)
 
 
 def _named(table: pd.DataFrame, variance: pd.DataFrame) -> OfRecord:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,11 +18,12 @@ from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
 import conjure_lib as cj
+from conjure_tools.fingerprints import weights_hash
 from conjure_tools.plots import PALETTE, forest
 from studies import arms, probes
 from studies.ablations import DIFFERENCE, MEASURED, RHO
 from studies.pages import bracketed_of
-from studies.records import Overlay, Record, laid_over
+from studies.records import Overlay, Record, laid_over, opened
 
 MODELS = {
     "shipped": "shipped model",
@@ -214,6 +215,7 @@ class Answers:
     table: pd.DataFrame  # the probes
     scored: pd.DataFrame
     weighting: str
+    notes: Mapping[str, Any] = field(default_factory=dict)  # of the record, where it is from one
 
     @property
     def results(self) -> pd.DataFrame:
@@ -255,6 +257,25 @@ class Answers:
         """What a model's distance says of every probe, with its phenomenon."""
         mine = (self.scored["model"] == model) & (self.scored["method"] == self.weighting)
         return self.scored[mine].merge(self.table[["id", "phenomenon"]], on="id")
+
+
+def of_record(
+    process: cj.GenerativeProcess,
+    table: pd.DataFrame,
+    sample: pd.DataFrame,
+    fresh: pd.DataFrame,
+    weighting: str,
+    recompute: bool,
+) -> tuple[Answers, Overlay]:
+    """The answers of record to all probes, and what was scored here of a sample over them.
+
+    Without a record of this model, or with ``recompute``, the answers are those of the sample.
+    """
+    record = opened("probes") if process.name == cj.EMBEDDED and not recompute else None
+    beside = overlay(record, fresh, weights_hash(process))
+    if record is not None:
+        return Answers(table, record.table, weighting, record.notes), beside
+    return Answers(sample, pd.concat([probes.by_spelling(table), fresh]), weighting), beside
 
 
 def paired(

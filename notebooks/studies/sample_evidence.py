@@ -108,15 +108,24 @@ def measured_here(
     return Evidence(*made, {name: f"{len(few)} pairs of {SETS[name]}"}), few
 
 
-def of_record(process: cj.GenerativeProcess, recompute: bool) -> Evidence:
-    """The evidence of record, or that made anew.
+def of_record(
+    process: cj.GenerativeProcess, here: Evidence, recompute: bool
+) -> tuple[Evidence, Overlay]:
+    """The evidence of record, or that made anew, and what was measured here over it.
 
     Raises:
         FileNotFoundError: there is no record; the message names the command that makes it.
     """
-    labels = SETS | {f"simlex999-{study.NOUNS}": f"SimLex-999, {study.NOUNS} pairs of nouns"}
+    found = recorded()
     if recompute:
-        return Evidence(*study.make(process, study.pair_sets(), work("image_distances")), labels)
+        made = study.make(process, study.pair_sets(), work("image_distances"))
+        found = Evidence(*made, found.labels)
+    return found, overlay(process, found, here)
+
+
+def recorded() -> Evidence:
+    """The evidence of record."""
+    labels = SETS | {f"simlex999-{study.NOUNS}": f"SimLex-999, {study.NOUNS} pairs of nouns"}
     found, agreed = (results_of_record(f"distances{part}") for part in ("", "_agreement"))
     return Evidence(found.table, agreed.table, found.notes, labels)
 
