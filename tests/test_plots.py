@@ -13,7 +13,7 @@ import torch
 
 import conjure_lib as cj
 from conjure_tools import plots
-from studies import seeing
+from studies import where_and_when
 
 PAIR = ("red heart", "blue heart")
 
@@ -48,15 +48,15 @@ def test_maps_add_up_to_the_terms(traces: list[cj.Trace]) -> None:
 
 def test_a_prompt_and_itself_differ_nowhere(process: cj.GenerativeProcess) -> None:
     same = cj.trace(process, "tree", "tree", steps=2)
-    assert seeing.view_maps(process, same).max() < 1e-6
-    assert seeing.apartness(same).max() < 1e-9
+    assert where_and_when.view_maps(process, same).max() < 1e-6
+    assert where_and_when.apartness(same).max() < 1e-9
 
 
 def test_views_differ_where_their_pixels_do(
     process: cj.GenerativeProcess, traces: list[cj.Trace]
 ) -> None:
     trace = traces[0]
-    found = seeing.view_maps(process, trace)
+    found = where_and_when.view_maps(process, trace)
     assert found.shape == (2, 3, 64, 64)
     x, t = trace.states[1, 2:], trace.timesteps[2:]
     assert process.decode is not None
@@ -72,7 +72,7 @@ def test_apartness_of_known_states(process: cj.GenerativeProcess) -> None:
     one, other = torch.eye(4).reshape(4, 1, 2, 2)[:2]
     states = torch.stack([torch.stack([one, one]), torch.stack([one, other])])  # (2, S, 1, 2, 2)
     trace = made_up(process, states, torch.zeros(2, 2, *states.shape[1:]))
-    np.testing.assert_allclose(seeing.apartness(trace), [0, 1])
+    np.testing.assert_allclose(where_and_when.apartness(trace), [0, 1])
 
 
 @pytest.mark.parametrize("weighting", cj.WEIGHTINGS)
@@ -84,7 +84,7 @@ def test_the_share_that_is_added_follows_the_weights(
     eps[1, 0, 1, 0, 1, 1] = 2  # ‖Δε‖² = 4 at t = 1 on the second alone
     trace = made_up(process, torch.zeros(2, 2, 1, 2, 2), eps)
     early, late = process.schedule.weight(trace.timesteps, weighting).tolist()
-    found = seeing.added(trace, weighting)
+    found = where_and_when.added(trace, weighting)
     np.testing.assert_allclose(found, [early / (early + 4 * late), 1])
 
 
@@ -92,13 +92,13 @@ def test_the_share_that_is_added_follows_the_weights(
 
 
 def test_where_figure_shows_the_maps(process: cj.GenerativeProcess, traces: list[cj.Trace]) -> None:
-    figure = seeing.where_figure(process, traces, "noise")
+    figure = where_and_when.where_figure(process, traces, "noise")
     images = [axis.get_images()[0].get_array() for axis in figure.axes]
     assert len(images) == 2 * 5
     first = plots.difference_maps(traces[0])
     np.testing.assert_allclose(images[1], first[0].mean(0))  # noise: the mean over steps
     np.testing.assert_allclose(images[3], first[1].mean(0))
-    np.testing.assert_allclose(images[4], seeing.view_maps(process, traces[0]).mean((0, 1)))
+    np.testing.assert_allclose(images[4], where_and_when.view_maps(process, traces[0]).mean((0, 1)))
     assert "blue heart" in figure.axes[0].get_ylabel()
     red, blue = (np.asarray(images[i]) for i in (0, 2))  # each prompt at its own end
     assert red.mean((0, 1))[0] > red.mean((0, 1))[2]
@@ -109,22 +109,22 @@ def test_when_figure_shows_the_shares(
     process: cj.GenerativeProcess, traces: list[cj.Trace]
 ) -> None:
     named = {"both draws": traces, "one draw": traces[:1]}
-    figure = seeing.when_figure(named, dashed=["one draw"])
+    figure = where_and_when.when_figure(named, dashed=["one draw"])
     assert len(figure.axes) == 1 + len(cj.WEIGHTINGS)
     for axis, weighting in zip(figure.axes[1:], cj.WEIGHTINGS, strict=True):
         both, one = axis.get_lines()[:2]
-        shares = [seeing.added(trace, weighting) for trace in traces]
+        shares = [where_and_when.added(trace, weighting) for trace in traces]
         np.testing.assert_allclose(both.get_ydata(), np.mean(shares, axis=0))
         np.testing.assert_allclose(one.get_ydata(), shares[0])
         assert (both.get_linestyle(), one.get_linestyle()) == ("-", "--")
         assert len(axis.collections) == 1  # the band: a single draw has none
         assert axis.xaxis_inverted()
-    apart = [seeing.apartness(trace) for trace in traces]
+    apart = [where_and_when.apartness(trace) for trace in traces]
     assert apart[0][0] < 1e-12 < apart[0][-1]
     np.testing.assert_allclose(figure.axes[0].get_lines()[0].get_ydata(), np.mean(apart, axis=0))
 
 
-@pytest.mark.parametrize("draw", [plots.pair_figure, seeing.view_maps])
+@pytest.mark.parametrize("draw", [plots.pair_figure, where_and_when.view_maps])
 def test_pictures_need_a_decoder(
     process: cj.GenerativeProcess, traces: list[cj.Trace], draw: object
 ) -> None:

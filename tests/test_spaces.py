@@ -22,7 +22,7 @@ import conjure_lib as cj
 from conjure_tools import correlation
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.runs import Run
-from studies import clusters, comparison, dice, likeness, spaces, verdicts
+from studies import clusters, comparison, samplers, spaces, spaces_page, spaces_sentences
 from studies.records import ROOT, Record
 
 FEW = ["boy", "lad", "coast", "smile"]
@@ -309,7 +309,7 @@ def test_how_much_more_alike_is_a_paired_difference() -> None:
 
 def test_names_of_one_process_are_found_by_their_distances() -> None:
     one, times = np.array([1.0, 2.0, 3.0]), (9.0, 5.0)
-    found = dice.Names(
+    found = samplers.Names(
         {"a": one, "b": 1.2 * one, "c": one * (1 + 1e-6), "d": 1.2 * one},
         dict.fromkeys("abcd", times),
     )
@@ -324,7 +324,7 @@ def test_names_of_one_process_are_found_by_their_distances() -> None:
 
 
 def test_names_of_the_embedded_model(process: cj.GenerativeProcess) -> None:
-    found = dice.by_name(process, ["boy", "coast"], 64, steps=3)
+    found = samplers.by_name(process, ["boy", "coast"], 64, steps=3)
     home = {name: group[0] for group in found.groups for name in group}
     assert home["euler"] == "ddim" and home["euler-ancestral"] == "ddpm"
     assert len({home[name] for name in ("ddim", "ddpm", "ancestral", "dpm++2m")}) == 4
@@ -334,24 +334,24 @@ def test_a_sampler_that_is_refused_is_left_out(
     process: cj.GenerativeProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = PNDMScheduler.from_config(process.scheduler.config)
-    found = dice.by_name(replace(process, scheduler=own), ["boy", "coast"], 64)
+    found = samplers.by_name(replace(process, scheduler=own), ["boy", "coast"], 64)
     assert "own" not in found.distances and "ddim" in found.distances
     assert "`own` is left out: PNDMScheduler asks" in capsys.readouterr().out
 
 
 def test_a_guidance_that_fades_leaves_the_squared_scale(process: cj.GenerativeProcess) -> None:
-    found = dice.fading(process, FEW[:3], [0.03, 0.003], "noise", 64)
+    found = samplers.fading(process, FEW[:3], [0.03, 0.003], "noise", 64)
     assert found.least == 0.003
     assert found.gap(0.003).max() < 0.3 * found.gap(0.03).max() < 0.3
     fall = np.log(found.distances[0.03] / found.distances[0.003]) / np.log(10)
     np.testing.assert_allclose(fall, 2, atol=0.2)
 
 
-def asked(made: Made, **changed: Any) -> likeness.Compared:
+def asked(made: Made, **changed: Any) -> spaces_page.Compared:
     """The spaces of a small random model, with rows of agreement changed by space."""
-    overlay = Record("spaces", made[0], made[1]).overlay(made[0].iloc[:0], likeness.KEY)
-    found = likeness.Found(made[0], made[1], True, 0, overlay)
-    compared = likeness.compare(found, "noise", 30, 19)
+    overlay = Record("spaces", made[0], made[1]).overlay(made[0].iloc[:0], spaces_page.KEY)
+    found = spaces_page.Found(made[0], made[1], True, 0, overlay)
+    compared = spaces_page.compare(found, "noise", 30, 19)
     result = compared.result.copy()
     for column, values in changed.items():
         for name, value in values.items():
@@ -388,29 +388,32 @@ def test_the_trained_network_is_set_against_each_untrained_one(
     made: Made, rows: Rows, said: str
 ) -> None:
     compared = asked(made, **differing("untrained U-Net", *rows))
-    more = compared.twins(verdicts.UNET)[len(rows) :]
+    more = compared.twins(spaces_sentences.UNET)[len(rows) :]
     compared = replace(compared, result=compared.result.drop(index=more))
-    found = verdicts.trained_less(compared, verdicts.UNET)
+    found = spaces_sentences.trained_less(compared, spaces_sentences.UNET)
     assert said in found
     values = [-100 * value for value, _, _ in rows]
-    ends = verdicts.ends(np.array(values), "+.0f")
+    ends = spaces_sentences.ends(np.array(values), "+.0f")
     assert f"(trained less untrained {ends}, intervals within [" in found
 
 
 def test_a_mean_over_networks_by_lot_has_students_interval(made: Made) -> None:
     names = [f"untrained U-Net, seed {seed}" if seed else "untrained U-Net" for seed in range(4)]
     rho = dict(zip(names, (0.5, 0.6, 0.5, 0.6), strict=True))
-    said = verdicts.agreed_by_lot(asked(made, spearman=rho), verdicts.UNET)
+    said = spaces_sentences.agreed_by_lot(asked(made, spearman=rho), spaces_sentences.UNET)
     assert said == "50 to 60 (mean over such networks 55 [46, 64])"  # t of 3 is 3.182, s/2 = 2.887
 
 
 def test_what_was_not_measured_is_not_said(made: Made) -> None:
     found = asked(made)  # no pair of RG-65 is among these words
-    said = {name: getattr(text, "data", str(text)) for name, text in verdicts.facts(found).items()}
+    said = {
+        name: getattr(text, "data", str(text))
+        for name, text in spaces_sentences.facts(found).items()
+    }
     assert not [name for name, text in said.items() if "nan" in text]
     assert "(not measured)" in said["answer_lots"] and "not compared" in said["controls"]
     assert "agrees better" not in " ".join(said.values())
-    assert verdicts.moral(found) == ""
+    assert spaces_sentences.moral(found) == ""
 
 
 def test_the_moral_follows_the_numbers(made: Made) -> None:
@@ -419,7 +422,7 @@ def test_the_moral_follows_the_numbers(made: Made) -> None:
     def moral(unet: Rows, reader: Rows) -> str:
         rows = [differing("untrained U-Net", *unet), differing("untrained text encoder", *reader)]
         columns = {column: rows[0][column] | rows[1][column] for column in rows[0]}
-        return verdicts.moral(asked(made, **columns))
+        return spaces_sentences.moral(asked(made, **columns))
 
     assert "it is the text encoder that must" in moral(same, better)
     assert "it is the U-Net that must" in moral(better, same)
@@ -429,14 +432,14 @@ def test_the_moral_follows_the_numbers(made: Made) -> None:
 
 def test_the_figures_and_the_table_show_every_space(made: Made) -> None:
     found = asked(made)
-    table = likeness.everything_asked(found)
+    table = spaces_page.everything_asked(found)
     assert len(table.data) == made[0]["space"].nunique()
-    likeness.draw_spaces(found)
+    spaces_page.draw_spaces(found)
     labels = {text.get_text() for text in plt.gcf().axes[0].get_yticklabels()}
     homes = {name.split(", seed ")[0] for name in made[0]["space"]}
-    assert labels == {likeness.LABELS.get(name, name) for name in homes}
-    likeness.draw_map(found)
-    assert len(plt.gca().get_yticklabels()) == len(likeness.MAP)
+    assert labels == {spaces_page.LABELS.get(name, name) for name in homes}
+    spaces_page.draw_map(found)
+    assert len(plt.gca().get_yticklabels()) == len(spaces_page.MAP)
     plt.close("all")
 
 
@@ -447,7 +450,7 @@ def test_every_number_that_the_chapter_quotes_of_the_spaces_is_there(made: Made)
     quoted = {name.split(":")[0] for name in re.findall(r"\{glue:\w+\}`([\w:.-]+)`", text)}
     code = " ".join(cell.source for cell in cells if cell.cell_type == "code")
     found = asked(made)
-    told = {**verdicts.facts(found), **verdicts.map_facts(found)}
+    told = {**spaces_sentences.facts(found), **spaces_sentences.map_facts(found)}
     told |= dict.fromkeys(["n_words", "fresh_sentence", "record_evaluations", "names_sentence"])
     told |= dict.fromkeys(["evaluations", "seconds", "device", "model"])  # of `pages.cost`
     said = {name.replace("_", "-") for name in told}

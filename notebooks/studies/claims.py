@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from conjure_tools.benchmarks import NAMES, STS
-from studies import choices, evidence, limits, sentences
-from studies.evidence import FindingsTable
+from studies import ablations_page, book_findings, probes_page, sentences
+from studies.book_findings import FindingsTable
 from studies.findings import WEIGHTING, Numbers, combined
 from studies.pages import bracketed
 from studies.records import Record, matching, published
@@ -115,7 +115,7 @@ def of_findings(record: Record) -> list[Claim]:
 
 def on_speech(table: FindingsTable) -> Claim:
     """Nouns before other words."""
-    less = {o: 100 * evidence.nouns_less(table, "conjured", p) for p, o in SPOKEN.items()}
+    less = {o: 100 * book_findings.nouns_less(table, "conjured", p) for p, o in SPOKEN.items()}
     ours = ", ".join(f"less {other} {bracketed(row, '+.1f')}" for other, row in less.items())
     text = "It agrees better with people on nouns than on verbs and adjectives."
     return claim(text, "no figure found", f"nouns {ours}", "06_part_of_speech", [*less.values()])
@@ -134,7 +134,7 @@ def on_simcse() -> list[Claim]:
 def on_encoders(record: Record) -> list[Claim]:
     """The text encoder as a bottleneck."""
     less = {
-        NAMES[name]: 100 * evidence.distilled_less(record, "scratch", name)
+        NAMES[name]: 100 * book_findings.distilled_less(record, "scratch", name)
         for name in ("rg65", "simlex999")
     }
     ours = ", ".join(f"{name} {bracketed(row, '+.1f')}" for name, row in less.items())
@@ -145,8 +145,8 @@ def on_encoders(record: Record) -> list[Claim]:
 
 def on_probes(record: Record) -> list[Claim]:
     """What cannot be pictured."""
-    asked = evidence.scored_answers(record)
-    easy, hard = (evidence.right(asked, among) for among in (limits.CONTROLS, ABSTRACT))
+    asked = book_findings.scored_answers(record)
+    easy, hard = (book_findings.right(asked, among) for among in (probes_page.CONTROLS, ABSTRACT))
     gap = 100 * combined(np.stack([easy, hard]), [1, -1])
     shares = f"{100 * easy[0]:.0f} % of the controls, {100 * hard[0]:.0f} % of the abstract probes"
     text = "What cannot be pictured, abstractions above all, is beyond it."
@@ -158,7 +158,8 @@ def on_spaces(record: Record) -> list[Claim]:
     """Meaning as a matter of the process."""
     what = {"random conditioning": "told by lot", "states of noise": "at states of noise"}
     less = {
-        said: -100 * evidence.by_process(record, space)[[0, 2, 1]] for space, said in what.items()
+        said: -100 * book_findings.by_process(record, space)[[0, 2, 1]]
+        for space, said in what.items()
     }
     ours = ", ".join(f"{said} {bracketed(row, '+.1f')}" for said, row in less.items())
     text = (
@@ -173,7 +174,7 @@ def of_ablations(record: Record) -> list[Claim]:
     """Three draws above five."""
     rows = matching(record.table, study="draws", value="5", weighting=WEIGHTING)
     share = rows["falls"].to_numpy(float)
-    names = rows["benchmark"].replace(NAMES | choices.LABELS)
+    names = rows["benchmark"].replace(NAMES | ablations_page.LABELS)
     said = "; ".join(f"{name}: {100 * x:.0f} %" for name, x in zip(names, share, strict=True))
     text = "Three draws agree better with people than five."
     ours = f"five are below three in this share of choices of the draws ({said})"

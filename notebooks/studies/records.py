@@ -54,9 +54,9 @@ MADE_BY = {
     "distances": ("image_distances:record", 900),
     "probes": ("arms:probe_record", 3000),
     "encoders": ("arms:agreement_record", 1200),
-    "nngs_images": ("graphs:image_record", 10),
-    "nngs_templates": ("graphs:template_record", 1250),
-    "nngs_scale": ("graphs:scale_record", 300),
+    "nngs_images": ("neighbor_graphs:image_record", 10),
+    "nngs_templates": ("neighbor_graphs:template_record", 1250),
+    "nngs_scale": ("neighbor_graphs:scale_record", 300),
     "grounding": ("mcse.study:record", 3600),
 }
 """What makes each record, in an order in which each finds what it needs; and about how many seconds

@@ -16,8 +16,8 @@ from torch import Tensor
 from conjure_lib.process import generator
 from conjure_tools.distributions import METHODS, sample_distances
 from studies.gaussians import Mixture, gaussian_kl
+from studies.image_distances_page import COLOURS
 from studies.pages import plain_ticks
-from studies.sample_evidence import COLOURS
 
 DIMENSIONS = (2, 256)
 APART, WIDE = 3.0, 1.2  # ‖m‖ and the width of the second law

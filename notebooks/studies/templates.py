@@ -15,7 +15,7 @@ import conjure_lib as cj
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import chance, nngs_profile
 from conjure_tools.plots import PALETTE
-from studies import graphs, zero_shot
+from studies import neighbor_graphs, zero_shot
 from studies.neighbourhoods import (
     correlation,
     nngs_less_cka,
@@ -76,14 +76,15 @@ def judged_templates(process: cj.GenerativeProcess, recompute: bool) -> Judged:
 def class_vectors(process: cj.GenerativeProcess, found: Judged) -> dict[str, np.ndarray]:
     """By template, the text encoder's vectors (classes, width) of the classes filled in."""
     return {
-        t: graphs.text_vectors(process, zero_shot.filled(t, found.classes)) for t in found.templates
+        t: neighbor_graphs.text_vectors(process, zero_shot.filled(t, found.classes))
+        for t in found.templates
     }
 
 
 def studied(found: Judged, texts: Mapping[str, np.ndarray], k: int) -> dict[str, pd.DataFrame]:
-    """By kind of features, `graphs.template_study` of the pictures and the texts."""
+    """By kind of features, `neighbor_graphs.template_study` of the pictures and the texts."""
     return {
-        name: graphs.template_study(space, texts, found.accuracy, k)
+        name: neighbor_graphs.template_study(space, texts, found.accuracy, k)
         for name, space in found.features.items()
     }
 
@@ -111,7 +112,7 @@ def by_template(by_feature: Mapping[str, pd.DataFrame], classes: int, k: int) ->
 def by_space_with_accuracy(by_feature: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Correlations over templates of NNGS and CKA with accuracy, by space."""
     return pd.concat(
-        graphs.correlations(table, "accuracy", ["nngs", "cka"]).assign(space=name)
+        neighbor_graphs.correlations(table, "accuracy", ["nngs", "cka"]).assign(space=name)
         for name, table in by_feature.items()
     )
 

@@ -34,6 +34,7 @@ from conjure_tools.neighbors import cka, neighbors, nngs
 from studies.records import Made, work
 from studies.zero_shot import CLASSES, TEMPLATES, TIMES, VIEWS, class_means, emoji_of, judge_all
 
+STUDY = "neighbor_graphs"
 Vectors = Callable[[Sequence[str]], np.ndarray]
 """Words to their vectors, (n, width); KeyError names a word that has none."""
 
@@ -49,7 +50,7 @@ def image_record() -> Made:
 def template_record() -> Made:
     """One row per template and class, see `judge_all`."""
     process = cj.load()
-    table = judge_all(process, emoji_of(CLASSES, everything=True), TEMPLATES, work("graphs"))
+    table = judge_all(process, emoji_of(CLASSES, everything=True), TEMPLATES, work(STUDY))
     spent = _spent(process, table.attrs["seconds"], table.attrs["evaluations"])
     return {"nngs_templates": table}, {"times": TIMES, "seed": 0} | spent
 

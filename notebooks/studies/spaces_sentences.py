@@ -12,9 +12,9 @@ from scipy.stats import t as student
 
 from studies import comparison, spaces
 from studies.comparison import BASE
-from studies.likeness import LABELS, Compared
 from studies.pages import bracketed
 from studies.spaces import REFERENCE
+from studies.spaces_page import LABELS, Compared
 
 TEXT = "text encoder, last"
 UNET, READER = spaces.UNTRAINED

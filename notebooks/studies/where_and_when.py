@@ -19,7 +19,7 @@ from conjure_lib import WEIGHTINGS, GenerativeProcess, Trace, Weighting
 from conjure_lib.sde import term_weights
 from conjure_tools import plots
 from conjure_tools.plots import PALETTE, SEQUENTIAL
-from studies.telling import with_error
+from studies.things_and_ideas import with_error
 
 
 def view_maps(process: GenerativeProcess, trace: Trace) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 import conjure_lib as cj
 
 pytest.importorskip("studies")
-from studies import relatives
+from studies import other_estimators
 
 MEANS = torch.tensor([[[[0.9, -0.4]]], [[[-0.5, 0.8]]], [[[0.2, 0.1]]]])  # the last: no text
 C = 0.5
@@ -45,7 +45,9 @@ def jeffreys(i: int, j: int) -> float:
 
 def test_three_estimators_of_one_divergence() -> None:
     exact, draws, steps = process(), 400, 20
-    found = relatives.asked(exact, ["0", "1", "0"], draws=draws, steps=steps, batch_size=4000)
+    found = other_estimators.asked(
+        exact, ["0", "1", "0"], draws=draws, steps=steps, batch_size=4000
+    )
     assert exact.evaluations == 2 * (1 + 2 * 3) * draws * steps
     table, (name,) = found.pair_table(), found.pair_table().index
     assert name == "0, 1"
@@ -64,7 +66,7 @@ def test_three_estimators_of_one_divergence() -> None:
 def test_what_a_picture_tells_of_its_text() -> None:
     """For laws of one width KL(p_y‖p_∅), half of their Jeffreys divergence."""
     draws = 400
-    found = relatives.asked(process(), ["0", "1"], draws=draws, steps=20, batch_size=4000)
+    found = other_estimators.asked(process(), ["0", "1"], draws=draws, steps=20, batch_size=4000)
     table = found.text_table()
     for i, text in enumerate(("0", "1")):
         truth = jeffreys(i, 2) / 2
@@ -76,7 +78,7 @@ def test_what_a_picture_tells_of_its_text() -> None:
 
 def test_maps_add_up_and_what_is_steady_is_told() -> None:
     """Δε is the same at every x of these laws: all of it is steady, and both maps show it."""
-    found = relatives.asked(process(), ["0", "1"], draws=3, steps=12)
+    found = other_estimators.asked(process(), ["0", "1"], draws=3, steps=12)
     ours, theirs = found.maps()
     assert ours.shape == theirs.shape == (1, 2)
     assert ours.sum() == pytest.approx(found.pair_table()["paths"].iloc[0], rel=1e-4)
@@ -85,14 +87,16 @@ def test_maps_add_up_and_what_is_steady_is_told() -> None:
 
 
 def test_estimators_are_said_beside_the_paths_with_their_errors() -> None:
-    found = relatives.asked(process(), ["0", "1"], draws=3, steps=12)
-    table = relatives.estimators_beside_paths(found).data
+    found = other_estimators.asked(process(), ["0", "1"], draws=3, steps=12)
+    table = other_estimators.estimators_beside_paths(found).data
     assert list(table.index) == ["paths", "MINDE", "excess loss", "sum of m", "difference of m"]
     assert table.loc["MINDE", "times the paths"] == "1.00 (1.00 to 1.00)"
     # both texts share their noise, which cancels between the halves of laws of one width …
     assert (table["error, %"].iloc[:3] == "0").all()
-    unlike = relatives.asked(process((0.5, 1.5, 0.5)), ["0", "1"], draws=3, steps=12)
-    for kind, error in relatives.estimators_beside_paths(unlike).data["error, %"].iloc[:3].items():
+    unlike = other_estimators.asked(process((0.5, 1.5, 0.5)), ["0", "1"], draws=3, steps=12)
+    for kind, error in (
+        other_estimators.estimators_beside_paths(unlike).data["error, %"].iloc[:3].items()
+    ):
         draws = unlike.of_pairs(str(kind))[0]  # … and of no others
         assert int(error) == round(100 * draws.std(ddof=1) / math.sqrt(3) / draws.mean()) > 0
     assert table.loc["paths", "ρ × 100 with the paths"] == ""

@@ -17,11 +17,11 @@ import conjure_lib as cj
 from conjure_tools.fingerprints import weights_hash
 from conjure_tools.neighbors import nngs, nngs_profile
 from conjure_tools.plots import PALETTE, SEQUENTIAL
-from studies import graphs
+from studies import neighbor_graphs
 from studies.comparison import BASE, beyond_chance, matrices
-from studies.likeness import LABELS
 from studies.pages import bracketed, plain_ticks
 from studies.records import Overlay, Record, laid_over, results_of_record
+from studies.spaces_page import LABELS
 
 TEXT = "text encoder, last"
 STYLES = {
@@ -203,7 +203,7 @@ def conjured_again(process: cj.GenerativeProcess, found: Spaces, words: int) -> 
     if not words:
         return laid_over("spaces")
     picked = found.words[:: max(1, len(found.words) // words)][:words]
-    again = graphs.conjured_space(process, picked, BASE, 0)
+    again = neighbor_graphs.conjured_space(process, picked, BASE, 0)
     overlay = found.record.overlay(again, key, weights=weights_hash(process))
     count = len(overlay.rows)
     print(f"{count} distances conjured anew differ from the record's by up to {overlay}.")

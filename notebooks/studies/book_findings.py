@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from conjure_lib import Weighting
-from studies import clusters, comparison, findings, limits, probes, records
+from studies import clusters, comparison, findings, probes, probes_page, records
 from studies.ablations import DIFFERENCE
 from studies.findings import KEYS, MEANS, RESAMPLES, WEIGHTING, Numbers, combined, mean_of
 from studies.mcse.data import EVERY, REAL, SHUFFLED
@@ -395,17 +395,17 @@ def of_distances(record: Record) -> list[Finding]:
     return found
 
 
-def scored_answers(record: Record) -> limits.Answers:
+def scored_answers(record: Record) -> probes_page.Answers:
     """The scored probes."""
-    return limits.Answers(probes.load_probes(), record.table, WEIGHTING)
+    return probes_page.Answers(probes.load_probes(), record.table, WEIGHTING)
 
 
 def of_probes(record: Record) -> list[Finding]:
     """Right answers of the conjured distance and of its text encoder, on controls and on limits."""
     asked, found = scored_answers(record), []
     two = ("shipped", WEIGHTING), ("shipped", "text_encoder_last")
-    for kind, among in {"controls": limits.CONTROLS, "limits": asked.limits}.items():
-        numbers = limits.paired(asked, *two, among, RESAMPLES)
+    for kind, among in {"controls": probes_page.CONTROLS, "limits": asked.limits}.items():
+        numbers = probes_page.paired(asked, *two, among, RESAMPLES)
         where, mine = f"On the {kind} among the probes", "the conjured distance is right {} than"
         heads = (
             f"{where}, {mine.format('more often')} its text encoder's cosine (per cent)",
@@ -418,7 +418,7 @@ def of_probes(record: Record) -> list[Finding]:
     return found
 
 
-def right(asked: limits.Answers, among: Sequence[str]) -> Numbers:
+def right(asked: probes_page.Answers, among: Sequence[str]) -> Numbers:
     """Share of right answers of the conjured distance, with Wilson's interval, (3,)."""
     rows = asked.results.loc[("shipped", WEIGHTING)].loc[list(among), ["right", "items"]].sum()
     return np.array([rows["right"] / rows["items"], *probes.wilson(rows["right"], rows["items"])])

@@ -17,7 +17,7 @@ from torch import Tensor
 import conjure_lib as cj
 from conjure_lib.engine import chunks, norms
 from conjure_lib.process import generator
-from studies.sample_evidence import ranks_alike
+from studies.image_distances_page import ranks_alike
 
 FORWARD = 10_000  # added to the number of a draw, for the noise that is put on finished pictures
 PAIR = ("paths", "MINDE", "excess loss", "empty, both", "empty, apart")
