@@ -292,7 +292,7 @@ def readers_of(adapter: Adapter) -> list[Reader]:
         if tokenizer is None:
             continue
         room = tokenizer.model_max_length
-        room = room if room <= 77 or limit is None else limit
+        room = room if room <= CLIP or limit is None else limit
         prepare = partial(_prepared, small) if small else str
         found.append(Reader(name, tokenizer, room, prepare))
     return found
