@@ -91,7 +91,7 @@ class Evaluation:
     def agreement(self) -> pd.DataFrame:
         """Spearman's ρ by benchmark and method, with its interval in words."""
         table = pd.DataFrame(self.record["agreement"])
-        table = table.replace({"rg65": "RG-65", "simlex999": "SimLex-999"})
+        table = table.replace(benchmarks.NAMES)
         scaled = 100 * table[["value", "low", "high"]]
         table["said"] = [f"{v:.1f} [{low:.0f}, {high:.0f}]" for v, low, high in scaled.to_numpy()]
         return table
