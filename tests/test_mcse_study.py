@@ -174,7 +174,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, process: cj.GenerativeProcess
         patch.setattr(benchmarks, "load_pairs", small_sets)
         found = study.all_runs(PLAN, data, folder)
         held, students, notes = distilled.distillation(PLAN, data, found, process, folder)
-        table = grounding.summary(PLAN, found)
+        table = grounding.table_of(PLAN, found)
         yield Done(folder, data, found, students, table, held, notes)
 
 

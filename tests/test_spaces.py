@@ -351,7 +351,7 @@ def asked(made: Made, **changed: Any) -> spaces_page.Compared:
     """The spaces of a small random model, with rows of agreement changed by space."""
     overlay = Record("spaces", made[0], made[1]).overlay(made[0].iloc[:0], spaces_page.KEY)
     found = spaces_page.Found(made[0], made[1], True, 0, overlay)
-    compared = spaces_page.compare(found, "noise", 30, 19)
+    compared = spaces_page.compared_spaces(found, "noise", 30, 19)
     result = compared.result.copy()
     for column, values in changed.items():
         for name, value in values.items():

@@ -161,14 +161,19 @@ def test_nothing_edits_the_path_that_modules_are_found_on() -> None:
 ROLES = {"record", "make", "main", "facts", "of_record", "overlay"}  # what any study may have
 
 
-def test_no_two_studies_have_a_function_of_one_name() -> None:
+COMMANDS = {"score"}  # what the program calls a command and a room calls its work
+
+
+def test_no_two_rooms_have_a_function_of_one_name() -> None:
+    """Of the library, the tools and the studies: a name means one thing."""
     kinds, names = (ast.ClassDef, ast.FunctionDef), Counter[str]()
-    for file in (ROOT / "notebooks" / "studies").rglob("*.py"):
-        names.update(
-            {n.name for n in ast.parse(file.read_text("utf-8")).body if isinstance(n, kinds)}
-        )
-    assert len(names) > 300
-    assert [k for k, n in names.items() if n > 1 and k[0] != "_" and k not in ROLES] == []
+    for room in ("conjure_lib", "conjure_tools", "notebooks/studies"):
+        for file in (ROOT / room).rglob("*.py"):
+            body = ast.parse(file.read_text("utf-8")).body
+            names.update({n.name for n in body if isinstance(n, kinds)})
+    assert len(names) > 700
+    twice = {k for k, n in names.items() if n > 1 and k[0] != "_"}
+    assert twice - ROLES - COMMANDS == set()
 
 
 OPEN = {  # what is handed on is a library's, and checked when it is run

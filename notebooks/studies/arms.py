@@ -57,19 +57,19 @@ DRAWS = {"probes": 3, "rg65": 5, "simlex999": 2}
 
 def probe_record() -> Made:
     """The table 'probes', of the arms that are trained for it if need be."""
-    train()
+    train_missing()
     table, notes = probe_table(records.work("arms"), STEPS)
     return {"probes": table}, notes
 
 
 def agreement_record() -> Made:
     """The table 'encoders', likewise."""
-    train()
+    train_missing()
     table, notes = agreement_of_models(records.work("arms"), STEPS)
     return {"encoders": table}, notes
 
 
-def train() -> None:
+def train_missing() -> None:
     """Train those arms that are not trained yet."""
     folders = {name: records.work("arms") / f"{name}-{STEPS}" for name in ARMS}
     missing = [n for n, f in folders.items() if not (f / "weights.safetensors").is_file()]

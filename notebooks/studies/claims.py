@@ -46,7 +46,7 @@ class Claim:
         return "holds" if all(clear) else "in part" if any(clear) else "not confirmed"
 
 
-def claim(text: str, theirs: str, ours: str, chapter: str, numbers: Sequence[Numbers]) -> Claim:
+def claim_of(text: str, theirs: str, ours: str, chapter: str, numbers: Sequence[Numbers]) -> Claim:
     """A claim, decided by some numbers (3,); by none where one of them is not known."""
     rows = [(float(v), float(low), float(high)) for v, low, high in numbers]
     known = np.isfinite(rows).all() if rows else False
@@ -90,7 +90,7 @@ def of_findings(record: Record) -> list[Claim]:
     agree = ", ".join(f"{n} {bracketed(v, '.1f')}" for n, v in shown.items())
     chapter = "05_sts"
     found = [
-        claim(
+        claim_of(
             "The order of conjured distances agrees with people's on the seven sentence sets.",
             printed(METHOD), agree, chapter, each("conjured"),
         )
@@ -102,9 +102,9 @@ def of_findings(record: Record) -> list[Claim]:
     for kind, (row, what) in readings.items():
         said = f"The whole of both paths agrees better with people than {what}."
         numbers = each(f"less {kind}")
-        found.append(claim(said, printed_beside(row), mean(f"less {kind}"), chapter, numbers))
+        found.append(claim_of(said, printed_beside(row), mean(f"less {kind}"), chapter, numbers))
     found.append(
-        claim(
+        claim_of(
             "It agrees better with people than the cosine of its own text encoder.",
             "3 of 7 sets, by a reviewer's count",
             mean("less text encoder"), chapter, each("less text encoder"),
@@ -118,7 +118,7 @@ def on_speech(table: FindingsTable) -> Claim:
     less = {o: 100 * book_findings.nouns_less(table, "conjured", p) for p, o in SPOKEN.items()}
     ours = ", ".join(f"less {other} {bracketed(row, '+.1f')}" for other, row in less.items())
     text = "It agrees better with people on nouns than on verbs and adjectives."
-    return claim(text, "no figure found", f"nouns {ours}", "06_part_of_speech", [*less.values()])
+    return claim_of(text, "no figure found", f"nouns {ours}", "06_part_of_speech", [*less.values()])
 
 
 def on_simcse() -> list[Claim]:
@@ -128,7 +128,7 @@ def on_simcse() -> list[Claim]:
     official = f"SimCSE's own paper has {quoted['official']['stsb']:.2f}: a lead of {lead:+.2f}"
     text = "On STS-B it agrees better with people than SimCSE-BERT."
     theirs = printed_beside("SimCSE-BERT", "stsb")
-    return [claim(text, theirs, official, "05_sts", [np.full(3, lead)])]
+    return [claim_of(text, theirs, official, "05_sts", [np.full(3, lead)])]
 
 
 def on_encoders(record: Record) -> list[Claim]:
@@ -140,7 +140,7 @@ def on_encoders(record: Record) -> list[Claim]:
     ours = ", ".join(f"{name} {bracketed(row, '+.1f')}" for name, row in less.items())
     text = "The text encoder is a bottleneck: with a poorer one, agreement with people falls."
     ours = f"encoder from a language model less one from captions: {ours}"
-    return [claim(text, "stated as a limit", ours, "11_limits", [*less.values()])]
+    return [claim_of(text, "stated as a limit", ours, "11_limits", [*less.values()])]
 
 
 def on_probes(record: Record) -> list[Claim]:
@@ -151,7 +151,7 @@ def on_probes(record: Record) -> list[Claim]:
     shares = f"{100 * easy[0]:.0f} % of the controls, {100 * hard[0]:.0f} % of the abstract probes"
     text = "What cannot be pictured, abstractions above all, is beyond it."
     ours = f"right on {shares}: {bracketed(gap, '+.1f')} points"
-    return [claim(text, "stated as a limit", ours, "11_limits", [gap])]
+    return [claim_of(text, "stated as a limit", ours, "11_limits", [gap])]
 
 
 def on_spaces(record: Record) -> list[Claim]:
@@ -167,7 +167,7 @@ def on_spaces(record: Record) -> list[Claim]:
         "process means nothing."
     )
     ours = f"agreement that its process has more than the model {ours}"
-    return [claim(text, "stated", ours, "09_processes", [*less.values()])]
+    return [claim_of(text, "stated", ours, "09_processes", [*less.values()])]
 
 
 def of_ablations(record: Record) -> list[Claim]:
@@ -180,20 +180,20 @@ def of_ablations(record: Record) -> list[Claim]:
     ours = f"five are below three in this share of choices of the draws ({said})"
     # a difference that lies on one side in 97.5 % of choices has an interval on that side
     numbers = [np.array([x - 0.5, x - 0.975, x]) for x in share]
-    return [claim(text, "read off a figure", ours, "07_ablations", numbers)]
+    return [claim_of(text, "read off a figure", ours, "07_ablations", numbers)]
 
 
 def untested() -> list[Claim]:
     """What no record answers."""
     row, llama = "LLaMA-33B trajectories", "it needs a language model of that size"
     return [
-        claim(
+        claim_of(
             "It reaches this level with Stable Diffusion v1.4.", printed(METHOD, "avg7"),
             "it needs that model: the profile `gpu` of the chapter", "05_sts", [],
         ),
-        claim("It comes near the trajectories of a large language model.",
+        claim_of("It comes near the trajectories of a large language model.",
               printed_beside(row, "avg7"), llama, "05_sts", []),
-        claim(
+        claim_of(
             "Where and when two texts differ can be seen in the pictures.", "figures",
             "no record: explanations are put to the test each time the chapter is made",
             "08_distance_matrices", [],

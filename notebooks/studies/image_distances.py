@@ -21,7 +21,7 @@ from conjure_tools import baselines, benchmarks, runs
 from conjure_tools.distributions import METHODS, sample_distances
 from conjure_tools.fingerprints import weights_hash
 from studies.ablations import agreement_and_gap
-from studies.records import Made, digest, in_place, in_single, texts_of, work
+from studies.records import Made, in_place, in_single, short_hash, texts_of, work
 
 IMAGES = 32  # of each text, in either of two sets with noise of their own
 COUNTS = (4, 8, 16, 32)  # images that the distances are computed with
@@ -100,7 +100,7 @@ def latents(
 ) -> np.ndarray:
     """Final latents (U, 2, images, d), float32: two sets of x_T, each the same for all texts."""
     key = [process.name, weights_hash(process), STEPS, SEED, *texts]
-    kept = folder / digest(key)
+    kept = folder / short_hash(key)
     kept.mkdir(parents=True, exist_ok=True)
     numbers = [half * OTHER + i for half in (0, 1) for i in range(images)]
     bar = tqdm(numbers, desc=folder.name, unit="draw", delay=2)

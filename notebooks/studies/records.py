@@ -89,7 +89,7 @@ def write_json(file: Path, notes: Mapping[str, Any]) -> None:
     in_place(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def digest(of: object) -> str:
+def short_hash(of: object) -> str:
     """Twelve digits of the SHA-256 of ``of`` as JSON: a name for all that something comes from."""
     return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
 
@@ -100,7 +100,7 @@ def kept_table(file: Path, of: object, make: Callable[[], pd.DataFrame]) -> pd.D
     ``of`` is all that it comes from, as JSON has it: its digest is in the file's name, so that no
     table of other pairs, settings or weights is taken for this one.
     """
-    file = file.with_stem(f"{file.stem}-{digest(of)}")
+    file = file.with_stem(f"{file.stem}-{short_hash(of)}")
     if not file.is_file():
         in_place(file, partial(make().to_parquet, index=False))
     return pd.read_parquet(file)

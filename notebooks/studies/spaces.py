@@ -249,14 +249,14 @@ def elsewhere(
     found = {}
     for name, prompts in leaders.items():
         path = process.trajectories(process.encode(prompts), x_T, numbers, steps=steps)
-        found[name] = read(process, words, path.states, path.timesteps)
+        found[name] = read_at(process, words, path.states, path.timesteps)
     noise = [torch.randn(path.states.shape[1:], generator=generator(0, d)) for d in numbers]
     states = torch.stack(noise).to(path.states)
-    return found | {"states of noise": read(process, words, states, path.timesteps)}
+    return found | {"states of noise": read_at(process, words, states, path.timesteps)}
 
 
 @torch.no_grad()
-def read(
+def read_at(
     process: cj.GenerativeProcess, words: Sequence[str], states: Tensor, timesteps: Tensor
 ) -> runs.Run:
     """‖Δε‖² of all pairs of the words at states (draws, S, …), as a run: n predictions a state."""

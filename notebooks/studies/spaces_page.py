@@ -125,7 +125,7 @@ def people(found: Found, weighting: Weighting, resamples: int) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Compared:
+class SpacesCompared:
     """What the spaces have answered.
 
     Attributes:
@@ -165,7 +165,9 @@ class Compared:
         return pd.DataFrame(flat).corr(method="spearman")
 
 
-def compare(found: Found, weighting: Weighting, resamples: int, permutations: int) -> Compared:
+def compared_spaces(
+    found: Found, weighting: Weighting, resamples: int, permutations: int
+) -> SpacesCompared:
     """Each space beside the reference, people and the groups, under one weighting.
 
     ``resamples`` are of the words; ten times as many of the pairs.
@@ -187,13 +189,13 @@ def compare(found: Found, weighting: Weighting, resamples: int, permutations: in
     rng = np.random.default_rng(0)
     base = squareform(square[BASE], checks=False)
     chance = [clusters.separation(base, rng.permutation(group)) for _ in range(permutations)]
-    return Compared(result, agreed, square, np.array(chance))
+    return SpacesCompared(result, agreed, square, np.array(chance))
 
 
 # -- figures and the table --------------------------------------------------------------------
 
 
-def draw_spaces(found: Compared) -> None:
+def draw_spaces(found: SpacesCompared) -> None:
     """Resemblance and agreement with people, a row a space; networks by lot share one."""
     ordered = found.ordered
     ordered.loc[spaces.REFERENCE, ["value", "low", "high"]] = np.nan  # it is itself
@@ -228,7 +230,7 @@ def _dots(axis: Axes, rows: pd.DataFrame, y: Sequence[float], colour: str) -> No
     axis.scatter(value, y, color=colour, s=20 if len(rows) == 1 else 9, zorder=3)
 
 
-def everything_asked(found: Compared) -> Styler:
+def everything_asked(found: SpacesCompared) -> Styler:
     """All that was asked of every space, × 100 where it is a correlation."""
     ordered = found.ordered
     wide = found.people.pivot(index="space", columns="weighting", values="spearman")
@@ -249,7 +251,7 @@ def everything_asked(found: Compared) -> Styler:
     )
 
 
-def draw_map(found: Compared) -> None:
+def draw_map(found: SpacesCompared) -> None:
     """Rank correlations of some spaces with one another, ordered and divided by their kinds."""
     kinds = found.ordered["kind"]
     names = [name for name in kinds.index if name in MAP]

@@ -14,7 +14,7 @@ from studies import comparison, spaces
 from studies.comparison import BASE
 from studies.pages import bracketed
 from studies.spaces import REFERENCE
-from studies.spaces_page import LABELS, Compared
+from studies.spaces_page import LABELS, SpacesCompared
 
 TEXT = "text encoder, last"
 UNET, READER = spaces.UNTRAINED
@@ -38,7 +38,7 @@ def number_word(number: int) -> str:
     return FEW[number] if number < len(FEW) else f"{number:,}"
 
 
-def listed(parts: Sequence[str]) -> str:
+def in_a_row(parts: Sequence[str]) -> str:
     """Parts in a sentence: a, b and c."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
@@ -50,18 +50,18 @@ def measured_interval(found: Sequence[float], spec: str) -> str:
     return minus(bracketed(found, spec))
 
 
-def numbers(found: Compared, name: str, *columns: str) -> list[float]:
+def numbers(found: SpacesCompared, name: str, *columns: str) -> list[float]:
     """Some columns of a space; NaN where it was not measured."""
     return [float(found.result[column].get(name, np.nan)) for column in columns]
 
 
-def agreed(found: Compared, name: str) -> str:
+def agreed(found: SpacesCompared, name: str) -> str:
     """Agreement with people, with its interval."""
     got = numbers(found, name, "spearman", "people_low", "people_high")
     return measured_interval([100 * number for number in got], ".0f")
 
 
-def like(found: Compared, name: str) -> str:
+def like(found: SpacesCompared, name: str) -> str:
     """Resemblance to the reference, with its interval."""
     return measured_interval(numbers(found, name, "value", "low", "high"), ".2f")
 
@@ -72,13 +72,13 @@ def ends(values: np.ndarray, spec: str) -> str:
     return least if least == most else f"{least} to {most}"
 
 
-def range_of(found: Compared, control: str, column: str, spec: str, times: float = 1) -> str:
+def range_of(found: SpacesCompared, control: str, column: str, spec: str, times: float = 1) -> str:
     """A column over the networks by lot of a control."""
     values = times * found.result.loc[found.twins(control), column].to_numpy(float)
     return "(not measured)" if np.isnan(values).any() else ends(values, spec)
 
 
-def agreed_by_lot(found: Compared, control: str) -> str:
+def agreed_by_lot(found: SpacesCompared, control: str) -> str:
     """Agreement with people of a control's networks, and the mean over such, with its interval."""
     values = 100 * found.result.loc[found.twins(control), "spearman"].to_numpy(float)
     if len(values) < 2 or np.isnan(values).any():
@@ -92,7 +92,7 @@ def agreed_by_lot(found: Compared, control: str) -> str:
 # -- comparisons in words ---------------------------------------------------------------------
 
 
-def than(found: Compared, name: str) -> str:
+def than(found: SpacesCompared, name: str) -> str:
     """How a space's agreement with people compares with that of `BASE`."""
     value, low, high = numbers(found, name, "difference", "difference_low", "difference_high")
     verdict = f"cannot be told from `{BASE}`"
@@ -103,14 +103,14 @@ def than(found: Compared, name: str) -> str:
     return f"{verdict} ({measured_interval([100 * value, 100 * low, 100 * high], '+.0f')})"
 
 
-def trained(found: Compared, control: str) -> pd.DataFrame:
+def trained(found: SpacesCompared, control: str) -> pd.DataFrame:
     """Agreement of the trained network less that of each untrained one: value, low, high."""
     columns = ["difference", "difference_high", "difference_low"]
     rows = -100 * found.result.loc[found.twins(control), columns].astype(float)
     return rows.set_axis(["value", "low", "high"], axis=1)
 
 
-def trained_less(found: Compared, control: str) -> str:
+def trained_less(found: SpacesCompared, control: str) -> str:
     """How the trained network stands to the untrained ones, one by one."""
     rows = trained(found, control)
     if rows["value"].isna().any():
@@ -118,7 +118,7 @@ def trained_less(found: Compared, control: str) -> str:
     n, each = len(rows), "each of them" if len(rows) > 1 else "the untrained one"
     counts = {"better": int((rows["low"] > 0).sum()), "less": int((rows["high"] < 0).sum())}
     some = [f"{how} than {number_word(count)}" for how, count in counts.items() if count]
-    verdict = f"agrees {listed(some)} of the {number_word(n)}"
+    verdict = f"agrees {in_a_row(some)} of the {number_word(n)}"
     if not some:
         verdict = f"cannot be told from {'any of them' if n > 1 else each}"
     for how, count in counts.items():
@@ -129,7 +129,7 @@ def trained_less(found: Compared, control: str) -> str:
     return f"the trained one {verdict} (trained less untrained {values}{span})"
 
 
-def repeated(found: Compared) -> str:
+def repeated(found: SpacesCompared) -> str:
     """Whether another sampler is less like the reference than a repetition of `BASE` is."""
     _, low, high = comparison.more_alike(*(found.matrices[n] for n in (DDPM, BASE, REFERENCE)))
     verdict = "makes no difference that these words can show"
@@ -144,13 +144,13 @@ def repeated(found: Compared) -> str:
     )
 
 
-def changed(found: Compared) -> str:
+def changed(found: SpacesCompared) -> str:
     """Which of the processes that follow the model agree otherwise with people than `BASE`."""
     follow = found.result.index[found.result["kind"] == "process"]
     others = [str(name) for name in follow if name not in (BASE, REFERENCE)]
     clear = [n for n in others if than(found, n).startswith("agrees")]
     told = [f"“{LABELS.get(n, n)}” {than(found, n)}" for n in clear]
-    which = f": {listed(told)}" if told else ""
+    which = f": {in_a_row(told)}" if told else ""
     differing = f"{number_word(len(clear))} {'differ' if len(clear) > 1 else 'differs'}"
     return (
         f"Of {number_word(len(others))} other processes {differing} from `{BASE}` by more than the "
@@ -158,7 +158,7 @@ def changed(found: Compared) -> str:
     )
 
 
-def by_lot(found: Compared, beside: str = "") -> str:
+def by_lot(found: SpacesCompared, beside: str = "") -> str:
     """How the lotteries agree with people, and how many intervals hold zero."""
     one, two, three = (agreed(found, name) for name in LOTS)
     got = np.array([numbers(found, name, "people_low", "people_high") for name in LOTS])
@@ -176,7 +176,7 @@ def by_lot(found: Compared, beside: str = "") -> str:
     )
 
 
-def moral(found: Compared) -> str:
+def moral(found: SpacesCompared) -> str:
     """Which of the two networks agreement with people needs to have been trained."""
     unets, readers = (trained(found, control) for control in (UNET, READER))
     if unets.isna().any(axis=None) or readers.isna().any(axis=None):
@@ -194,7 +194,7 @@ def moral(found: Compared) -> str:
     return "Which of the two networks must have been trained these words do not settle."
 
 
-def in_order(found: Compared) -> str:
+def in_order(found: SpacesCompared) -> str:
     """Likeness to the reference of what stands for each of the cases, the largest first."""
     twins = found.result.loc[found.twins(UNET), "value"].to_numpy(float)
     said = {
@@ -205,13 +205,13 @@ def in_order(found: Compared) -> str:
         UNET: f"other weights in the U-Net {ends(twins, '.2f')}",
     }
     values = {name: numbers(found, name, "value")[0] for name in said} | {UNET: twins.mean()}
-    return listed([said[name] for name in sorted(said, key=lambda n: -values[n])])
+    return in_a_row([said[name] for name in sorted(said, key=lambda n: -values[n])])
 
 
 # -- what the chapter is told -----------------------------------------------------------------
 
 
-def facts(found: Compared) -> dict[str, Any]:
+def facts(found: SpacesCompared) -> dict[str, Any]:
     """Every number and sentence that the chapter has of the spaces."""
     lots = len(found.twins(UNET))
     parts = (opening, of_processes, of_lots, of_states, of_controls, of_claim)
@@ -224,7 +224,7 @@ def facts(found: Compared) -> dict[str, Any]:
     }
 
 
-def opening(found: Compared) -> dict[str, str]:
+def opening(found: SpacesCompared) -> dict[str, str]:
     """The answer, and what is to be taken away."""
     base = agreed(found, BASE)
     return {
@@ -243,7 +243,7 @@ def opening(found: Compared) -> dict[str, str]:
     }
 
 
-def of_processes(found: Compared) -> dict[str, str]:
+def of_processes(found: SpacesCompared) -> dict[str, str]:
     """Processes that follow the model, and the one that flees its text."""
     told = "A process that avoids what a word means still depends on what it means."
     flees = numbers(found, FLEEING, "people_low")[0] > 0
@@ -262,9 +262,9 @@ def of_processes(found: Compared) -> dict[str, str]:
     }
 
 
-def of_lots(found: Compared) -> dict[str, str]:
+def of_lots(found: SpacesCompared) -> dict[str, str]:
     """Random, exchanged and reflected conditioning."""
-    p = listed([f"{numbers(found, name, 'p')[0]:.2f}" for name in LOTS])
+    p = in_a_row([f"{numbers(found, name, 'p')[0]:.2f}" for name in LOTS])
     return {
         "lots": (
             f"With random conditioning {by_lot(found)}. Mantel's test, which goes below 0.05 in "
@@ -278,7 +278,7 @@ def of_lots(found: Compared) -> dict[str, str]:
     }
 
 
-def of_states(found: Compared) -> dict[str, str]:
+def of_states(found: SpacesCompared) -> dict[str, str]:
     """The same network at states that the words did not choose."""
     return {
         "elsewhere": (
@@ -291,7 +291,7 @@ def of_states(found: Compared) -> dict[str, str]:
     }
 
 
-def of_controls(found: Compared) -> dict[str, str]:
+def of_controls(found: SpacesCompared) -> dict[str, str]:
     """Other weights, and no picture; and what the groups say of all of them."""
     nearer = {
         name: f"{100 * numbers(found, name, 'separation')[0]:.0f} %" for name in (BASE, NOISE, TEXT)
@@ -315,7 +315,7 @@ def of_controls(found: Compared) -> dict[str, str]:
     }
 
 
-def of_claim(found: Compared) -> dict[str, str]:
+def of_claim(found: SpacesCompared) -> dict[str, str]:
     """What is measured of the claim, where it is a matter of measurement."""
     return {
         "claim_states": (
@@ -330,7 +330,7 @@ def of_claim(found: Compared) -> dict[str, str]:
     }
 
 
-def map_facts(found: Compared) -> dict[str, Any]:
+def map_facts(found: SpacesCompared) -> dict[str, Any]:
     """How alike the processes are to one another, to the text encoder, and to the lots."""
     follow = list(found.result.index[found.result["kind"] == "process"])
     untrained = found.twins(UNET)

@@ -73,7 +73,7 @@ def told(differences: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (differences.astype(np.float64) ** 2).sum(-1) @ weights / 2
 
 
-def same(differences: np.ndarray) -> np.ndarray:
+def shared_part(differences: np.ndarray) -> np.ndarray:
     """r of each text, (texts,)."""
     flat = differences.reshape(*differences.shape[:2], -1).astype(np.float64)
     inner = flat @ flat.transpose(0, 2, 1)  # (texts, draws, draws)
@@ -240,7 +240,7 @@ def readings(
         texts = [word for pair in pairs for word in pair]
         differences = answers(process, texts, sampling, batch_size)
         found[kind] = {f"told, “{w}”": told(differences, s).mean(1) for w, s in scales.items()}
-        found[kind] |= {"same each time": same(differences)}
+        found[kind] |= {"same each time": shared_part(differences)}
         found[kind] |= {"text encoder": from_empty(process, texts)}
     return found
 
@@ -311,7 +311,7 @@ def verdicts(
     gap = (table["told"] - cut.value) / np.hypot(table["error"], cut.error)
     sides = np.select([gap < -1.96, gap > 1.96], ["below", "above"], "too near to tell")
     table["verdict"] = sides if cut.there else "no line to draw"
-    table["same each time"] = same(differences)
+    table["same each time"] = shared_part(differences)
     table["things that tell less (%)"] = [100 * (cut.things < t).mean() for t in table["told"]]
     return table
 

@@ -101,7 +101,7 @@ def study(
 
 @dataclass(frozen=True)
 class Study:
-    """The table of the study (see `studies.mcse.study.summary`), read for the page.
+    """The table of the study (see `studies.mcse.study.table_of`), read for the page.
 
     Wherever a condition has several λ, it is shown at the one chosen on the development set.
     """

@@ -29,7 +29,7 @@ from studies.mcse.trainings import (
     chosen_weight,
     embed_pairs,
     finish,
-    finished,
+    finished_training,
     open_encoder,
     place,
     rounded,
@@ -106,7 +106,7 @@ def student_run(plan: Plan, data: Data, start: Path, seed: int, folder: Path) ->
         what training gives, and minus the student's distances: of every set under
         "similarities", of the held-out pairs under "held_out".
     """
-    if found := finished(folder):
+    if found := finished_training(folder):
         return found
     began = time.process_time()
     encoder, tokenizer = open_encoder(plan, start, seed)

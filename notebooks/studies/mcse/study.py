@@ -73,7 +73,7 @@ def of_photographs(
     key = plan.key(f"{texts} {captions} {names} {model}")
     folder = work("mcse.study") / f"{Path(encoder).name}-{key}"
     data = photo_data(texts, captions, photos, names, folder, model)
-    return plan, data, summary(plan, all_runs(plan, data, folder)), folder
+    return plan, data, table_of(plan, all_runs(plan, data, folder)), folder
 
 
 def make(
@@ -93,13 +93,13 @@ def make(
         "evaluations": conjured + notes["teacher"]["unet_evaluations"],
         "provenance": runs.provenance(process),
     }
-    return pd.concat([summary(plan, found), held], ignore_index=True), notes
+    return pd.concat([table_of(plan, found), held], ignore_index=True), notes
 
 
 # -- the table --------------------------------------------------------------------------------
 
 
-def summary(plan: Plan, found: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def table_of(plan: Plan, found: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Long rows: study, kind, weight, seed, against, benchmark, value, low, high, pairs.
 
     Study "run": Spearman's ρ of one training; "mean": over the seeds, with a t interval; the

@@ -32,7 +32,7 @@ from conjure_tools.grounding import (
 )
 from studies.ablations import rank_correlations
 from studies.mcse.data import EMBEDDINGS, EVERY, PICTURES, RANDOM, REAL, SHUFFLED, Data
-from studies.records import digest
+from studies.records import short_hash
 
 UNTRAINED, SIMCSE = "untrained", "SimCSE"
 DEV = "stsb-dev"
@@ -81,7 +81,7 @@ class Plan:
         parts = {
             k: v for k, v in asdict(self).items() if k not in ("seeds", "weights", "resamples")
         }
-        return digest([parts, model])
+        return short_hash([parts, model])
 
 
 def full(encoder: str, seeds: int, *, texts: bool) -> Plan:
@@ -118,7 +118,7 @@ def one_run(
         kind, weight, seed, what :func:`conjure_tools.grounding.train` gives, and what
         :func:`tested` does.
     """
-    if found := finished(folder):
+    if found := finished_training(folder):
         return found
     began = time.process_time()
     encoder, tokenizer = load_encoder(plan.encoder, seed=seed)
@@ -209,7 +209,7 @@ def save_weights(model: Any, folder: Path) -> None:
     save_file(trained, folder / "weights.safetensors")
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
+def finished_training(folder: Path) -> dict[str, Any] | None:
     """What a finished training has found."""
     file = folder / "run.json"
     return json.loads(file.read_text("utf-8")) if file.is_file() else None
