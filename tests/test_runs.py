@@ -578,12 +578,12 @@ def test_evaluation_against_a_run_compares_texts(
     assert main(["evaluate", str(tmp_path / "b.csv"), *against]) == 2
     assert not list((tmp_path / "runs").glob("*/shards"))
     said = capsys.readouterr().err
-    assert "row 0 is ['row-000001', 'cat', 'dog'] and not" in said
+    assert "(row 0 is ['row-000001', 'cat', 'dog'] there, and" in said
     assert "give --against a run of the same pairs" in said
     assert main(["evaluate", str(tmp_path / "a.csv"), *against]) == 0
     pd.DataFrame([*rows, *rows], columns=["text1", "text2", "score"]).to_csv(tmp_path / "c.csv")
     assert main(["evaluate", str(tmp_path / "c.csv"), *against]) == 2
-    assert "3 pairs, and" in (said := capsys.readouterr().err) and "give --against" in said
+    assert "(3 and not 6)" in (said := capsys.readouterr().err) and "give --against" in said
 
 
 def test_a_run_json_that_lacks_a_key(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_stopping_early_biases_little() -> None:
         ({"tolerance": 5}, "tolerance must be a share, such as 0.05, not 5"),
         ({"tolerance": 0}, "tolerance must be a share"),
         ({"tolerance": math.nan}, "tolerance must be a finite number"),
-        ({"tolerance": 0.1, "draws": [0, 1]}, "tolerance adds draws: say with how many"),
+        ({"tolerance": 0.1, "draws": [0, 2]}, "tolerance adds draws: say with how many"),
         ({"tolerance": 0.1, "noise": np.zeros((5, 1))}, "tolerance adds draws: say with how many"),
         ({"tolerance": 0.1, "budget": 100}, "budget=100 does not pay for the first 200 noise"),
         ({"tolerance": 0.1, "budget": 0}, "budget must be at least 1"),
