@@ -284,7 +284,7 @@ def test_what_was_not_measured_is_no_finding() -> None:
 )
 def test_verdicts_follow_the_rule(lows: list[float], verdict: str) -> None:
     rows = [np.array([low + 1, low, low + 2]) for low in lows]
-    assert claims.claim("text", "theirs", "ours", "05_sts", rows).verdict == verdict
+    assert claims.claim_of("text", "theirs", "ours", "05_sts", rows).verdict == verdict
 
 
 def test_the_papers_figures_are_those_of_the_file() -> None:

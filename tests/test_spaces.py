@@ -347,7 +347,7 @@ def test_a_guidance_that_fades_leaves_the_squared_scale(process: cj.GenerativePr
     np.testing.assert_allclose(fall, 2, atol=0.2)
 
 
-def asked(made: Made, **changed: Any) -> spaces_page.Compared:
+def asked(made: Made, **changed: Any) -> spaces_page.SpacesCompared:
     """The spaces of a small random model, with rows of agreement changed by space."""
     overlay = Record("spaces", made[0], made[1]).overlay(made[0].iloc[:0], spaces_page.KEY)
     found = spaces_page.Found(made[0], made[1], True, 0, overlay)
