@@ -127,14 +127,15 @@ def of_record(
     process: cj.GenerativeProcess, live: Live, weighting: Weighting, recompute: bool
 ) -> tuple[OfRecord, Overlay]:
     """The ablations of record, or made anew, and what the page scores over the record of words."""
+    beside = overlay(process, live, weighting)
     if recompute:
         table, variance, _ = ablations.make(process, work("ablations"))
-        return _named(table, variance), overlay(process, live, weighting)
+        return _named(table, variance), beside
     found, spread = opened("ablations"), opened("variance")
     if found is None or spread is None:
-        return OfRecord({}, pd.DataFrame()), overlay(process, live, weighting)
+        return OfRecord({}, pd.DataFrame()), beside
     found.checked(weights_hash(process))
-    return _named(found.table, spread.table), overlay(process, live, weighting)
+    return _named(found.table, spread.table), beside
 
 
 def _named(table: pd.DataFrame, variance: pd.DataFrame) -> OfRecord:

@@ -30,6 +30,7 @@ from studies.records import Overlay, Record, laid_over, matching, results_of_rec
 COLOURS = dict(zip(METHODS, [*PALETTE, "0.45"], strict=True))
 ALONE = ("coupled", "wasserstein", "sliced", "energy", "sde")  # do not depend on the other pairs
 SETS = {name: benchmarks.NAMES[name] for name in ("rg65", "simlex999")}
+LABELS = SETS | {f"simlex999-{study.NOUNS}": f"SimLex-999, {study.NOUNS} pairs of nouns"}
 STARTS = ("common", "independent")
 RESAMPLES = 2000  # of the intervals between two distances
 
@@ -116,18 +117,18 @@ def of_record(
     Raises:
         FileNotFoundError: there is no record; the message names the command that makes it.
     """
-    found = recorded()
     if recompute:
         made = study.make(process, study.pair_sets(), work("image_distances"))
-        found = Evidence(*made, found.labels)
+        found = Evidence(*made, LABELS)
+    else:
+        found = recorded()
     return found, overlay(process, found, here)
 
 
 def recorded() -> Evidence:
     """The evidence of record."""
-    labels = SETS | {f"simlex999-{study.NOUNS}": f"SimLex-999, {study.NOUNS} pairs of nouns"}
     found, agreed = (results_of_record(f"distances{part}") for part in ("", "_agreement"))
-    return Evidence(found.table, agreed.table, found.notes, labels)
+    return Evidence(found.table, agreed.table, found.notes, LABELS)
 
 
 def overlay(process: cj.GenerativeProcess, record: Evidence, here: Evidence) -> Overlay:
