@@ -155,6 +155,16 @@ def test_changed_sources_make_a_record_anew(
     assert not records.Log(records.WORK / "made.json").has("words")
 
 
+def test_a_record_is_made_anew_after_those_that_it_comes_from(
+    makers: list[str], shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "FROM", {"words": ("sts",)})
+    records.main(["words"])
+    assert records.Log(records.WORK / "made.json").has("words")
+    TABLE.to_parquet(shelf / "sts.parquet")
+    assert not records.Log(records.WORK / "made.json").has("words")
+
+
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of two studies and what they import."""

@@ -341,6 +341,11 @@ def _is_told(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
+def source_of(name: str) -> str:
+    """What a record is made from: the code of its study, and the records that it comes from."""
+    return short_hash([code_of(study_of(name)), hashes_of(FROM.get(name, ()))])
+
+
 class Log:
     """Which records this code has made, and what they took: WORK/made.json."""
 
@@ -353,12 +358,12 @@ class Log:
     def has(self, name: str) -> bool:
         """Whether the record was made from the present sources, and is still there."""
         there = (RESULTS / f"{name}.json").is_file()
-        return there and self.made.get(name, {}).get("code") == code_of(study_of(name))
+        return there and self.made.get(name, {}).get("from") == source_of(name)
 
     def add(self, name: str, seconds: float) -> None:
         """Keep that a record is made; of several times the longest, for others only resumed."""
         seconds = max(seconds, self.made.get(name, {}).get("seconds", 0.0))
-        self.made[name] = {"code": code_of(study_of(name)), "seconds": seconds}
+        self.made[name] = {"from": source_of(name), "seconds": seconds}
         write_json(self.file, self.made)
 
     def expected(self, names: Sequence[str]) -> float:
